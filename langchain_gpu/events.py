@@ -1,0 +1,96 @@
+"""What the layers tell the outside: frozen facts, handed to one callable and to `logging`.
+
+Nothing here decides anything. A layer that falls back calls `warn_fallback`, so that the person who
+runs the program sees it once, and `emit`s the fact, so that a program can count it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger("langchain_gpu")
+
+
+class GPUWarning(UserWarning):
+    """Base of every warning of this package."""
+
+
+class FallbackWarning(GPUWarning):
+    """Work went to a slower place than the one that was asked for."""
+
+
+class TruncationWarning(GPUWarning):
+    """A text was longer than the model's window and was cut."""
+
+
+class ContextWarning(GPUWarning):
+    """Retrieved chunks did not fit the chat model's context window and were left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDone:
+    """One batch went through a device.
+
+    Attributes:
+        device: Where it ran, for example `"cuda:0"`.
+        items: Texts or pairs in the batch.
+        tokens: Tokens that carried content.
+        padded_tokens: Tokens computed, padding included.
+        seconds: Wall time of the forward pass, the copy back included.
+    """
+
+    device: str
+    items: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellBack:
+    """Work moved to another place.
+
+    Attributes:
+        what: What moved, for example `"embedding"`.
+        source: Where it was meant to run.
+        target: Where it runs now.
+        reason: Why, in a sentence.
+    """
+
+    what: str
+    source: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetChanged:
+    """The token budget of a device became smaller after it ran out of memory."""
+
+    device: str
+    old_tokens: int
+    new_tokens: int
+
+
+Event = BatchDone | FellBack | BudgetChanged
+Listener = Callable[[Event], None]
+
+
+def emit(listener: Listener | None, event: Event) -> None:
+    """Hand `event` to `listener` and to the log (fallbacks and budgets as INFO, batches as DEBUG)."""
+    logger.log(logging.DEBUG if isinstance(event, BatchDone) else logging.INFO, "%s", event)
+    if listener is not None:
+        listener(event)
+
+
+def warn_fallback(
+    listener: Listener | None, *, what: str, source: str, target: str, reason: str
+) -> FellBack:
+    """Report a fallback once: a `FallbackWarning` for the person, a `FellBack` for the program."""
+    event = FellBack(what=what, source=source, target=target, reason=reason)
+    emit(listener, event)
+    warnings.warn(f"{what} runs on {target}, not {source}: {reason}", FallbackWarning, stacklevel=3)
+    return event

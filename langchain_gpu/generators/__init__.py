@@ -1,0 +1,1 @@
+"""Messages to tokens: one file per engine that people run."""

@@ -1,0 +1,1 @@
+"""What hardware is here, and how much memory it has."""

@@ -1,0 +1,1 @@
+"""A store on disk: a manifest, generations of files, no pickle."""

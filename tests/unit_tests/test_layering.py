@@ -1,0 +1,102 @@
+"""The house's floor plan: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "langchain_gpu"
+
+# From the ground up. A module may import its own floor's package and the floors below.
+FLOORS = [
+    {"_extras", "events"},
+    {"hardware", "models"},
+    {"planner"},
+    {"_llama"},
+    {"engine", "generators", "search", "store"},
+    {"messages"},
+    {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
+    {"rag", "loaders", "corpus", "distributed"},
+    {"bench", "cli", "demo", "doctor", "__init__"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FACES = 5  # from this floor up, langchain_core may be imported
+TOP = len(FLOORS) - 1
+BANNED = {"langchain", "langchain_classic", "langchain_community"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute dotted names of every import in the file, lazy ones too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found.add(node.module)
+            if node.module == "langchain_gpu":
+                found |= {f"langchain_gpu.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(dotted: str) -> str:
+    return dotted.split(".")[1] if "." in dotted else "__init__"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    floor = FLOOR_OF[here]  # a KeyError here: give the new room a floor
+    for name in imports(path):
+        top = name.partition(".")[0]
+        assert top not in BANNED, f"{here} imports {name}"
+        if top == "langchain_core":
+            assert floor >= FACES, f"{here} is under the faces and imports {name}"
+        if top != "langchain_gpu" or name == "langchain_gpu.__version__":
+            continue
+        there = room(name)
+        if there in {here, "__init__"} or here == "__init__":
+            continue
+        below = FLOOR_OF[there] < floor or (floor == TOP == FLOOR_OF[there])
+        assert below, f"{here} (floor {floor}) imports {name}"
+
+
+def test_the_plan_names_no_room_twice() -> None:
+    assert sum(len(rooms) for rooms in FLOORS) == len(FLOOR_OF)
+
+
+def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
+    """A module under the faces imports numpy at most, unless it is a back end's own file."""
+    back_ends = {
+        "engine/runtimes",
+        "engine/llama_cpp.py",
+        "generators/llama_cpp.py",
+        "generators/transformers.py",
+        "search/faiss_cpu.py",
+        "search/faiss_gpu.py",
+        "search/torch_flat.py",
+        "_llama.py",
+    }
+    allowed = set(sys.stdlib_module_names) | {"langchain_gpu", "numpy"}
+    for path in FILES:
+        relative = path.relative_to(PACKAGE).as_posix()
+        if FLOOR_OF[relative.split("/")[0].removesuffix(".py")] >= FACES:
+            continue
+        if any(relative.startswith(name) for name in back_ends):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for name in names:
+                assert name.partition(".")[0] in allowed, f"{relative} imports {name} at its top"

@@ -1,7 +1,7 @@
 """LangChain classes for models that run on your own hardware.
 
-Importing this package imports no torch, no transformers and no faiss: each name below is loaded when
-it is first used (PEP 562).
+Importing this package imports no torch, no transformers and no faiss: each name below is loaded
+when it is first used (PEP 562).
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ Listener = Callable[[Event], None]
 
 
 def emit(listener: Listener | None, event: Event) -> None:
-    """Hand `event` to `listener` and to the log (fallbacks and budgets as INFO, batches as DEBUG)."""
+    """Hand `event` to `listener` and to the log: batches as DEBUG, the rest as INFO."""
     logger.log(logging.DEBUG if isinstance(event, BatchDone) else logging.INFO, "%s", event)
     if listener is not None:
         listener(event)

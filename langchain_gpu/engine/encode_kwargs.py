@@ -1,0 +1,107 @@
+"""The keyword arguments of sentence-transformers' `encode`, with the meaning they have there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu._extras import require
+from langchain_gpu.engine.backends import TextEncoder
+from langchain_gpu.engine.encoder import Vectors
+
+Kind = Literal["query", "document"]
+
+# Prompt names that `encode_query` and `encode_document` of sentence-transformers look for.
+_PROMPT_NAMES: dict[Kind, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+_PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+# They choose the container of the result, which is fixed here.
+_CONTAINERS = {"convert_to_numpy", "convert_to_tensor"}
+_ELSEWHERE = {
+    "device": "the argument device=",
+    "pool": "device=[...] with several devices",
+    "chunk_size": "nothing: chunks are planned by the engine",
+    "output_value": "nothing: only sentence embeddings are returned",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeKwargs:
+    """How texts are read and what is done to their vectors.
+
+    Attributes:
+        prompt: Put before every text; `""` for none, None for the model's own.
+        prompt_name: Name of one of the model's prompts.
+        batch_size: Texts per forward pass at most.
+        show_progress_bar: Show a bar.
+        normalize_embeddings: Scale vectors to length 1.
+        truncate_dim: Keep this many leading dimensions.
+        precision: What is returned; anything but float32 is sentence-transformers' quantization.
+    """
+
+    prompt: str | None = None
+    prompt_name: str | None = None
+    batch_size: int | None = None
+    show_progress_bar: bool | None = None
+    normalize_embeddings: bool = False
+    truncate_dim: int | None = None
+    precision: str = "float32"
+
+    @classmethod
+    def of(cls, kwargs: Mapping[str, Any]) -> EncodeKwargs:
+        """Read a dictionary of keyword arguments.
+
+        Raises:
+            ValueError: A name or a value has no meaning here; the message says what has.
+        """
+        for name in kwargs:
+            if name in _ELSEWHERE:
+                raise ValueError(f"encode_kwargs[{name!r}] is not used; use {_ELSEWHERE[name]}")
+            if name not in cls.__slots__ and name not in _CONTAINERS:
+                known = ", ".join(cls.__slots__)
+                raise ValueError(f"encode_kwargs[{name!r}] is unknown; known: {known}")
+        found = cls(**{name: kwargs[name] for name in kwargs if name not in _CONTAINERS})
+        if found.precision not in _PRECISIONS:
+            raise ValueError(f"precision {found.precision!r} is not one of {_PRECISIONS}")
+        for name in ("batch_size", "truncate_dim"):
+            value = getattr(found, name)
+            if value is not None and value < 1:
+                raise ValueError(f"encode_kwargs[{name!r}] must be >= 1, got {value}")
+        return found
+
+    def resolve_prompt(self, encoder: TextEncoder, kind: Kind) -> str:
+        """Choose the prompt: given, named, the model's own for this kind of text, its default.
+
+        Raises:
+            ValueError: The model has no prompt of that name.
+        """
+        if self.prompt is not None:
+            return self.prompt
+        prompts = encoder.prompts
+        if self.prompt_name is not None and self.prompt_name not in prompts:
+            known = ", ".join(sorted(prompts)) or "none"
+            raise ValueError(f"the model has no prompt named {self.prompt_name!r}; it has: {known}")
+        own = [name for name in _PROMPT_NAMES[kind] if name in prompts]
+        for name in (self.prompt_name, *own, encoder.default_prompt_name):
+            if name is not None:
+                return prompts.get(name) or ""
+        return ""
+
+    def finish(self, vectors: Vectors) -> NDArray[Any]:
+        """Shorten, normalize and quantize vectors, in the order sentence-transformers does."""
+        if self.truncate_dim is not None:
+            vectors = np.ascontiguousarray(vectors[:, : self.truncate_dim])
+        if self.normalize_embeddings:
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.maximum(norms, 1e-12)
+        if self.precision == "float32" or not len(vectors):
+            return vectors
+        util = require("sentence_transformers.util", extra="local")
+        quantized: NDArray[Any] = util.quantize_embeddings(vectors, precision=self.precision)
+        return quantized

@@ -1,0 +1,1 @@
+"""Features to vectors: one file per library that runs models."""

@@ -1,0 +1,226 @@
+"""Texts to token features, with the model's own fast tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.engine.encoder import Tokenized, Vectors
+
+OnLong = Literal["truncate", "mean", "error"]
+Features = dict[str, NDArray[np.int64]]
+
+
+class TextTooLongError(ValueError):
+    """A text is longer than the model's window and the policy is to refuse it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How texts are to be read.
+
+    Attributes:
+        prompt: Put before every text; empty for none.
+        task: What a model with routes is told: documents and queries may go different ways.
+        on_long: For texts beyond the model's window: `"truncate"` cuts them, `"mean"` embeds all
+            their windows and averages them by length, `"error"` refuses them.
+    """
+
+    prompt: str = ""
+    task: Literal["query", "document"] | None = None
+    on_long: OnLong = "truncate"
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Token ids of many rows, end to end.
+
+    Attributes:
+        ids: All ids, shape (sum of lengths,), int32.
+        offsets: Where each row starts in `ids`, shape (rows,).
+        prompt: The prompt that every row starts with.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    prompt: str
+
+
+_CHARACTERS_PER_TOKEN = 64  # far above any language's average
+
+
+def _head(text: str, limit: int) -> str:
+    end = text.rfind(" ", 0, limit)
+    return text[:end] if end > 0 else text
+
+
+def check_texts(texts: Sequence[Any], *, start: int = 0) -> None:
+    """Refuse anything but strings.
+
+    Raises:
+        TypeError: The message has the position and the type of the first wrong item.
+    """
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            remedy = " (decode it first)" if isinstance(text, bytes | bytearray) else ""
+            raise TypeError(f"text {start + index} is {type(text).__name__}, not str{remedy}")
+
+
+def surrogate_problem(text: str) -> str | None:
+    """Say where a text holds a lone surrogate, which no tokenizer takes; None if it holds none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"holds a lone surrogate at character {error.start}; clean it with "
+            f"text.encode('utf-8', 'replace').decode()"
+        )
+    return None
+
+
+class TextTokenizer:
+    """Tokenizes texts and pads batches of them, without a Python step per token.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer` that nobody else uses: its truncation is set here, once,
+            because changing it while another thread tokenizes is an error ("Already borrowed").
+        window: Tokens the model reads at most, special tokens included; None for no limit.
+        inputs: Names of the features the model takes.
+        pad_id: Token id that fills up shorter rows.
+        left: Pad on the left, as decoder models want.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        window: int | None,
+        inputs: Sequence[str],
+        pad_id: int,
+        left: bool,
+    ) -> None:
+        self.window = window
+        self._tokenizer = tokenizer
+        self._inputs = tuple(inputs)
+        self._pad_id = pad_id
+        self._left = left
+        self._special = tokenizer.num_special_tokens_to_add(False)  # noqa: FBT003 - its signature
+        tokenizer.no_padding()
+        if window is None:
+            tokenizer.no_truncation()
+        else:
+            tokenizer.enable_truncation(max_length=window)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text, special tokens included, nothing cut off."""
+        counts = []
+        for encoding in self._encode(texts, 0):
+            rest = encoding.overflowing if len(encoding.ids) == self.window else ()
+            counts.append(len(encoding.ids) + sum(len(part.ids) - self._special for part in rest))
+        return counts
+
+    def tokenize(self, texts: Sequence[str], options: EmbedOptions, *, start: int = 0) -> Tokenized:
+        """Tokenize texts; see `Encoder.tokenize`.
+
+        Raises:
+            TextTooLongError: A text exceeds the window and the policy is `"error"`.
+        """
+        prompted = [options.prompt + text for text in texts] if options.prompt else texts
+        encodings = (
+            self._encode_cut(prompted, start)
+            if options.on_long == "truncate"
+            else self._encode(prompted, start)
+        )
+        long = [
+            index
+            for index, encoding in enumerate(encodings)
+            if len(encoding.ids) == self.window and encoding.overflowing
+        ]
+        if long and options.on_long == "error":
+            raise TextTooLongError(
+                f"text {start + long[0]} is longer than the model's window of {self.window} tokens "
+                f"({len(long)} such texts here); split it, or choose on_long='truncate' or 'mean'"
+            )
+        if not long or options.on_long == "truncate":
+            return self._pack([each.ids for each in encodings], options, truncated=long)
+        windows = [[each, *each.overflowing] if each.overflowing else [each] for each in encodings]
+        owners = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
+        return self._pack([each.ids for each in chain(*windows)], options, owners=owners)
+
+    def batch(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Features:
+        """Pad some rows to the longest of them. Arrays have the shape (rows, longest)."""
+        packed: Packed = tokens.payload
+        lengths = tokens.lengths[rows][:, None]
+        width = int(lengths.max())
+        columns = np.arange(width) - (width - lengths if self._left else 0)
+        mask = (columns >= 0) & (columns < lengths)
+        ids = np.full(mask.shape, self._pad_id, np.int64)
+        ids[mask] = packed.ids[(packed.offsets[rows][:, None] + columns)[mask]]
+        features = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+        if "token_type_ids" in self._inputs:
+            features["token_type_ids"] = np.zeros_like(ids)
+        return features
+
+    @staticmethod
+    def merge(tokens: Tokenized, vectors: Vectors) -> Vectors:
+        """Average the windows of each text, weighted by their tokens. Shape (texts, dimension).
+
+        A text of one window keeps its vector to the bit. An average keeps the mean length of its
+        windows' vectors, so models that return unit vectors still do.
+        """
+        owners = tokens.owners
+        if owners is None:
+            return vectors
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        weights = tokens.lengths.astype(np.float32)[:, None]
+        mean = np.add.reduceat(vectors * weights, first) / np.add.reduceat(weights, first)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        target = np.add.reduceat(norms * weights, first) / np.add.reduceat(weights, first)
+        merged = mean * (target / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12))
+        alone = np.diff(first, append=len(owners)) == 1
+        return np.where(alone[:, None], vectors[first], merged).astype(np.float32)
+
+    def _encode_cut(self, texts: Sequence[str], start: int) -> list[Any]:
+        """Encode, but do not read megabytes of a text of which a window's worth is kept.
+
+        Tokens depend on their surroundings only up to the next space, so a prefix that ends there
+        and overflows the window begins with the same window. One that does not is read in full.
+        """
+        if self.window is None:
+            return self._encode(texts, start)
+        limit = _CHARACTERS_PER_TOKEN * self.window
+        heads = [text if len(text) <= limit else _head(text, limit) for text in texts]
+        encodings = self._encode(heads, start)
+        for index, (head, text) in enumerate(zip(heads, texts, strict=True)):
+            if len(head) < len(text) and not encodings[index].overflowing:
+                encodings[index] = self._encode([text], start + index)[0]
+        return encodings
+
+    def _encode(self, texts: Sequence[str], start: int) -> list[Any]:
+        try:
+            encodings: list[Any] = self._tokenizer.encode_batch_fast(list(texts))
+        except Exception:
+            check_texts(texts, start=start)
+            for index, text in enumerate(texts):
+                if (problem := surrogate_problem(text)) is not None:
+                    raise ValueError(f"text {start + index} {problem}") from None
+            raise
+        return encodings
+
+    @staticmethod
+    def _pack(
+        rows: list[list[int]],
+        options: EmbedOptions,
+        *,
+        owners: NDArray[np.int64] | None = None,
+        truncated: Sequence[int] = (),
+    ) -> Tokenized:
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+        packed = Packed(ids, np.cumsum(lengths) - lengths, options.prompt)
+        return Tokenized(lengths, packed, owners, np.asarray(truncated, np.int64))

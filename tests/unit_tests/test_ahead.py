@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from langchain_gpu.engine.ahead import ahead
+
+
+def test_order_is_kept() -> None:
+    assert list(ahead(range(100), 3)) == list(range(100))
+
+
+def test_the_source_runs_ahead_but_no_further_than_asked() -> None:
+    seen: list[int] = []
+    reached = threading.Event()
+
+    def source() -> Iterator[int]:
+        for number in range(10):
+            seen.append(number)
+            if number == 2:
+                reached.set()
+            yield number
+
+    iterator = ahead(source(), 2)
+    assert next(iterator) == 0
+    assert reached.wait(5), "the source waits for the consumer"
+    assert max(seen) <= 2
+    assert list(iterator) == list(range(1, 10))
+
+
+def test_an_error_reaches_the_consumer_after_the_good_items() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken source")
+
+    iterator = ahead(source(), 2)
+    assert next(iterator) == 1
+    with pytest.raises(ValueError, match="broken source"):
+        next(iterator)
+
+
+def test_leaving_early_closes_the_source() -> None:
+    closed = threading.Event()
+
+    def source() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed.set()
+
+    iterator = ahead(source(), 1)
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    assert closed.wait(5)
+
+
+def test_no_thread_stays() -> None:
+    before = threading.active_count()
+    assert sum(ahead(range(10), 2)) == 45
+    assert threading.active_count() == before

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import overload
 
-Kind = Literal["cuda", "rocm", "xpu", "mps", "cpu", "remote"]
+from langchain_gpu.hardware.dtypes import choose_dtype
+from langchain_gpu.hardware.facts import Facts, read_facts
+from langchain_gpu.hardware.gpu import GPU, Kind, visible_amd, visible_nvidia
+from langchain_gpu.hardware.traps import (
+    Problem,
+    amd_arch,
+    amd_problem,
+    apple_problem,
+    intel_problem,
+    machine_problems,
+    nvidia_problem,
+    order_problem,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +60,187 @@ class Device:
         """The name torch uses for it: ROCm devices are `cuda` there."""
         kind = "cuda" if self.kind == "rocm" else self.kind
         return kind if self.index is None else f"{kind}:{self.index}"
+
+
+class DeviceNotFoundError(ValueError):
+    """An explicitly named device is not here, or cannot be used as it is."""
+
+
+def list_devices(facts: Facts | None = None) -> list[Device]:
+    """Return the devices that can be used here, best first, the CPU last.
+
+    Looking makes no CUDA context, so a process may still fork afterwards.
+
+    Args:
+        facts: A machine to judge; this one where it is None.
+    """
+    return _survey(facts or read_facts()).devices
+
+
+def problems(facts: Facts | None = None) -> list[Problem]:
+    """Return what keeps a card that is here from being used, each with its remedy.
+
+    Args:
+        facts: A machine to judge; this one where it is None.
+    """
+    return _survey(facts or read_facts()).problems
+
+
+@overload
+def select_device(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; it goes first
+    device: str = "auto", *, facts: Facts | None = None
+) -> Device: ...
+@overload
+def select_device(device: Sequence[str], *, facts: Facts | None = None) -> list[Device]: ...
+def select_device(
+    device: str | Sequence[str] = "auto", *, facts: Facts | None = None
+) -> Device | list[Device]:
+    """Choose the device, or the list of devices, that `device` names.
+
+    `"auto"` takes the best GPU and else the CPU, whose reason then says what kept a GPU from being
+    used. `"cuda"` means the ROCm device under a ROCm build of torch, as it does in torch.
+
+    Args:
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"rocm"`, `"xpu"`, `"mps"`, a GPU with its index as in
+            `"cuda:1"`, or a sequence of these.
+        facts: A machine to judge; this one where it is None.
+
+    Raises:
+        DeviceNotFoundError: A device that was named is not here; says why and what is.
+        ValueError: `device` is none of the forms above.
+    """
+    facts = facts or read_facts()
+    if isinstance(device, str):
+        return _select(device, facts)
+    if not device:
+        raise ValueError('an empty list of devices; use "auto", or name at least one')
+    return [_select(name, facts) for name in device]
+
+
+def dtype_reason(device: Device) -> str:
+    """Say in a few words why `device.dtype` is what it is."""
+    return choose_dtype(device.kind, device.capability, device.isa)[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Survey:
+    devices: list[Device]  # usable, best first, the CPU last
+    problems: list[Problem]  # worth telling
+    blocked: list[Problem]  # everything that stands in the way of some card
+
+
+def _survey(facts: Facts) -> _Survey:
+    gpus: list[Device] = []
+    blocked = machine_problems(facts)
+
+    def judge(kind: Kind, index: int, gpu: GPU, problem: Problem | None, arch: str | None) -> None:
+        if problem is None:
+            gpus.append(_gpu_device(kind, index, gpu, arch, facts))
+        else:
+            blocked.append(problem)
+
+    for index, gpu in enumerate(visible_nvidia(facts.nvidia.gpus, facts.environ)):
+        judge("cuda", index, gpu, nvidia_problem(gpu, facts), gpu.capability)
+    for index, gpu in enumerate(visible_amd(facts.amd.gpus, facts.environ)):
+        judge("rocm", index, gpu, amd_problem(gpu, facts), amd_arch(gpu, facts))
+    if facts.torch is not None:
+        kind: Kind = "xpu" if facts.torch.xpu else "rocm"
+        for index, gpu in enumerate(facts.torch.counted):
+            judge(kind, index, gpu, None, gpu.capability)
+    if facts.apple is not None:
+        judge("mps", 0, facts.apple, apple_problem(facts), None)
+    intel = intel_problem(facts)
+    blocked = list(dict.fromkeys([*blocked, intel] if intel else blocked))
+
+    # Where one maker's card works, it is no problem that torch was not built for the other's.
+    working = {device.kind for device in gpus}
+    told = [problem for problem in blocked if not working or problem.kind in working]
+    mixed = order_problem(facts) if "cuda" in working else None
+    gpus.sort(key=_rank)
+    return _Survey(
+        devices=[*gpus, _cpu_device(facts, gpus, told)],
+        problems=[*told, mixed] if mixed else told,
+        blocked=blocked,
+    )
+
+
+def _select(name: str, facts: Facts) -> Device:
+    survey = _survey(facts)
+    if name == "auto":
+        return survey.devices[0]
+    if name == "cpu":
+        return replace(survey.devices[-1], reason="asked for as 'cpu'")
+    match = re.fullmatch(r"(cuda|rocm|xpu|mps)(?::(\d+))?", name)
+    if match is None:
+        raise ValueError(
+            f"{name!r} names no device: write auto, cpu, cuda, rocm, xpu, mps, or one with its "
+            "index, as in cuda:1"
+        )
+    kind, index = match[1], match[2]
+    alias = ""
+    if kind == "cuda" and facts.torch is not None and facts.torch.hip:
+        kind, alias = "rocm", " (torch's name for ROCm)"
+    for device in survey.devices:
+        if device.kind == kind and index in {None, str(device.index)}:
+            return replace(device, reason=f"asked for as {name!r}{alias}; {device.reason}")
+    why = "; ".join(str(problem) for problem in survey.blocked if problem.kind == kind)
+    here = ", ".join(f"{device} ({device.name})" for device in survey.devices)
+    raise DeviceNotFoundError(
+        f"device {name!r}{alias} cannot be used: {why or 'there is no such device here'}. Usable: {here}"
+    )
+
+
+def _rank(gpu: Device) -> tuple[int, int, int]:
+    """Order GPUs: fast number formats first, then memory, then as the driver counts."""
+    speed = ("bfloat16", "float16", "float32").index(gpu.dtype)
+    return speed, -(gpu.memory_total or 0), gpu.index or 0
+
+
+def _gpu_device(kind: Kind, index: int, gpu: GPU, arch: str | None, facts: Facts) -> Device:
+    torch = f"torch {facts.torch.version}" if facts.torch else "torch"
+    what = f"compute capability {arch}" if kind == "cuda" else arch or "it"
+    if arch != gpu.capability:
+        what += f" (by HSA_OVERRIDE_GFX_VERSION; the card is {gpu.capability})"
+    return Device(
+        kind=kind,
+        index=index,
+        name=gpu.name,
+        reason=f"{torch} runs on {what}",
+        memory_total=gpu.memory_total,
+        memory_free=gpu.memory_free,
+        capability=arch,
+        dtype=choose_dtype(kind, arch, ())[0],
+    )
+
+
+def _cpu_device(facts: Facts, gpus: Sequence[Device], found: Sequence[Problem]) -> Device:
+    if gpus:
+        reason = f"always here; {gpus[0]} comes first"
+    elif found:
+        reason = str(found[0])
+    elif facts.torch is None:
+        reason = "no GPU was found, and torch is not installed"
+    else:
+        reason = "no GPU was found"
+    return Device(
+        kind="cpu",
+        name=facts.cpu.name,
+        reason=reason,
+        memory_total=facts.cpu.memory_total,
+        memory_free=facts.cpu.memory_free,
+        isa=facts.cpu.isa,
+        cores=facts.cpu.cores,
+        dtype=choose_dtype("cpu", None, facts.cpu.isa)[0],
+    )
+
+
+__all__ = [
+    "Device",
+    "DeviceNotFoundError",
+    "Kind",
+    "Problem",
+    "dtype_reason",
+    "list_devices",
+    "problems",
+    "select_device",
+]

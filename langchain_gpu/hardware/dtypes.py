@@ -1,0 +1,57 @@
+"""Which number format a device computes in, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def choose_dtype(kind: str, capability: str | None, isa: Sequence[str]) -> tuple[str, str]:
+    """Return (dtype, reason): the fastest format the hardware has units for.
+
+    bfloat16 is preferred over float16 where both are fast: it has float32's range, so that models
+    trained in it do not overflow.
+
+    | device | dtype |
+    |---|---|
+    | CUDA 8.0 and newer | bfloat16 |
+    | CUDA 7.x and 6.0 | float16 |
+    | older CUDA, 6.1 and 6.2 among them (float16 runs at 1/64 of the speed there) | float32 |
+    | ROCm gfx90a, gfx94x, gfx95x, gfx11xx, gfx12xx | bfloat16 |
+    | other ROCm | float16 |
+    | XPU | bfloat16 |
+    | MPS | float16 |
+    | CPU with avx512_bf16 or amx_bf16, Arm with bf16 | bfloat16 |
+    | other CPU | float32 |
+
+    Args:
+        kind: `Device.kind`.
+        capability: `Device.capability`.
+        isa: `Device.isa`.
+    """
+    if kind == "cuda":
+        return _cuda(capability)
+    if kind == "rocm" and not re.match(r"gfx(90a|9[45]|1[12])", capability or ""):
+        return "float16", f"{capability or 'an unknown AMD architecture'} is fastest in float16"
+    if kind == "mps":
+        return "float16", "Apple GPUs are fastest in float16"
+    if kind in {"rocm", "xpu"}:
+        return "bfloat16", f"{capability or 'Intel GPUs'} compute bfloat16 in hardware"
+    units = [feature for feature in ("amx_bf16", "avx512_bf16", "bf16") if feature in isa]
+    if units:
+        return "bfloat16", f"the CPU has {units[0]}"
+    return "float32", "the CPU has no bfloat16 unit (avx512_bf16, amx_bf16, Arm bf16)"
+
+
+def _cuda(capability: str | None) -> tuple[str, str]:
+    if capability is None:
+        return "float32", "the compute capability is unknown"
+    major, minor = (int(part) for part in capability.split("."))
+    if major >= 8:  # noqa: PLR2004 (Ampere)
+        return "bfloat16", f"compute capability {capability}: bfloat16 from 8.0 on"
+    if major == 7 or (major, minor) == (6, 0):  # noqa: PLR2004 (Volta, Turing; Pascal P100)
+        return "float16", f"compute capability {capability}: float16 fast, bfloat16 from 8.0 on"
+    return "float32", f"compute capability {capability}: float16 is slow there"
+
+
+__all__ = ["choose_dtype"]

@@ -185,9 +185,8 @@ def _select(name: str, facts: Facts) -> Device:
             return replace(device, reason=f"asked for as {name!r}{alias}; {device.reason}")
     why = "; ".join(str(problem) for problem in survey.blocked if problem.kind == kind)
     here = ", ".join(f"{device} ({device.name})" for device in survey.devices)
-    raise DeviceNotFoundError(
-        f"device {name!r}{alias} cannot be used: {why or 'there is no such device here'}. Usable: {here}"
-    )
+    why = why or "there is no such device here"
+    raise DeviceNotFoundError(f"device {name!r}{alias} cannot be used: {why}. Usable: {here}")
 
 
 def _rank(gpu: Device) -> tuple[int, int, int]:

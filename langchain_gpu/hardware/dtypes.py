@@ -32,15 +32,18 @@ def choose_dtype(kind: str, capability: str | None, isa: Sequence[str]) -> tuple
     if kind == "cuda":
         return _cuda(capability)
     if kind == "rocm" and not re.match(r"gfx(90a|9[45]|1[12])", capability or ""):
-        return "float16", f"{capability or 'an unknown AMD architecture'} is fastest in float16"
+        return (
+            "float16",
+            f"fast on every AMD GPU; bfloat16 is not on {capability or 'an unknown one'}",
+        )
     if kind == "mps":
-        return "float16", "Apple GPUs are fastest in float16"
+        return "float16", "fast on every Apple GPU"
     if kind in {"rocm", "xpu"}:
-        return "bfloat16", f"{capability or 'Intel GPUs'} compute bfloat16 in hardware"
+        return "bfloat16", f"{capability or 'Intel GPUs'} have units for it"
     units = [feature for feature in ("amx_bf16", "avx512_bf16", "bf16") if feature in isa]
     if units:
         return "bfloat16", f"the CPU has {units[0]}"
-    return "float32", "the CPU has no bfloat16 unit (avx512_bf16, amx_bf16, Arm bf16)"
+    return "float32", "the CPU has no units for less (avx512_bf16, amx_bf16, Arm bf16)"
 
 
 def _cuda(capability: str | None) -> tuple[str, str]:
@@ -48,10 +51,10 @@ def _cuda(capability: str | None) -> tuple[str, str]:
         return "float32", "the compute capability is unknown"
     major, minor = (int(part) for part in capability.split("."))
     if major >= 8:  # noqa: PLR2004 (Ampere)
-        return "bfloat16", f"compute capability {capability}: bfloat16 from 8.0 on"
+        return "bfloat16", "fast from compute capability 8.0 on"
     if major == 7 or (major, minor) == (6, 0):  # noqa: PLR2004 (Volta, Turing; Pascal P100)
-        return "float16", f"compute capability {capability}: float16 fast, bfloat16 from 8.0 on"
-    return "float32", f"compute capability {capability}: float16 is slow there"
+        return "float16", f"fast on compute capability {capability}; bfloat16 only from 8.0 on"
+    return "float32", f"float16 is slow on compute capability {capability}"
 
 
 __all__ = ["choose_dtype"]

@@ -21,44 +21,39 @@ from langchain_gpu.hardware.nvidia import read_nvidia
 
 # What the libraries say when an allocation fails. Each pattern names an allocator or a status
 # code: a sentence that merely speaks of memory must not match.
-_OUT_OF_MEMORY = re.compile(
-    "|".join(
-        (
-            # torch: "CUDA out of memory.", "CUDA error: out of memory", "HIP out of memory.",
-            # "MPS backend out of memory (MPS allocated: ...", "XPU out of memory."
-            r"\b(CUDA|HIP|MPS|XPU)( backend| error:| driver error:)? out of memory",
-            r"\b(cuda|hip)ErrorOutOfMemory\b",
-            r"\bcudaErrorMemoryAllocation\b",
-            # torch on the CPU: "can't allocate memory" on Linux, "not enough memory" on Windows
-            r"DefaultCPUAllocator: (can't allocate|not enough) memory",
-            # the vendors' libraries below torch
-            r"\b(CUBLAS|CUSOLVER|CUSPARSE|CUDNN|HIPBLAS|HIPSOLVER|HIPSPARSE)_STATUS_ALLOC_FAILED\b",
-            r"\bCUFFT_ALLOC_FAILED\b",
-            r"\bCUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED\b",
-            r"\brocblas_status_memory_error\b",
-            r"\bmiopenStatusAllocFailed\b",
-            # Intel: SYCL's unified runtime, Level Zero, OpenCL (OpenVINO's GPU plugin), oneDNN
-            r"\bUR_RESULT_ERROR_OUT_OF_(RESOURCES|(HOST|DEVICE)_MEMORY)\b",
-            r"\bZE_RESULT_ERROR_OUT_OF_(HOST|DEVICE)_MEMORY\b",
-            r"\bCL_(OUT_OF_RESOURCES|OUT_OF_HOST_MEMORY|MEM_OBJECT_ALLOCATION_FAILURE)\b",
-            r"\[GPU\] Exceeded max size of memory (object )?allocation",
-            r"could not create a memory object|\bdnnl_out_of_memory\b",
-            # ONNX Runtime
-            r"Failed to allocate memory for requested buffer",
-            r"BFCArena::\w+.*(Failed to allocate|smaller than requested)",
-            # FAISS
-            r"faiss::gpu::StandardGpuResourcesImpl::allocMemory.*fail",
-            r"\bcudaMalloc error out of memory",
-            # llama.cpp
-            r"\bcudaMalloc failed: out of memory",
-            r"unable to allocate \w+ buffer",
-            r"failed to allocate (compute buffers|compute [pt][pg] buffers|buffer for kv cache)",
-            # C++, as every binding passes it on ("bad allocation" is Windows')
-            r"\bstd::bad_alloc\b|^bad allocation$",
-        )
-    ),
-    re.DOTALL,
+_PHRASES = (
+    # torch on a GPU: "CUDA out of memory.", "CUDA error: out of memory", "MPS backend out of ..."
+    r"\b(CUDA|HIP|MPS|XPU)( backend| error:| driver error:)? out of memory",
+    r"\b(cuda|hip)ErrorOutOfMemory\b",
+    r"\bcudaErrorMemoryAllocation\b",
+    # torch on the CPU: "can't allocate memory" on Linux, "not enough memory" on Windows
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory",
+    # the vendors' libraries below torch
+    r"\b(CUBLAS|CUSOLVER|CUSPARSE|CUDNN|HIPBLAS|HIPSOLVER|HIPSPARSE)_STATUS_ALLOC_FAILED\b",
+    r"\bCUFFT_ALLOC_FAILED\b",
+    r"\bCUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED\b",
+    r"\brocblas_status_memory_error\b",
+    r"\bmiopenStatusAllocFailed\b",
+    # Intel: SYCL's unified runtime, Level Zero, OpenCL (OpenVINO's GPU plugin), oneDNN
+    r"\bUR_RESULT_ERROR_OUT_OF_(RESOURCES|(HOST|DEVICE)_MEMORY)\b",
+    r"\bZE_RESULT_ERROR_OUT_OF_(HOST|DEVICE)_MEMORY\b",
+    r"\bCL_(OUT_OF_RESOURCES|OUT_OF_HOST_MEMORY|MEM_OBJECT_ALLOCATION_FAILURE)\b",
+    r"\[GPU\] Exceeded max size of memory (object )?allocation",
+    r"could not create a memory object|\bdnnl_out_of_memory\b",
+    # ONNX Runtime
+    r"Failed to allocate memory for requested buffer",
+    r"BFCArena::\w+.*(Failed to allocate|smaller than requested)",
+    # FAISS
+    r"faiss::gpu::StandardGpuResourcesImpl::allocMemory.*fail",
+    r"\bcudaMalloc error out of memory",
+    # llama.cpp
+    r"\bcudaMalloc failed: out of memory",
+    r"unable to allocate \w+ buffer",
+    r"failed to allocate (compute buffers|compute [pt][pg] buffers|buffer for kv cache)",
+    # C++, as every binding passes it on ("bad allocation" is Windows')
+    r"\bstd::bad_alloc\b|^bad allocation$",
 )
+_OUT_OF_MEMORY = re.compile("|".join(_PHRASES), re.DOTALL)
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
@@ -114,17 +109,10 @@ def free_memory(device: Device) -> int | None:
     """
     if device.kind == "remote":
         return None
-    torch = _loaded_torch()
-    index = device.index or 0
-    if device.kind in {"cuda", "rocm"}:
-        if torch is None or not torch.cuda.is_initialized():
-            return _ask_driver(device.kind, index)
-        return _through_torch(torch.cuda, index)
-    if device.kind == "xpu":
-        if torch is None or not torch.xpu.is_initialized():
-            return device.memory_free
-        return _through_torch(torch.xpu, index)
+    if device.kind in {"cuda", "rocm", "xpu"}:
+        return _free_on_card(device)
     free = read_memory()[1]
+    torch = _loaded_torch()
     if device.kind == "mps" and torch is not None and free is not None:
         # One pool with the CPU, of which Metal recommends a part.
         left: int = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
@@ -132,10 +120,16 @@ def free_memory(device: Device) -> int | None:
     return free
 
 
-def _through_torch(api: Any, index: int) -> int:
-    free: int = api.mem_get_info(index)[0]
-    cached: int = api.memory_reserved(index) - api.memory_allocated(index)
-    return free + cached
+def _free_on_card(device: Device) -> int | None:
+    torch, index = _loaded_torch(), device.index or 0
+    api = None if torch is None else torch.xpu if device.kind == "xpu" else torch.cuda
+    if api is not None and api.is_initialized():
+        free: int = api.mem_get_info(index)[0]
+        cached: int = api.memory_reserved(index) - api.memory_allocated(index)
+        return free + cached
+    if device.kind == "xpu":  # no driver to ask without initializing it
+        return device.memory_free
+    return _ask_driver(device.kind, index)
 
 
 def _ask_driver(kind: str, index: int) -> int | None:

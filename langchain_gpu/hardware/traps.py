@@ -75,8 +75,8 @@ def order_problem(facts: Facts) -> Problem | None:
 def nvidia_problem(gpu: GPU, facts: Facts) -> Problem | None:
     """Say why CUDA cannot use `gpu` here, None where it can."""
     torch, driver = facts.torch, facts.nvidia
-    newest = "" if driver.cuda is None else f", CUDA {driver.cuda[0]}.{driver.cuda[1]}"
-    here = f"an NVIDIA driver ({driver.driver or 'unknown version'}{newest}) is present"
+    newest = "CUDA unknown" if driver.cuda is None else f"CUDA {driver.cuda[0]}.{driver.cuda[1]}"
+    here = f"an NVIDIA driver ({driver.driver}, {newest}) and {gpu.name} are present"
     if gpu.capability is None:
         return Problem(
             "cuda",
@@ -90,7 +90,7 @@ def nvidia_problem(gpu: GPU, facts: Facts) -> Problem | None:
         return Problem(
             "cuda",
             f"torch {torch.version} was built for CUDA {torch.cuda}, and the NVIDIA driver "
-            f"{driver.driver} runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most",
+            f"({driver.driver}, {newest}) is older",
             f"update the driver to {_DRIVERS.get(build[0], 'the newest')} or later, or "
             f"{cuda_remedy(gpu.capability, driver.cuda)}",
         )

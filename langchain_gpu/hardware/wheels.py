@@ -82,7 +82,7 @@ def rocm_remedy(arch: str, built: Sequence[str]) -> str:
 def reinstall(tag: str) -> str:
     """Return the pip line for PyTorch's wheel `tag`."""
     # Without --force-reinstall pip takes an installed 2.13.0+cpu for the 2.13.0 it looks for.
-    return f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{tag}"
+    return f"pip install --force-reinstall torch -i https://download.pytorch.org/whl/{tag}"
 
 
 def version(dotted: str) -> tuple[int, int]:

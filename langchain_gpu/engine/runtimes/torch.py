@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
+from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
@@ -193,6 +194,9 @@ class TorchEncoder:
 
     def _generic_lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         tokenizer = getattr(self._model[0], "tokenizer", None)
+        if isinstance(tokenizer, Tokenizer):  # static embeddings: no special tokens
+            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return np.fromiter((len(each.ids) for each in encodings), np.int64, len(texts))
         if callable(tokenizer):
             ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
             return np.fromiter(map(len, ids), np.int64, len(ids))

@@ -1,0 +1,30 @@
+"""Fixtures that several files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # unit tests ask nobody
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Path of a tiny model by name, built once."""
+    from tests.unit_tests.tiny_models import build
+
+    built: dict[str, str] = {}
+
+    def path(name: str) -> str:
+        if name not in built:
+            folder: Path = tmp_path_factory.mktemp(name)
+            built[name] = build(folder, name)
+        return built[name]
+
+    return path

@@ -1,0 +1,135 @@
+"""Small models with random weights, one for each way a real one may behave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+    RobertaConfig,
+    RobertaModel,
+)
+
+WORDS = [
+    *("the", "a", "of", "and", "to", "in", "is", "it", "gpu", "cpu", "memory"),
+    *("batch", "token", "text", "model", "fast", "slow", "one", "two"),
+]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?:")
+WINDOW = 32
+
+
+def build(folder: Path, name: str) -> str:
+    """Save the tiny model called `name` under `folder` and return its path."""
+    torch.manual_seed(0)
+    model: SentenceTransformer = {
+        "bert": _bert,
+        "bert-without-prompt": _bert_without_prompt,
+        "roberta-cls": _roberta,
+        "qwen3-last-token": _qwen3,
+        "static": _static,
+        "nan": _nan,
+    }[name](folder)
+    path = folder / name
+    model.save(str(path))
+    return str(path)
+
+
+def _tokenizer(side: str = "right", *, bert: bool = True) -> PreTrainedTokenizerFast:
+    vocabulary = SPECIAL + WORDS + LETTERS + [f"##{letter}" for letter in LETTERS]
+    backend = Tokenizer(
+        models.WordPiece({word: row for row, word in enumerate(vocabulary)}, unk_token="[UNK]")  # noqa: S106
+    )
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    template = "[CLS] $A [SEP]" if bert else "$A [SEP]"
+    backend.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=WINDOW,
+        padding_side=side,
+        model_input_names=[*names, "token_type_ids"] if bert else names,
+        **{f"{each.strip('[]').lower()}_token": each for each in SPECIAL},
+    )
+
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": len(SPECIAL) + len(WORDS) + 2 * len(LETTERS),
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def _transformer(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> Transformer:
+    parts = folder / "parts"
+    model.save_pretrained(parts)
+    tokenizer.save_pretrained(parts)
+    return Transformer(str(parts))
+
+
+def _bert(folder: Path) -> SentenceTransformer:
+    bert = BertModel(BertConfig(max_position_embeddings=WINDOW, pad_token_id=0, **_SIZES))
+    modules = [_transformer(folder, bert, _tokenizer()), Pooling(24, "mean"), Normalize()]
+    return SentenceTransformer(
+        modules=modules, prompts={"query": "query: ", "passage": "the text: "}, device="cpu"
+    )
+
+
+def _bert_without_prompt(folder: Path) -> SentenceTransformer:
+    model = _bert(folder)
+    model.set_pooling_include_prompt(include_prompt=False)
+    return model
+
+
+def _roberta(folder: Path) -> SentenceTransformer:
+    config = RobertaConfig(
+        max_position_embeddings=WINDOW + 2, pad_token_id=0, type_vocab_size=1, **_SIZES
+    )
+    modules = [
+        _transformer(folder, RobertaModel(config), _tokenizer(bert=False)),
+        Pooling(24, "cls"),
+    ]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _qwen3(folder: Path) -> SentenceTransformer:
+    config = Qwen3Config(
+        max_position_embeddings=64, num_key_value_heads=1, head_dim=12, pad_token_id=0, **_SIZES
+    )
+    modules = [
+        _transformer(folder, Qwen3Model(config), _tokenizer("left", bert=False)),
+        Pooling(24, "lasttoken"),
+        Normalize(),
+    ]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _static(_: Path) -> SentenceTransformer:
+    weights = np.random.default_rng(0).normal(size=(_SIZES["vocab_size"], 24)).astype(np.float32)
+    embedding = StaticEmbedding(_tokenizer().backend_tokenizer, embedding_weights=weights)
+    return SentenceTransformer(modules=[embedding], device="cpu")
+
+
+def _nan(folder: Path) -> SentenceTransformer:
+    """A model that breaks on the word "slow", as half precision breaks on some texts."""
+    model = _bert(folder)
+    row = len(SPECIAL) + WORDS.index("slow")
+    with torch.no_grad():
+        model[0].model.embeddings.word_embeddings.weight[row] = torch.nan
+    return model

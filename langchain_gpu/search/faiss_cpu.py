@@ -1,0 +1,24 @@
+"""Search by FAISS on the CPU: the index itself answers, for any k and any filter."""
+
+from __future__ import annotations
+
+from langchain_gpu.search.base import Found, Matrix, Rows, VectorIndex
+
+
+class FaissCPU:
+    """The searcher that always answers. Threads may search at once, but not while rows change."""
+
+    name = "cpu"
+    _index: VectorIndex
+
+    def build(self, index: VectorIndex) -> None:
+        """Search `index` from now on; nothing is copied."""
+        self._index = index
+
+    def search(self, queries: Matrix, k: int, allowed: Rows | None = None) -> Found:
+        """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
+        parameters = None if allowed is None else self._index.search_parameters(allowed)
+        return Found(*self._index.faiss.search(queries, k, params=parameters))
+
+
+__all__ = ["FaissCPU"]

@@ -1,0 +1,97 @@
+"""Vectors at the border: anything array-like in, checked float32 rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.search.base import Matrix, Metric, VectorError
+
+UNIT = 1e-6  # lengths this close to 1 are left as they are: most models normalize already
+
+
+def prepare(
+    vectors: Any,
+    *,
+    count: int,
+    metric: Metric,
+    dimension: int | None,
+    name: Callable[[int], str],
+) -> Matrix:
+    """Return `vectors` as rows an index can hold; the input is never written to.
+
+    Args:
+        vectors: [count, dimension] array, or a sequence of sequences of floats.
+        count: How many vectors there must be.
+        metric: `"cosine"` scales every row to length 1.
+        dimension: The width asked for; None takes any that all rows share.
+        name: Says in an error which item a position stands for.
+
+    Raises:
+        VectorError: The number of rows, a row's width, a NaN or infinite number, or a row of length
+            0 under cosine.
+    """
+    matrix = _as_matrix(vectors, name)
+    if len(matrix) != count:
+        raise VectorError(f"{count} vectors are needed, the embedding returned {len(matrix)}")
+    if count and dimension is not None and matrix.shape[1] != dimension:
+        raise VectorError(
+            f"{name(0)} has {matrix.shape[1]} dimensions, the store has {dimension}: "
+            "use the embedding model that the store was built with"
+        )
+    lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+    _check_lengths(lengths, zero_allowed=metric != "cosine", name=name)
+    if metric == "cosine" and len(lengths) and np.abs(lengths - 1).max() > UNIT:
+        matrix = matrix / lengths[:, None]
+    return matrix
+
+
+def _as_matrix(vectors: Any, name: Callable[[int], str]) -> Matrix:
+    try:
+        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise _not_rectangular(vectors, name, error) from error
+    if matrix.size == 0 and len(matrix) == 0:
+        return matrix.reshape(0, 0)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:  # noqa: PLR2004 - rows and columns
+        raise VectorError(f"vectors must be rows of numbers, got an array of shape {matrix.shape}")
+    return matrix
+
+
+def _not_rectangular(
+    vectors: Sequence[Any], name: Callable[[int], str], error: Exception
+) -> VectorError:
+    width: int | None = None
+    for position, vector in enumerate(vectors):
+        try:
+            row = np.asarray(vector, dtype=np.float32)
+        except (TypeError, ValueError):
+            return VectorError(f"the vector of {name(position)} holds something that is no number")
+        width = row.size if width is None else width
+        if row.ndim != 1 or row.size != width:
+            shape = " x ".join(map(str, row.shape)) or "no"
+            return VectorError(f"{name(position)} has {shape} dimensions, {name(0)} has {width}")
+    return VectorError(f"the vectors are no array of numbers: {error}")
+
+
+def _check_lengths(
+    lengths: NDArray[np.float32], *, zero_allowed: bool, name: Callable[[int], str]
+) -> None:
+    # A NaN or infinite number makes the row's length NaN or infinite: one pass finds both.
+    bad = ~np.isfinite(lengths)
+    if bad.any():
+        raise VectorError(
+            f"the vector of {name(int(bad.argmax()))} holds NaN, infinity, or numbers too large "
+            "for float32"
+        )
+    if not zero_allowed and not lengths.all():
+        raise VectorError(
+            f"the vector of {name(int((lengths == 0).argmax()))} has length 0, so it has no "
+            'cosine with any other; use metric="ip" or "l2" for such vectors'
+        )
+
+
+__all__ = ["prepare"]

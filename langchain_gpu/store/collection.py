@@ -1,0 +1,214 @@
+"""Documents and their vectors, changed together and searched by many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.store import folder as folders
+from langchain_gpu.store.batch import Batch, decode_metadata
+from langchain_gpu.store.documents import Documents, Entry
+from langchain_gpu.store.gate import Gate
+from langchain_gpu.store.identity import Identity
+
+Matrix: TypeAlias = NDArray[np.float32]  # [n, dimension]
+Rows: TypeAlias = NDArray[np.int64]  # [n]
+Predicate: TypeAlias = Callable[[dict[str, Any]], bool]
+
+
+class Index(folders.SavedIndex, Protocol):
+    """What a collection asks of an index."""
+
+    def add(self, rows: Rows, vectors: Matrix) -> None:
+        """Add vectors under new rows."""
+
+    def remove(self, rows: Rows) -> None:
+        """Remove rows."""
+
+    def vectors(self, rows: Rows) -> Matrix:
+        """Return the vectors of rows."""
+
+
+Search: TypeAlias = Callable[[Any, Matrix, int, Rows | None], tuple[NDArray[np.float32], Rows]]
+
+
+class Hit(NamedTuple):
+    """A document that was found."""
+
+    entry: Entry
+    score: float
+    row: int
+
+
+class Collection:
+    """Documents and vectors under one lock.
+
+    Writers (and saves) come one by one. They close the gate to searches only while rows change, not
+    while anything is embedded, checked or written to disk. Code of users runs behind no lock.
+    """
+
+    def __init__(
+        self,
+        make_index: Callable[[int], Index],
+        search: Search,
+        *,
+        index: Index | None = None,
+        documents: Documents | None = None,
+    ) -> None:
+        """Start empty, or with an index and its documents.
+
+        Args:
+            make_index: Makes an empty index of a dimension; the first vectors decide which.
+            search: Finds the nearest rows of queries in an index: (index, queries, k, allowed rows)
+                -> (scores, rows), both [queries, k], -1 where there are fewer.
+            index: Holds the vectors of `documents`.
+            documents: Theirs.
+        """
+        self._make_index = make_index
+        self._search = search
+        self._index = index
+        self._documents = Documents() if documents is None else documents
+        self._writers = Lock()
+        self._gate = Gate()
+
+    def __len__(self) -> int:
+        """Count the documents."""
+        return len(self._documents)
+
+    @property
+    def dimension(self) -> int | None:
+        """Width of the vectors, None before the first."""
+        index = self._index
+        return None if index is None else index.dimension
+
+    def put(self, batch: Batch, vectors: Matrix) -> None:
+        """Add documents; those whose id is here are replaced. All of them, or none.
+
+        Args:
+            batch: n documents.
+            vectors: [n, dimension]
+
+        Raises:
+            ValueError: The vectors are not as wide as those that are here.
+        """
+        if not batch.ids:
+            return
+        with self._writers:
+            index = self._index
+            if index is None:
+                index = self._make_index(vectors.shape[1])
+            if vectors.shape[1] != index.dimension:  # another thread stored the first vectors
+                raise ValueError(
+                    f"the vectors have {vectors.shape[1]} dimensions, the store has "
+                    f"{index.dimension}"
+                )
+            first = self._documents.next_row
+            replaced = self._documents.rows_of(batch.ids)
+            with self._gate.writing():
+                index.add(np.arange(first, first + len(vectors), dtype=np.int64), vectors)
+                self._take_away(index, replaced)
+                self._documents.append(batch.ids, batch.texts, batch.metadata)
+                self._index = index
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove the documents of those ids that are here; return how many."""
+        with self._writers:
+            rows = self._documents.rows_of(dict.fromkeys(ids))
+            if self._index is not None and len(rows):
+                with self._gate.writing():
+                    self._take_away(self._index, rows)
+            return len(rows)
+
+    def clear(self) -> None:
+        """Remove everything; the next vectors may have another width."""
+        with self._writers, self._gate.writing():
+            self._documents = Documents(self._documents.next_row)
+            self._index = None
+
+    def get(self, ids: Sequence[str]) -> list[Entry]:
+        """Return the documents of those ids that are here, in the order of `ids`."""
+        with self._gate.reading():
+            entries = [self._documents.get(id_) for id_ in ids]
+        return [entry for entry in entries if entry is not None]
+
+    def entries(self) -> list[Entry]:
+        """Return every document, oldest first. Texts are not copied."""
+        with self._gate.reading():
+            columns = self._documents.columns()
+        return list(map(Entry, *columns))
+
+    def search(self, queries: Matrix, k: int, where: Predicate | None = None) -> list[list[Hit]]:
+        """Return the `k` nearest documents of each query, or all if there are fewer.
+
+        Args:
+            queries: [q, dimension]
+            k: At least 1.
+            where: Admits documents by their metadata, before the cut at `k`.
+        """
+        allowed = self._admitted(where)
+        with self._gate.reading():
+            return self._nearest(queries, k, allowed)
+
+    def candidates(
+        self, query: Matrix, k: int, where: Predicate | None = None
+    ) -> tuple[list[Hit], Matrix]:
+        """Return the `k` nearest documents of one query, and their vectors [hits, dimension]."""
+        allowed = self._admitted(where)
+        with self._gate.reading():
+            hits = self._nearest(query, k, allowed)[0]
+            if self._index is None or not hits:
+                return [], np.empty((0, query.shape[1]), dtype=np.float32)
+            rows = np.array([hit.row for hit in hits], dtype=np.int64)
+            return hits, self._index.vectors(rows)
+
+    def export(self) -> tuple[Batch, Matrix | None]:
+        """Return every document with its vector [n, dimension]; None if there is no vector."""
+        with self._gate.reading():
+            batch = Batch(*self._documents.columns())
+            if self._index is None:
+                return batch, None
+            return batch, self._index.vectors(self._documents.rows())
+
+    def save(self, folder: Path, identity: Identity) -> None:
+        """Save to a folder. Searches go on meanwhile, writers wait."""
+        with self._writers:
+            index = self._index
+            if index is None:
+                index = self._make_index(len(identity.probe))
+            folders.save(folder, index=index, documents=self._documents, identity=identity)
+
+    def _take_away(self, index: Index, rows: Rows) -> None:
+        if len(rows):
+            index.remove(rows)
+            self._documents.remove(rows.tolist())
+
+    def _admitted(self, where: Predicate | None) -> Rows | None:
+        if where is None:
+            return None
+        with self._gate.reading():
+            rows, metadata = self._documents.rows(), self._documents.metadata()
+        admitted = (bool(where(decode_metadata(text))) for text in metadata)
+        # Rows that go before the search are not found, and no later document can have their number.
+        return rows[np.fromiter(admitted, dtype=np.bool_, count=len(rows))]
+
+    def _nearest(self, queries: Matrix, k: int, allowed: Rows | None) -> list[list[Hit]]:
+        k = min(k, len(self._documents) if allowed is None else len(allowed))
+        if self._index is None or k == 0:
+            return [[] for _ in queries]
+        scores, rows = self._search(self._index, queries, k, allowed)
+        return [
+            [
+                Hit(entry, score, row)
+                for row, score in zip(*found, strict=True)
+                if (entry := self._documents.entry(row)) is not None
+            ]
+            for found in zip(rows.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+__all__ = ["Collection", "Hit", "Index", "Predicate"]

@@ -1,0 +1,137 @@
+"""The documents of a store: string id <-> row, text and metadata, in columns sorted by row."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.store.batch import encode, encode_metadata
+
+
+class Entry(NamedTuple):
+    """A document as it is stored; `metadata` is JSON text."""
+
+    id: str
+    text: str
+    metadata: str
+
+
+class Documents:
+    """A table. Rows only grow and are never used twice. Not safe to change from two threads."""
+
+    def __init__(self, next_row: int = 0) -> None:
+        """Start empty; the first document gets row `next_row`."""
+        self.next_row = next_row
+        self._rows = array("q")
+        self._ids: list[str] = []
+        self._texts: list[str] = []
+        self._metadata: list[str] = []
+        self._row_of: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """Count the documents."""
+        return len(self._rows)
+
+    def rows_of(self, ids: Iterable[str]) -> NDArray[np.int64]:
+        """Return the rows of those ids that are here."""
+        rows = (self._row_of.get(id_) for id_ in ids)
+        return np.fromiter((row for row in rows if row is not None), dtype=np.int64)
+
+    def append(self, ids: Sequence[str], texts: Sequence[str], metadata: Sequence[str]) -> None:
+        """Append documents whose ids are not here, under the next rows."""
+        rows = range(self.next_row, self.next_row + len(ids))
+        self._rows.extend(rows)
+        self._ids.extend(ids)
+        self._texts.extend(texts)
+        self._metadata.extend(metadata)
+        self._row_of.update(zip(ids, rows, strict=True))
+        self.next_row = rows.stop
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Remove documents by row, all in one pass."""
+        keep = bytearray(b"\x01" * len(self._rows))
+        for row in rows:
+            position = bisect_left(self._rows, row)
+            keep[position] = 0
+            del self._row_of[self._ids[position]]
+        self._rows = array("q", compress(self._rows, keep))
+        self._ids = list(compress(self._ids, keep))
+        self._texts = list(compress(self._texts, keep))
+        self._metadata = list(compress(self._metadata, keep))
+
+    def entry(self, row: int) -> Entry | None:
+        """Return the document of a row, None if it is gone (or -1)."""
+        position = bisect_left(self._rows, row)
+        if position == len(self._rows) or self._rows[position] != row:
+            return None
+        return Entry(self._ids[position], self._texts[position], self._metadata[position])
+
+    def get(self, id_: str) -> Entry | None:
+        """Return the document of an id."""
+        row = self._row_of.get(id_)
+        return None if row is None else self.entry(row)
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return all rows, increasing."""
+        return np.array(self._rows, dtype=np.int64)
+
+    def columns(self) -> tuple[list[str], list[str], list[str]]:
+        """Return ids, texts and metadata by position; the lists are copies, the strings are not."""
+        return list(self._ids), list(self._texts), list(self._metadata)
+
+    def metadata(self) -> list[str]:
+        """Return the metadata by position, as a copy of the list."""
+        return list(self._metadata)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each document as a line of JSON: row, id, text, metadata."""
+        columns = zip(self._rows, self._ids, self._texts, self._metadata, strict=True)
+        for row, id_, text, metadata in columns:
+            line = (
+                f'{{"row":{row},"id":{encode(id_)},"text":{encode(text)},"metadata":{metadata}}}\n'
+            )
+            try:
+                yield line.encode()
+            except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, but has a JSON escape
+                yield (json.dumps(json.loads(line)) + "\n").encode()
+
+
+def parse(lines: Iterable[bytes], next_row: int) -> Documents:
+    """Read what `Documents.lines` yielded.
+
+    Raises:
+        ValueError: A line is not such a document, or the lines do not go together; it names the
+            line.
+    """
+    documents = Documents()
+    for number, line in enumerate(lines, 1):
+        try:
+            row, entry = _parse_line(line)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is no document: {error!r}") from error
+        if row < documents.next_row or row >= next_row:
+            raise ValueError(f"line {number} has row {row}, which is out of order")
+        if documents.get(entry.id) is not None:
+            raise ValueError(f"line {number} repeats the id {entry.id!r}")
+        documents.next_row = row
+        documents.append([entry.id], [entry.text], [entry.metadata])
+    documents.next_row = next_row
+    return documents
+
+
+def _parse_line(line: bytes) -> tuple[int, Entry]:
+    values: dict[str, Any] = json.loads(line)
+    row, id_, text = values["row"], values["id"], values["text"]
+    if type(row) is not int or not isinstance(id_, str) or not isinstance(text, str):
+        raise TypeError("row, id and text must be an integer and two strings")
+    return row, Entry(id_, text, encode_metadata(values["metadata"], row))
+
+
+__all__ = ["Documents", "Entry", "parse"]

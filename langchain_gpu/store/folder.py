@@ -1,0 +1,230 @@
+"""A store in a folder: each save writes a new generation of files, and names it last.
+
+`os.replace` of the manifest is the moment of truth: before it the folder is the old store, after it
+the new one. No file that a manifest names is ever written to again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.store import manifest as manifests
+from langchain_gpu.store.documents import Documents, parse
+from langchain_gpu.store.errors import DamagedStoreError, StoreNotFoundError
+from langchain_gpu.store.identity import Identity
+from langchain_gpu.store.manifest import REMEDY, File, Manifest, documents_name, index_name
+
+_OURS = re.compile(r"index-\d+\.faiss|documents-\d+\.jsonl|manifest-\d+\.tmp")
+_LINES = 1024  # lines a write: a system call each would cost more than the encoding
+
+
+class SavedIndex(Protocol):
+    """What a folder asks of an index."""
+
+    @property
+    def kind(self) -> str:
+        """Index kind."""
+
+    @property
+    def metric(self) -> str:
+        """Metric."""
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors."""
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return the rows, in any order."""
+
+    def save(self, path: Path) -> None:
+        """Write the index to `path`."""
+
+
+IndexT = TypeVar("IndexT", bound=SavedIndex)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[IndexT]):
+    """A store as it was saved."""
+
+    manifest: Manifest
+    documents: Documents
+    index: IndexT
+
+
+def save(folder: Path, *, index: SavedIndex, documents: Documents, identity: Identity) -> Manifest:
+    """Write a store as the next generation of `folder`; a store that is there is replaced.
+
+    A crash, a full disk or a refused write leaves the store that was there.
+
+    Raises:
+        OSError: The folder cannot be written.
+        StoreError: The folder holds a store that cannot be read, so it is not overwritten.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        generation = manifests.read(folder).generation + 1
+    except StoreNotFoundError:
+        generation = 1
+    index_path, documents_path = (
+        folder / index_name(generation),
+        folder / documents_name(generation),
+    )
+    temporary = folder / f"manifest-{generation}.tmp"
+    with _removed_on_failure(index_path, documents_path, temporary):
+        index.save(index_path)
+        _write_lines(documents_path, documents.lines())
+        manifest = Manifest(
+            generation=generation,
+            kind=index.kind,
+            metric=index.metric,
+            dimension=index.dimension,
+            count=len(documents),
+            next_row=documents.next_row,
+            identity=identity,
+            index=_seal(index_path),
+            documents=_seal(documents_path),
+        )
+        temporary.write_text(manifest.to_json(), encoding="utf-8")
+        _seal(temporary)
+        _sync_folder(folder)  # the names of the new files, before the manifest tells them
+        os.replace(temporary, folder / manifests.NAME)  # noqa: PTH105 - the word that is meant
+    _sync_folder(folder)
+    _remove_others(folder, manifest)
+    return manifest
+
+
+def load(
+    folder: Path,
+    *,
+    read_index: Callable[[Path, Manifest], IndexT],
+    accept: Callable[[Manifest], None],
+) -> Loaded[IndexT]:
+    """Read the store in `folder`, whole or not at all.
+
+    Args:
+        folder: Where it was saved.
+        read_index: Reads the index file of a manifest; RuntimeError and ValueError mean damage.
+        accept: Raises if the manifest's store is not wanted; called before the big files are read.
+
+    Raises:
+        StoreError: One of its kinds; the message says which file and what to do.
+    """
+    while True:
+        manifest = manifests.read(folder)
+        accept(manifest)
+        try:
+            return _load(folder, manifest, read_index)
+        except DamagedStoreError:
+            # A save in another process may have removed this generation under our eyes.
+            if manifests.read(folder).generation == manifest.generation:
+                raise
+
+
+def _load(
+    folder: Path, manifest: Manifest, read_index: Callable[[Path, Manifest], IndexT]
+) -> Loaded[IndexT]:
+    index_path = _verified(folder, manifest.index)
+    documents_path = _verified(folder, manifest.documents)
+    try:
+        with documents_path.open("rb") as lines:
+            documents = parse(lines, manifest.next_row)
+    except ValueError as error:
+        raise DamagedStoreError(f"{documents_path}: {error}; {REMEDY}") from error
+    try:
+        index = read_index(index_path, manifest)
+    except (RuntimeError, ValueError) as error:
+        raise DamagedStoreError(f"{index_path} cannot be read ({error}): {REMEDY}") from error
+    if index.dimension != manifest.dimension:
+        raise DamagedStoreError(
+            f"{index_path} has {index.dimension} dimensions, the manifest says "
+            f"{manifest.dimension}: {REMEDY}"
+        )
+    rows = np.sort(index.rows())
+    if not manifest.count == len(documents) == len(rows):
+        raise DamagedStoreError(
+            f"{folder} has {len(documents)} documents and {len(rows)} vectors, the manifest says "
+            f"{manifest.count}: {REMEDY}"
+        )
+    if not np.array_equal(rows, documents.rows()):
+        raise DamagedStoreError(f"{folder}: vectors and documents have different rows: {REMEDY}")
+    return Loaded(manifest, documents, index)
+
+
+def _verified(folder: Path, file: File) -> Path:
+    path = folder / file.name
+    try:
+        found = _digest(path, file.name)
+    except OSError as error:
+        raise DamagedStoreError(f"{path} is missing or unreadable ({error}): {REMEDY}") from error
+    if found.size != file.size:
+        raise DamagedStoreError(
+            f"{path} has {found.size} bytes, {file.size} were written: it is cut off or replaced; "
+            f"{REMEDY}"
+        )
+    if found.sha256 != file.sha256:
+        raise DamagedStoreError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
+    return path
+
+
+def _digest(path: Path, name: str) -> File:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return File(name, file.tell(), sha256)
+
+
+def _write_lines(path: Path, lines: Iterator[bytes]) -> None:
+    with path.open("wb") as file:
+        while block := list(islice(lines, _LINES)):
+            file.write(b"".join(block))
+
+
+def _seal(path: Path) -> File:
+    """Bring a file to the disk, and say what it holds."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return _digest(path, path.name)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows has no handle of a folder to sync
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _removed_on_failure(*paths: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _remove_others(folder: Path, manifest: Manifest) -> None:
+    """Remove other generations. What cannot be removed is in nobody's way: the next save tries."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            mine = path.name in {manifest.index.name, manifest.documents.name}
+            if _OURS.fullmatch(path.name) and not mine:
+                path.unlink(missing_ok=True)
+
+
+__all__ = ["Loaded", "SavedIndex", "load", "save"]

@@ -1,0 +1,91 @@
+"""Whose vectors these are: the model's name, and its vector of one fixed text.
+
+A name alone would refuse a model folder that was moved, and would take two models that share a
+file name for one. The text decides where the names differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.store.errors import WrongModelError
+
+PROBE = "The quick brown fox jumps over the lazy dog."
+ALIKE = 0.99  # bfloat16 and int8 runs of one model stay above, other models far below
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An embedding model, as a store remembers it.
+
+    Attributes:
+        model: Its name, None where the embedding has none.
+        revision: Its revision, None where unknown.
+        probe: Its vector of `text`.
+        text: What was embedded.
+    """
+
+    model: str | None
+    revision: str | None
+    probe: tuple[float, ...]
+    text: str = PROBE
+
+
+def names(embedding: object) -> tuple[str | None, str | None]:
+    """Return the model and the revision that an embedding object names."""
+    model = _string(embedding, "model") or _string(embedding, "model_name")
+    return model, _string(embedding, "revision")
+
+
+def accept(
+    stored: Identity, embedding: object, embed: Callable[[str], NDArray[np.float32]]
+) -> None:
+    """Do nothing if `embedding` is the stored model.
+
+    Args:
+        stored: What the store remembers.
+        embedding: The object that names a model.
+        embed: Embeds a text with it; only called where the names do not decide.
+
+    Raises:
+        WrongModelError: It is another model.
+    """
+    model, revision = names(embedding)
+    same_revision = None in {revision, stored.revision} or revision == stored.revision
+    if model is not None and model == stored.model and same_revision:
+        return
+    ours, theirs = np.asarray(stored.probe, dtype=np.float32), embed(stored.text)
+    if ours.shape != theirs.shape:
+        why = f"its vectors have {theirs.size} dimensions, the stored ones {ours.size}"
+    elif (likeness := _cosine(ours, theirs)) < ALIKE:
+        why = f"for the same text its vector has cosine {likeness:.3f} to the stored one"
+    else:
+        return
+    given = f"{model!r}" if model else f"the given {type(embedding).__name__}"
+    raise WrongModelError(
+        f"the store was built with {_called(stored)}, and {given} is another model: {why}; load it "
+        "with the model it was built with, or build a new store"
+    )
+
+
+def _called(stored: Identity) -> str:
+    if stored.model is None:
+        return "a model without a name"
+    return repr(stored.model) + (f" at revision {stored.revision}" if stored.revision else "")
+
+
+def _cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / lengths if lengths else float(np.array_equal(left, right))
+
+
+def _string(embedding: object, attribute: str) -> str | None:
+    value = getattr(embedding, attribute, None)
+    return value if isinstance(value, str) and value else None
+
+
+__all__ = ["ALIKE", "PROBE", "Identity", "accept", "names"]

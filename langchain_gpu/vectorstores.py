@@ -1,0 +1,500 @@
+"""FAISS as a LangChain vector store: no pickle, filters before the cut, the GPU where it works."""
+
+# ruff: noqa: A002 - `filter` is LangChain's name for it
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
+from numpy.typing import ArrayLike, NDArray
+
+from langchain_gpu.events import Listener
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.search import kinds
+from langchain_gpu.search.base import METRICS, Matrix, Metric, VectorIndex
+from langchain_gpu.search.embed import embed
+from langchain_gpu.search.filters import Filter, compile_filter
+from langchain_gpu.search.mmr import select_diverse
+from langchain_gpu.search.relevance import RELEVANCE
+from langchain_gpu.search.route import Route
+from langchain_gpu.search.vectors import prepare
+from langchain_gpu.store import folder as folders
+from langchain_gpu.store import identity as identities
+from langchain_gpu.store.batch import check, check_ids, decode_metadata
+from langchain_gpu.store.collection import Collection, Hit
+from langchain_gpu.store.documents import Entry
+from langchain_gpu.store.manifest import Manifest
+
+KIND = "flat"
+
+Scored = list[tuple[Document, float]]
+
+
+class FAISSVectorStore(VectorStore):
+    """A vector store in memory, searched by FAISS, saved to a folder without pickle.
+
+    Setup:
+        `pip install "langchain-gpu[faiss]"`, or one of `faiss-gpu`, `faiss-gpu-cuvs` in its place.
+
+    Instantiate and use:
+        ```python
+        from langchain_gpu import FAISSVectorStore, GPUEmbeddings
+
+        store = FAISSVectorStore(GPUEmbeddings())
+        store.add_texts(["a cat", "a dog"], [{"legs": 4}, {"legs": 4}], ids=["cat", "dog"])
+        store.similarity_search_with_score("kitten", k=1, filter={"legs": {"$gte": 4}})
+        store.save_local("animals")
+        store = FAISSVectorStore.load_local("animals", GPUEmbeddings())
+        retriever = store.as_retriever(k=2)
+        ```
+
+    Scores, as the methods `..._with_score` return them, and as relevance in [0, 1]:
+
+    | `metric` | score | nearer is | relevance |
+    |---|---|---|---|
+    | `"cosine"` | cosine | higher | the cosine, 0 where it is negative |
+    | `"ip"` | inner product | higher | 1/2 + score / (2 + 2 abs(score)) |
+    | `"l2"` | squared distance | lower | 1 / (1 + score) |
+
+    Filters are dictionaries (`$eq $ne $in $nin $gt $gte $lt $lte $exists $and $or $not`) or
+    functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
+    there are so many. `langchain_gpu.search.filters` says how each operator treats missing fields.
+
+    Adding is all or nothing for each call, and an id that is here is replaced. Metadata must be
+    JSON; documents come back as fresh copies. Threads may search while others add. The `a...`
+    methods run in a thread.
+
+    The CPU index is the truth; on a GPU a mirror of it answers, which is copied there again at the
+    first search after a change. `device` says which one, with the reason.
+    """
+
+    def __init__(
+        self,
+        embedding: Embeddings,
+        *,
+        metric: Metric = "cosine",
+        device: str = "auto",
+        relevance_score_fn: Callable[[float], float] | None = None,
+        on_event: Listener | None = None,
+    ) -> None:
+        """Make an empty store.
+
+        Args:
+            embedding: Embeds texts and queries. Any LangChain embedding will do.
+            metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (squared distance).
+            device: Where to search: `"auto"`, `"cpu"`, or a GPU such as `"cuda:0"`.
+            relevance_score_fn: Turns a score into a relevance in [0, 1], in place of the table's.
+            on_event: Receives fallbacks.
+
+        Raises:
+            ImportError: FAISS is not installed.
+        """
+        if not (hasattr(embedding, "embed_documents") and hasattr(embedding, "embed_query")):
+            raise TypeError(f"embedding must be an Embeddings, not {type(embedding).__name__}")
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+        self._embedding = embedding
+        self._metric: Metric = metric
+        self._relevance = relevance_score_fn or RELEVANCE[metric]
+        self._route = Route(device, on_event)
+        self._identity: identities.Identity | None = None
+        self._collection = self._collect()
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedding."""
+        return self._embedding
+
+    @property
+    def metric(self) -> Metric:
+        """The metric."""
+        return self._metric
+
+    @property
+    def device(self) -> Device:
+        """Where searches run, with the reason."""
+        return self._route.device
+
+    def __len__(self) -> int:
+        """Count the documents."""
+        return len(self._collection)
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Embed and add texts; those whose id is here are replaced.
+
+        All of the call is stored, or, if a text cannot be embedded or stored, nothing.
+
+        Args:
+            texts: The texts.
+            metadatas: One dictionary for each text, of what JSON can hold; NaN is refused.
+            ids: One for each text; without, or where it is None, a random one is made.
+            **kwargs: None; another name is a TypeError.
+
+        Returns:
+            The ids.
+
+        Raises:
+            TypeError: A text or an id is no string.
+            ValueError: An id comes twice, metadata is not JSON, or a vector has the wrong width or
+                holds NaN; the message names the document.
+        """
+        _refuse(kwargs)
+        batch = check(texts, metadatas, ids)
+        vectors = embed(
+            self._embedding,
+            batch.texts,
+            metric=self._metric,
+            dimension=self._collection.dimension,
+            name=batch.name,
+        )
+        self._collection.put(batch, vectors)
+        return batch.ids
+
+    def add_embeddings(
+        self,
+        text_embeddings: Iterable[tuple[str, ArrayLike]],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+    ) -> list[str]:
+        """Add texts with vectors that are here already, for example `zip(texts, array)`.
+
+        Otherwise as `add_texts`.
+        """
+        pairs = list(text_embeddings)
+        batch = check([text for text, _ in pairs], metadatas, ids)
+        self._collection.put(batch, self._prepare([row for _, row in pairs], batch.name))
+        return batch.ids
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Remove documents.
+
+        Args:
+            ids: Those that are not here are ignored. None removes every document.
+            **kwargs: None; another name is a TypeError.
+
+        Returns:
+            True.
+        """
+        _refuse(kwargs)
+        if ids is None:
+            self._collection.clear()
+        else:
+            self._collection.delete(check_ids(ids))
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return the documents of those ids that are here, in the order of `ids`."""
+        return list(map(_document, self._collection.get(check_ids(ids))))
+
+    def iter_documents(self, filter: Filter | None = None) -> Iterator[Document]:
+        """Yield the documents of this moment, oldest first, made one by one."""
+        admits = None if filter is None else compile_filter(filter)
+        documents = map(_document, self._collection.entries())
+        return (found for found in documents if admits is None or admits(found.metadata))
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return the `k` documents nearest to a text; takes a `filter`, as the methods below do."""
+        return _unscored(self.similarity_search_with_score(query, k, **kwargs))
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, filter: Filter | None = None
+    ) -> Scored:
+        """Return the `k` documents nearest to a text, with scores as the class says."""
+        return self.similarity_search_many([query], k, filter)[0]
+
+    def similarity_search_many(
+        self, queries: Sequence[str], k: int = 4, filter: Filter | None = None
+    ) -> list[Scored]:
+        """Search for several texts at once: one list of (document, score) for each."""
+        vectors = [self._embedding.embed_query(query) for query in queries]
+        return list(map(_scored, self._find(vectors, k, filter)))
+
+    def similarity_search_by_vector(
+        self, embedding: ArrayLike, k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """Return the `k` documents nearest to a vector."""
+        return _unscored(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
+
+    def similarity_search_with_score_by_vector(
+        self, embedding: ArrayLike, k: int = 4, filter: Filter | None = None
+    ) -> Scored:
+        """Return the `k` documents nearest to a vector, with scores as the class says."""
+        return _scored(self._find([embedding], k, filter)[0])
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return `k` documents that are near to a text and unlike one another."""
+        vector = self._embedding.embed_query(query)
+        return self.max_marginal_relevance_search_by_vector(
+            vector, k, fetch_k, lambda_mult, **kwargs
+        )
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: ArrayLike,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return `k` documents that are near to a vector and unlike one another."""
+        return _unscored(
+            self.max_marginal_relevance_search_with_score_by_vector(
+                embedding, k, fetch_k, lambda_mult, **kwargs
+            )
+        )
+
+    def max_marginal_relevance_search_with_score_by_vector(
+        self,
+        embedding: ArrayLike,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: Filter | None = None,
+    ) -> Scored:
+        """Return documents near to a vector and unlike one another, in the order of their choice.
+
+        Args:
+            embedding: The vector.
+            k: How many to return.
+            fetch_k: Out of how many of the nearest; at least `k` are taken.
+            lambda_mult: 1 looks at nearness only, 0 at variety only.
+            filter: Admits documents by their metadata.
+        """
+        where = None if filter is None else compile_filter(filter)
+        query = self._prepare([embedding], _name_query)
+        k, fetch_k = _at_least_one("k", k), _at_least_one("fetch_k", fetch_k)
+        hits, vectors = self._collection.candidates(query, max(k, fetch_k), where)
+        chosen = select_diverse(query, vectors, k, lambda_mult)
+        return _scored([hits[position] for position in chosen])
+
+    def merge_from(self, other: FAISSVectorStore) -> None:
+        """Add all documents of another store; its document replaces one with the same id here.
+
+        Raises:
+            ValueError: The metrics or the widths of the vectors differ.
+        """
+        if other.metric != self._metric:
+            raise ValueError(f"a {other.metric} store cannot be merged into a {self._metric} store")
+        batch, vectors = other._collection.export()
+        if vectors is not None:
+            self._collection.put(batch, vectors)
+
+    def as_retriever(self, **kwargs: Any) -> FAISSRetriever:
+        """Return a retriever; arguments are the fields of `FAISSRetriever`."""
+        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
+        return FAISSRetriever(vectorstore=self, tags=tags, **kwargs)
+
+    def save_local(self, folder_path: str | PathLike[str]) -> None:
+        """Save to a folder; a store that is there is replaced, and stays whole until the end.
+
+        The first save embeds one fixed text, by which `load_local` knows the model again.
+
+        Raises:
+            OSError: The folder cannot be written; what was there is untouched.
+            StoreError: What is there is a store that cannot be read; it is not overwritten.
+        """
+        self._collection.save(Path(folder_path), self._identify())
+
+    @classmethod
+    def load_local(
+        cls, folder_path: str | PathLike[str], embedding: Embeddings, **kwargs: Any
+    ) -> Self:
+        """Load what `save_local` saved. Nothing in the folder is executed.
+
+        Args:
+            folder_path: The folder.
+            embedding: The model the store was built with. It is known by its name, or else by the
+                vector it makes of one fixed text.
+            **kwargs: Arguments of the constructor, but for the metric, which is the store's.
+
+        Raises:
+            StoreError: There is no store, a newer version wrote it, a file is missing or damaged,
+                or another model built it.
+        """
+
+        def accept(manifest: Manifest) -> None:
+            identities.accept(manifest.identity, embedding, partial(_embed_text, embedding))
+
+        loaded = folders.load(Path(folder_path), read_index=_read_index, accept=accept)
+        store = cls(embedding, metric=loaded.index.metric, **kwargs)
+        store._identity = loaded.manifest.identity
+        store._collection = store._collect(index=loaded.index, documents=loaded.documents)
+        return store
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a store of texts; further arguments go to the constructor."""
+        store = cls(embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        text_embeddings: Iterable[tuple[str, ArrayLike]],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a store of texts and their vectors; further arguments go to the constructor."""
+        store = cls(embedding, **kwargs)
+        store.add_embeddings(text_embeddings, metadatas, ids=ids)
+        return store
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return self._relevance
+
+    def _collect(self, **contents: Any) -> Collection:
+        make = partial(kinds.get(KIND).create, metric=self._metric)
+        return Collection(make, self._route.search, **contents)
+
+    def _prepare(self, vectors: Sequence[ArrayLike], name: Callable[[int], str]) -> Matrix:
+        return prepare(
+            vectors,
+            count=len(vectors),
+            metric=self._metric,
+            dimension=self._collection.dimension,
+            name=name,
+        )
+
+    def _find(self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None) -> list[list[Hit]]:
+        where = None if filter is None else compile_filter(filter)
+        queries = self._prepare(vectors, _name_query)
+        return self._collection.search(queries, _at_least_one("k", k), where)
+
+    def _identify(self) -> identities.Identity:
+        model, revision = identities.names(self._embedding)
+        if self._identity is None:
+            probe = _embed_text(self._embedding, identities.PROBE)
+            self._identity = identities.Identity(model, revision, tuple(probe.tolist()))
+        if model is None:
+            return self._identity
+        # The model may have moved since; its vector of the text stays the first one, so that small
+        # differences cannot add up from save to save.
+        return replace(self._identity, model=model, revision=revision)
+
+
+class FAISSRetriever(VectorStoreRetriever):
+    """The retriever of a `FAISSVectorStore`.
+
+    `search_type` is `"similarity"`, `"mmr"` or `"similarity_score_threshold"` (with
+    `search_kwargs={"score_threshold": 0.5}`, a relevance). Documents are fresh copies with
+    `metadata["score"]`: the store's score, or the relevance where a threshold was asked for.
+
+    Attributes:
+        vectorstore: The store.
+        k: How many documents to return. `search_kwargs["k"]` overrides it, and `invoke(..., k=...)`
+            overrides both.
+    """
+
+    vectorstore: FAISSVectorStore
+    k: int = 4
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - part of the interface
+        **kwargs: Any,
+    ) -> list[Document]:
+        options = {"k": self.k} | self.search_kwargs | kwargs
+        store = self.vectorstore
+        if self.search_type == "mmr":
+            vector = store.embeddings.embed_query(query)
+            found = store.max_marginal_relevance_search_with_score_by_vector(vector, **options)
+        elif self.search_type == "similarity_score_threshold":
+            found = store.similarity_search_with_relevance_scores(query, **options)
+        else:
+            found = store.similarity_search_with_score(query, **options)
+        for document, score in found:
+            document.metadata["score"] = score
+        return _unscored(found)
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        search = partial(self._get_relevant_documents, run_manager=run_manager.get_sync())
+        return await run_in_executor(None, search, query, **kwargs)
+
+
+def _embed_text(embedding: Embeddings, text: str) -> NDArray[np.float32]:
+    rows = embed(embedding, [text], metric="ip", dimension=None, name=lambda _: "the test text")
+    vector: NDArray[np.float32] = rows[0]
+    return vector
+
+
+def _read_index(path: Path, manifest: Manifest) -> VectorIndex:
+    if manifest.metric not in METRICS:
+        raise ValueError(f"unknown metric {manifest.metric!r}")
+    return kinds.get(manifest.kind).load(path, manifest.metric)
+
+
+def _document(entry: Entry) -> Document:
+    return Document(id=entry.id, page_content=entry.text, metadata=decode_metadata(entry.metadata))
+
+
+def _scored(hits: list[Hit]) -> Scored:
+    return [(_document(hit.entry), hit.score) for hit in hits]
+
+
+def _unscored(found: Scored) -> list[Document]:
+    return [document for document, _ in found]
+
+
+def _name_query(position: int) -> str:
+    return f"query {position}"
+
+
+def _at_least_one(name: str, value: int) -> int:
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
+
+
+def _refuse(kwargs: dict[str, Any]) -> None:
+    if kwargs:
+        raise TypeError(f"FAISSVectorStore does not know the argument {next(iter(kwargs))!r}")
+
+
+__all__ = ["FAISSRetriever", "FAISSVectorStore"]

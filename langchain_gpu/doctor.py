@@ -45,11 +45,14 @@ def report(facts: Facts | None = None) -> dict[str, Any]:
     Returns:
         A dict of plain JSON values with the keys `version`, `python`, `platform`, `devices` (best
         first), `problems` (`what` and `remedy`), `extras` (`installed`, `modules` with their
-        versions, the `install` line) and `versions` (by distribution).
+        versions, the `install` line) and `versions` (of distributions, and of NVIDIA's driver).
     """
     facts = facts or read_facts()
     needs = _needs()
     names = sorted({need.name for need in needs}.union(_ALSO))
+    versions = {name: found for name in names if (found := _version(name)) is not None}
+    if facts.nvidia.driver is not None:
+        versions["NVIDIA driver"] = facts.nvidia.driver
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -61,7 +64,7 @@ def report(facts: Facts | None = None) -> dict[str, Any]:
             *_version_problems(needs),
         ],
         "extras": _extras(needs),
-        "versions": {name: found for name in names if (found := _version(name)) is not None},
+        "versions": versions,
     }
 
 

@@ -4,8 +4,8 @@ No call here initializes CUDA. `torch.cuda.is_available()` does (it calls `cuIni
 child does not survive, unless PYTORCH_NVML_BASED_CUDA_CHECK=1 was set in time), and
 `get_device_name` and `get_device_properties` make a whole context. So the build is read from
 `torch/version.py` without importing torch, the list of compiled kernels from the function behind
-`torch.cuda.get_arch_list` (a constant of the build; up to torch 2.9 the public one asks
-`is_available` first), and the cards from their drivers.
+`torch.cuda.get_arch_list` (a constant of the build; the public one asks `is_available` first in
+older releases), and the cards from their drivers.
 """
 
 from __future__ import annotations

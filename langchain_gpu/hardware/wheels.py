@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# PyTorch's own wheels: tag, its CUDA, and the compute capabilities (first, last) they run on.
+# PyTorch's own wheels, first choice first: tag, CUDA, and the compute capabilities (first, last)
+# they run on. cu126 suits more drivers than cu129, which is for new cards on CUDA 12.
 _CUDA_WHEELS = (
     ("cu130", (13, 0), (7, 5), (12, 9)),
-    ("cu129", (12, 9), (7, 5), (12, 9)),
     ("cu126", (12, 6), (5, 0), (9, 9)),
+    ("cu129", (12, 9), (7, 5), (12, 9)),
 )
 ROCM_WHEEL = "rocm7.2"
 XPU_WHEEL = "xpu"

@@ -71,9 +71,9 @@ def look_inside(build: TorchBuild) -> TorchBuild:
     flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()  # noqa: SLF001 (see the top)
     counted: tuple[GPU, ...] = ()
     if build.xpu:
-        counted = _count(torch.xpu)
+        counted = _count(torch.xpu, "Intel GPU")
     elif build.hip and without_kernel_files():
-        counted = _count(torch.cuda)
+        counted = _count(torch.cuda, "AMD GPU")
     return replace(
         build,
         archs=tuple((flags or "").split()),
@@ -87,11 +87,11 @@ def without_kernel_files() -> bool:
     return sys.platform == "win32" or Path("/dev/dxg").exists()
 
 
-def _count(api: Any) -> tuple[GPU, ...]:
+def _count(api: Any, name: str) -> tuple[GPU, ...]:
     """List the cards of `torch.xpu` or `torch.cuda`; names would initialize an idle one."""
     count: int = api.device_count()
     if not api.is_initialized():
-        return (GPU(name=f"GPU of {api.__name__}"),) * count
+        return (GPU(name=name),) * count
     found = (api.get_device_properties(index) for index in range(count))
     return tuple(
         GPU(

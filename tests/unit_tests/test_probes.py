@@ -241,7 +241,7 @@ def test_xpus_are_counted_and_named_only_when_awake(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(torch.xpu, "device_count", lambda: 1)
     build = TorchBuild(version="2.13.0+xpu", xpu="2025.3")
-    assert look_inside(build).counted == (GPU(name="GPU of torch.xpu"),)
+    assert look_inside(build).counted == (GPU(name="Intel GPU"),)
     card = SimpleNamespace(name="Intel Arc B580", total_memory=12)
     monkeypatch.setattr(torch.xpu, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.xpu, "get_device_properties", lambda _: card)

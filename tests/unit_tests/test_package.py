@@ -1,0 +1,113 @@
+"""What importing the package costs, what it offers, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import metadata, requires, version
+
+import pytest
+
+import langchain_gpu
+from langchain_gpu import _extras
+
+HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "xllamacpp", "openvino")
+
+
+def python(code: str) -> str:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import langchain_gpu",
+        *(f"from langchain_gpu import {name}" for name in langchain_gpu.__all__),
+    ],
+)
+def test_imports_stay_light(code: str) -> None:
+    assert python(f"{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
+
+
+def test_importing_prints_nothing_and_sets_no_handlers() -> None:
+    code = "import langchain_gpu, logging; print(logging.getLogger().handlers)"
+    assert python(code) == "[]"
+
+
+def test_all_is_what_is_promised() -> None:
+    assert set(langchain_gpu.__all__) == {
+        "ChatGPU",
+        "Device",
+        "FAISSRetriever",
+        "FAISSVectorStore",
+        "GPUEmbeddings",
+        "__version__",
+        "create_rag_chain",
+        "list_devices",
+        "select_device",
+    }
+    for name in langchain_gpu.__all__:
+        assert getattr(langchain_gpu, name) is not None
+    assert dir(langchain_gpu) == langchain_gpu.__all__
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'GPUMagic'"):
+        _ = langchain_gpu.GPUMagic
+
+
+def test_the_version_is_the_packages() -> None:
+    assert langchain_gpu.__version__ == version("langchain-gpu")
+
+
+def test_the_base_is_light() -> None:
+    base = [line for line in requires("langchain-gpu") or [] if "extra ==" not in line]
+    assert sorted(line.split(">")[0].split("<")[0] for line in base) == ["langchain-core", "numpy"]
+
+
+def test_the_extras() -> None:
+    extras = set(metadata("langchain-gpu").get_all("Provides-Extra") or [])
+    promised = {"local", "faiss", "faiss-gpu", "faiss-gpu-cuvs", "llama-cpp", "openvino", "cli"}
+    assert extras == promised
+
+
+def test_a_missing_extra_names_the_pip_line() -> None:
+    with pytest.raises(ImportError, match=r'pip install "langchain-gpu\[magic\]"') as caught:
+        _extras.require("surely_not_installed.part", extra="magic")
+    assert caught.value.name == "surely_not_installed.part"
+
+
+def test_an_installed_module_that_breaks_keeps_its_own_error(tmp_path: object) -> None:
+    folder = str(tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {folder!r})\n"
+        f"open({folder!r} + '/broken_module.py', 'w').write('import not_there_at_all')\n"
+        "from langchain_gpu._extras import require\n"
+        "try:\n    require('broken_module', extra='x')\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    assert python(code) == "No module named 'not_there_at_all'"
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "extra"),
+    [
+        ("torch", "GPUEmbeddings(model='.').embed_query('a')", "local"),
+        ("sentence_transformers", "GPUEmbeddings(model='.').embed_query('a')", "local"),
+    ],
+)
+def test_each_face_says_what_it_misses(
+    module: str, code: str, extra: str, tmp_path: object
+) -> None:
+    """Without the module, as on a machine where only the base is installed."""
+    script = (
+        f"import os, sys; os.chdir({str(tmp_path)!r}); open('config.json', 'w').write('{{}}')\n"
+        f"sys.modules[{module!r}] = None\n"
+        "from langchain_gpu import GPUEmbeddings\n"
+        f"try:\n    {code}\nexcept ImportError as error:\n    print(error)"
+    )
+    assert f'pip install "langchain-gpu[{extra}]"' in python(script)

@@ -35,7 +35,7 @@ test: install
 	$(BIN)/python -m pytest $(ARGS)
 
 integration: install
-	$(BIN)/python -m pytest tests/integration_tests $(ARGS)
+	$(BIN)/python -m pytest tests/integration_tests --force-enable-socket $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -175,6 +175,10 @@ class GPUEmbeddings(BaseModel, Embeddings):
         """
         return self._embed(_as_list(texts), "document")[0]
 
+    def embed_queries_to_array(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed many texts at once, as queries, into one array of shape (len(texts), dimension)."""
+        return self._embed(_as_list(texts), "query")[0]
+
     def embed_with_report(
         self, texts: Sequence[str], *, on_error: Literal["raise", "skip"] = "raise"
     ) -> Rows:

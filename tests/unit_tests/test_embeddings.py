@@ -175,6 +175,13 @@ class TestResults:
         automatic = GPUEmbeddings(model=tiny("bert"))
         assert automatic.computed_in == automatic.devices[0].dtype
 
+    def test_queries_at_once_are_queries_one_by_one(self, embeddings: GPUEmbeddings) -> None:
+        queries = ["the gpu", "one", "is it fast?"]
+        alone = [embeddings.embed_query(query) for query in queries]
+        assert np.allclose(embeddings.embed_queries_to_array(queries), alone, atol=1e-6)
+        documents = embeddings.embed_to_array(queries)
+        assert not np.allclose(documents, alone, atol=1e-3), "documents have another prompt"
+
     def test_progress_goes_to_stderr_and_ends_at_all(
         self, embeddings: GPUEmbeddings, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -1,0 +1,23 @@
+"""The command line `langchain-gpu`.
+
+This file imports nothing that is optional, so that a missing extra is one line and no traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from langchain_gpu._extras import is_installed, missing
+
+NEEDED = ("typer", "rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    for module in NEEDED:
+        if not is_installed(module):
+            sys.exit(f"langchain-gpu: {missing(module, 'cli')}")  # prints to stderr, exits with 1
+    from langchain_gpu.cli.run import run
+
+    run(arguments)

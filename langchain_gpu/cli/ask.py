@@ -1,0 +1,123 @@
+"""`langchain-gpu ask`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from langchain_gpu.cli import models
+from langchain_gpu.cli.options import (
+    CHAT_MODEL,
+    DeviceOption,
+    FallbackOption,
+    JsonOption,
+    StoreOption,
+)
+from langchain_gpu.cli.output import (
+    Typewriter,
+    print_json,
+    quiet_stdout,
+    show_sources,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
+ChatOption = Annotated[
+    str, typer.Option("--chat-model", help="Name, folder, or .gguf file of the chat model.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--embedding-model", help="Name or folder.", show_default="the store's"),
+]
+KOption = Annotated[int, typer.Option("-k", min=1, help="Chunks to retrieve.")]
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    *,
+    store: StoreOption,
+    chat_model: ChatOption = CHAT_MODEL,
+    embedding_model: ModelOption = None,
+    k: KOption = 4,
+    device: DeviceOption = "auto",
+    fallback: FallbackOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Answer a question from a store, then show the sources with their scores.
+
+    A score is the cosine of question and source, 1 at most.
+    """
+    with quiet_stdout(active=json):
+        parts = _parts(
+            question,
+            store,
+            models.Place(device, fallback),
+            chat_model=chat_model,
+            embedding_model=embedding_model,
+            k=k,
+        )
+        if json:
+            answer, documents = _collect(parts, lambda _: None)
+        else:
+            writer = Typewriter()
+            _, documents = _collect(parts, writer.write)
+            writer.close()
+    if json:
+        print_json({"answer": answer, "sources": [_source(document) for document in documents]})
+    elif documents:
+        console = stdout()
+        console.print("\nSources", style="bold")
+        show_sources(documents, console)
+
+
+def _parts(
+    question: str,
+    store: Path,
+    place: models.Place,
+    *,
+    chat_model: str,
+    embedding_model: str | None,
+    k: int,
+) -> Iterator[dict[str, Any]]:
+    """Stream what the chain yields: the sources as `context`, then pieces of the `answer`."""
+    from langchain_gpu.rag import create_rag_chain
+    from langchain_gpu.vectorstores import FAISSVectorStore
+
+    model = models.stored_model(store) if embedding_model is None else embedding_model
+    if model is None:
+        raise ValueError(f"{store} does not name its model; pass --embedding-model")
+    embeddings = models.make_embeddings(model, place)
+    vectors = FAISSVectorStore.load_local(store, embeddings, device=place.device)
+    chat = models.make_chat(chat_model, place)
+    try:
+        yield from create_rag_chain(vectors.as_retriever(k=k), chat).stream({"input": question})
+    finally:
+        chat.close()
+        embeddings.close()
+
+
+def _collect(
+    parts: Iterable[dict[str, Any]], write: Callable[[str], object]
+) -> tuple[str, list[Document]]:
+    answer: list[str] = []
+    documents: list[Document] = []
+    for part in parts:
+        documents = part.get("context", documents)
+        if piece := part.get("answer"):
+            answer.append(piece)
+            write(piece)
+    return "".join(answer), documents
+
+
+def _source(document: Document) -> dict[str, Any]:
+    metadata = dict(document.metadata)
+    return {
+        "source": metadata.get("source"),
+        "score": metadata.get("score"),
+        "text": document.page_content,
+    }

@@ -1,0 +1,67 @@
+"""The models behind the commands: which ones, and the one place that makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from langchain_gpu.store import manifest
+
+if TYPE_CHECKING:
+    from langchain_gpu.chat_models import ChatGPU
+    from langchain_gpu.embeddings import GPUEmbeddings
+    from langchain_gpu.events import Listener
+
+MAX_ANSWER_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where models run, and what happens if they cannot."""
+
+    device: str = "auto"
+    fallback: Literal["cpu", "error"] = "cpu"
+
+
+def make_embeddings(model: str, place: Place, *, on_event: Listener | None = None) -> GPUEmbeddings:
+    """Make the embedding; nothing is loaded yet."""
+    from langchain_gpu.embeddings import GPUEmbeddings
+
+    return GPUEmbeddings(
+        model=_local_or_name(model), device=place.device, fallback=place.fallback, on_event=on_event
+    )
+
+
+def make_chat(model: str, place: Place) -> ChatGPU:
+    """Make the chat model; nothing is loaded yet. One chat at a time, the likeliest words."""
+    from langchain_gpu.chat_models import ChatGPU
+
+    return ChatGPU(
+        model=model,
+        device=place.device,
+        fallback=place.fallback,
+        n_parallel=1,
+        temperature=0,
+        max_tokens=MAX_ANSWER_TOKENS,
+    )
+
+
+def is_store(folder: Path) -> bool:
+    """Say whether a store was saved in `folder`."""
+    return (folder / manifest.NAME).is_file()
+
+
+def stored_model(folder: Path) -> str | None:
+    """Return the embedding model a store was built with, None if that had no name.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+    """
+    return manifest.read(folder).identity.model
+
+
+def _local_or_name(name: str) -> str:
+    """Make a path absolute, so that a store finds its model from any folder."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name

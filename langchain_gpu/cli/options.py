@@ -1,0 +1,21 @@
+"""Options that several commands have, and the models they take by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+CHAT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, rocm, xpu or mps.")
+]
+FallbackOption = Annotated[
+    Literal["cpu", "error"],
+    typer.Option("--fallback", help="What to do if the device is missing or too small."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of the store.")]

@@ -14,6 +14,7 @@ import argparse
 import ast
 import json
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -29,8 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from langchain_gpu import GPUEmbeddings
-from langchain_gpu.hardware.devices import list_devices
+from langchain_gpu import GPUEmbeddings, select_device
 from langchain_gpu.models.resolve import resolve
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -73,8 +73,6 @@ def contestants(folder: str, device: str) -> list[Contestant]:
     import torch
     from langchain_huggingface import HuggingFaceEmbeddings
     from sentence_transformers import SentenceTransformer
-
-    from langchain_gpu import select_device
 
     place = select_device(device)
     peer_device = place.torch_name
@@ -180,7 +178,7 @@ def main() -> None:
     )
     light = cpu_seconds_of_import(LIGHT)
     whole = cpu_seconds_of_import(f"{LIGHT}; import langchain_gpu; langchain_gpu.GPUEmbeddings")
-    best = list_devices()[0]
+    best = select_device(options.device)
     record = {
         "benchmark": "embed",
         "date": datetime.now(UTC).date().isoformat(),
@@ -206,8 +204,8 @@ def main() -> None:
     print(f"import: {light:.2f} s of CPU for the base, {whole - light:.2f} s more for the class")
     line = json.dumps(record)
     if options.write:
-        name = f"embed-{best.kind}-{'-'.join(best.name.lower().split())[:40]}.json"
-        path = Path(__file__).parent / "results" / name.replace("(r)", "")
+        words = re.findall(r"[a-z0-9]+", best.name.lower())
+        path = Path(__file__).parent / "results" / f"embed-{best.kind}-{'-'.join(words)}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
     print(line)

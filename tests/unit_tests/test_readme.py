@@ -1,0 +1,111 @@
+"""What the documents promise is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CLI = "from langchain_gpu.cli import main; main()"
+PYTHON = [code for language, code in FENCE.findall(README) if language == "python"]
+SHELL = [
+    line
+    for name in ("README.md", "CONTRIBUTING.md")
+    for language, code in FENCE.findall((ROOT / name).read_text())
+    if language == "sh"
+    for line in code.splitlines()
+]
+
+
+@pytest.mark.models
+def test_every_python_block_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one session, top to bottom, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    session: dict[str, Any] = {}
+    for code in PYTHON:
+        exec(compile(code, "README.md", "exec"), session)  # noqa: S102 - our own README
+    printed = capsys.readouterr().out
+    assert "nine" in printed, "the first answer"
+    assert "(3, 384)" in printed
+    assert "closes at five" in printed
+    session["chat"].close()
+
+
+def test_the_first_block_is_short() -> None:
+    lines = [line for line in PYTHON[0].splitlines() if line.strip()]
+    assert len(lines) <= 12
+
+
+def test_the_first_commands_are_the_two() -> None:
+    assert SHELL[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("line", SHELL)
+def test_every_command_exists(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        done = subprocess.run(  # noqa: S603
+            ["make", "--dry-run", *words[1:]],  # noqa: S607
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    elif words[0] == "langchain-gpu":
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", CLI, words[1], "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        for option in (word for word in words if word.startswith("--")):
+            assert option in done.stdout
+    else:
+        assert words[0] == "pip", f"no test knows how to check {line!r}"
+        from importlib.metadata import metadata
+
+        extras = set(metadata("langchain-gpu").get_all("Provides-Extra") or [])
+        assert set(re.findall(r"[\w-]+", words[2].partition("[")[2])) <= extras
+
+
+def test_figures_come_from_a_result_file() -> None:
+    """The table under "Speed" is what benchmarks/results says, to the digit."""
+    from benchmarks.tables import readme_speed
+
+    assert readme_speed(ROOT / "benchmarks" / "results") in README
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.models
+@pytest.mark.enable_socket
+def test_the_notebook_runs_and_is_stripped(tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    path = ROOT / "notebooks" / "01_quickstart.ipynb"
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    text = json.dumps(notebook.cells)
+    assert "nine" in text

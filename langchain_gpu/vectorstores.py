@@ -35,7 +35,7 @@ from langchain_gpu.search.route import Route
 from langchain_gpu.search.vectors import prepare
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store import identity as identities
-from langchain_gpu.store.batch import check, check_ids, decode_metadata
+from langchain_gpu.store.batch import check, decode_metadata, strings
 from langchain_gpu.store.collection import Collection, Hit
 from langchain_gpu.store.documents import Entry
 from langchain_gpu.store.manifest import Manifest
@@ -80,7 +80,8 @@ class FAISSVectorStore(VectorStore):
     methods run in a thread.
 
     The CPU index is the truth; on a GPU a mirror of it answers, which is copied there again at the
-    first search after a change. `device` says which one, with the reason.
+    first search after a change. What the GPU cannot do (filters, a very large `k`) the CPU does; a
+    `FallbackWarning` says so once. `device` says where searches run, with the reason.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class FAISSVectorStore(VectorStore):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: list[str] | None = None,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Embed and add texts; those whose id is here are replaced.
@@ -150,6 +152,7 @@ class FAISSVectorStore(VectorStore):
             texts: The texts.
             metadatas: One dictionary for each text, of what JSON can hold; NaN is refused.
             ids: One for each text; without, or where it is None, a random one is made.
+            batch_size: Texts a call to the embedding. None leaves it to the store.
             **kwargs: None; another name is a TypeError.
 
         Returns:
@@ -168,6 +171,7 @@ class FAISSVectorStore(VectorStore):
             metric=self._metric,
             dimension=self._collection.dimension,
             name=batch.name,
+            size=None if batch_size is None else _at_least_one("batch_size", batch_size),
         )
         self._collection.put(batch, vectors)
         return batch.ids
@@ -202,12 +206,12 @@ class FAISSVectorStore(VectorStore):
         if ids is None:
             self._collection.clear()
         else:
-            self._collection.delete(check_ids(ids))
+            self._collection.delete(strings(ids, "id"))
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents of those ids that are here, in the order of `ids`."""
-        return list(map(_document, self._collection.get(check_ids(ids))))
+        return list(map(_document, self._collection.get(strings(ids, "id"))))
 
     def iter_documents(self, filter: Filter | None = None) -> Iterator[Document]:
         """Yield the documents of this moment, oldest first, made one by one."""
@@ -229,7 +233,7 @@ class FAISSVectorStore(VectorStore):
         self, queries: Sequence[str], k: int = 4, filter: Filter | None = None
     ) -> list[Scored]:
         """Search for several texts at once: one list of (document, score) for each."""
-        vectors = [self._embedding.embed_query(query) for query in queries]
+        vectors = [self._embedding.embed_query(query) for query in strings(queries, "query")]
         return list(map(_scored, self._find(vectors, k, filter)))
 
     def similarity_search_by_vector(
@@ -294,6 +298,7 @@ class FAISSVectorStore(VectorStore):
         query = self._prepare([embedding], _name_query)
         k, fetch_k = _at_least_one("k", k), _at_least_one("fetch_k", fetch_k)
         hits, vectors = self._collection.candidates(query, max(k, fetch_k), where)
+        self._route.report()
         chosen = select_diverse(query, vectors, k, lambda_mult)
         return _scored([hits[position] for position in chosen])
 
@@ -302,9 +307,15 @@ class FAISSVectorStore(VectorStore):
 
         Raises:
             ValueError: The metrics or the widths of the vectors differ.
+            StoreError: It holds vectors of another model.
         """
         if other.metric != self._metric:
-            raise ValueError(f"a {other.metric} store cannot be merged into a {self._metric} store")
+            raise ValueError(
+                f"a store of metric {other.metric!r} cannot be merged into one of {self._metric!r}"
+            )
+        if other.embeddings is not self._embedding:
+            embed_text = partial(_embed_text, self._embedding)
+            identities.accept(other._identify(), self._embedding, embed_text)
         batch, vectors = other._collection.export()
         if vectors is not None:
             self._collection.put(batch, vectors)
@@ -400,7 +411,9 @@ class FAISSVectorStore(VectorStore):
     def _find(self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None) -> list[list[Hit]]:
         where = None if filter is None else compile_filter(filter)
         queries = self._prepare(vectors, _name_query)
-        return self._collection.search(queries, _at_least_one("k", k), where)
+        found = self._collection.search(queries, _at_least_one("k", k), where)
+        self._route.report()
+        return found
 
     def _identify(self) -> identities.Identity:
         model, revision = identities.names(self._embedding)

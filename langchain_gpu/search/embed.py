@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,31 +37,44 @@ def embed(
     metric: Metric,
     dimension: int | None,
     name: Callable[[int], str],
+    size: int | None = None,
 ) -> Matrix:
     """Return [len(texts), dimension] rows an index can hold; see `prepare` for the rest.
 
-    An array is asked for in one call, so that the engine can sort all texts; lists are asked for in
-    slices, and each is turned into rows before the next comes.
+    Args:
+        embedding: Makes the vectors.
+        texts: The texts.
+        metric: As in `prepare`.
+        dimension: As in `prepare`.
+        name: As in `prepare`.
+        size: Texts a call. None asks for an array at once, so that the engine can sort all texts,
+            and for lists in slices, each of which becomes rows before the next comes.
     """
+    ask: Callable[[list[str]], Any]
     if isinstance(embedding, SupportsArrays):
-        vectors: Any = embedding.embed_to_array(texts)
-        return prepare(vectors, count=len(texts), metric=metric, dimension=dimension, name=name)
-    rows: Matrix | None = None
-    for start in range(0, len(texts), SLICE):
-        part = texts[start : start + SLICE]
+        ask, size = embedding.embed_to_array, size or max(len(texts), 1)
+    else:
+        ask, size = embedding.embed_documents, size or SLICE
+    rows = np.empty((len(texts), dimension or 0), dtype=np.float32)
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
         found = prepare(
-            embedding.embed_documents(part),
+            ask(part),
             count=len(part),
             metric=metric,
-            dimension=dimension if rows is None else rows.shape[1],
-            name=lambda position, start=start: name(start + position),  # type: ignore[misc]
+            dimension=rows.shape[1] or None,
+            name=partial(_shifted, name, start),
         )
         if len(part) == len(texts):
             return found
-        if rows is None:
+        if not rows.shape[1]:
             rows = np.empty((len(texts), found.shape[1]), dtype=np.float32)
         rows[start : start + len(part)] = found
-    return np.empty((0, dimension or 0), dtype=np.float32) if rows is None else rows
+    return rows
+
+
+def _shifted(name: Callable[[int], str], start: int, position: int) -> str:
+    return name(start + position)
 
 
 __all__ = ["SupportsArrays", "SupportsLists", "embed"]

@@ -51,7 +51,8 @@ def prepare(
 
 def _as_matrix(vectors: Any, name: Callable[[int], str]) -> Matrix:
     try:
-        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
+            matrix = np.ascontiguousarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise _not_rectangular(vectors, name, error) from error
     if matrix.size == 0 and len(matrix) == 0:

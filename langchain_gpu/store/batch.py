@@ -47,7 +47,7 @@ def check(
         TypeError: A text or an id is no string, or a single string was given for the list of them.
         DocumentError: The numbers differ, an id comes twice, or metadata is not JSON.
     """
-    texts = _strings(texts, "text")
+    texts = strings(texts, "text")
     if metadatas is None:
         metadata = ["{}"] * len(texts)
     else:
@@ -56,22 +56,26 @@ def check(
     if ids is None:
         ids = random_ids(len(texts))
     else:
-        given = [ids] if isinstance(ids, str) else list(ids)
+        given = _listed(ids)
         _check_count(len(texts), len(given), "ids")
         fresh = iter(random_ids(sum(id_ is None for id_ in given)))
-        ids = _strings([next(fresh) if id_ is None else id_ for id_ in given], "id")
+        ids = strings([next(fresh) if id_ is None else id_ for id_ in given], "id")
     if len(set(ids)) != len(ids):
         raise _repeated(ids)
     return Batch(ids, texts, metadata)
 
 
-def check_ids(ids: Iterable[str]) -> list[str]:
-    """Return `ids` as a list of strings.
+def strings(values: Iterable[Any], what: str) -> list[str]:
+    """Return `values` as a list of strings; `what` is each of them called.
 
     Raises:
         TypeError: One is no string, or a single string was given for the list of them.
     """
-    return _strings(ids, "id")
+    found = _listed(values)
+    for position, value in enumerate(found):
+        if not isinstance(value, str):
+            raise TypeError(f"{what} {position} is {type(value).__name__}, not str: {value!r:.60}")
+    return found
 
 
 def random_ids(count: int) -> list[str]:
@@ -129,14 +133,10 @@ def _not_json(metadata: dict[Any, Any], position: int) -> DocumentError:
     return DocumentError(f"the metadata of document {position} is not JSON; {remedy}")
 
 
-def _strings(values: Iterable[Any], what: str) -> list[str]:
+def _listed(values: Iterable[Any]) -> list[Any]:
     if isinstance(values, str | bytes):
-        raise TypeError(f"a list of {what}s is needed, not a single {type(values).__name__}")
-    strings = list(values)
-    for position, value in enumerate(strings):
-        if not isinstance(value, str):
-            raise TypeError(f"{what} {position} is {type(value).__name__}, not str: {value!r:.60}")
-    return strings
+        raise TypeError(f"a list is needed, not a single {type(values).__name__}: {values!r:.60}")
+    return list(values)
 
 
 def _check_count(wanted: int, given: int, what: str) -> None:
@@ -159,9 +159,9 @@ def _repeated(ids: Sequence[str]) -> DocumentError:
 __all__ = [
     "Batch",
     "check",
-    "check_ids",
     "decode_metadata",
     "encode",
     "encode_metadata",
     "random_ids",
+    "strings",
 ]

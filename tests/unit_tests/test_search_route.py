@@ -1,0 +1,349 @@
+"""The GPU mirror and the way back to the CPU, with a stand-in that fails in FAISS's own words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from langchain_gpu.events import Event, FallbackWarning, FellBack
+from langchain_gpu.hardware.gpu import GPU
+from langchain_gpu.hardware.nvidia import NO_PACKAGE, Nvidia
+from langchain_gpu.search import faiss_gpu, kinds, route
+from langchain_gpu.search.base import VectorIndex
+from langchain_gpu.search.route import Route
+
+K_LIMIT = 2048
+CARD = GPU(name="NVIDIA H100", capability="9.0", memory_total=80 * 2**30)
+
+# Thrown by FAISS 1.15 as RuntimeError; the first is `validateKSelect`, the second `allocMemory`.
+K_ERROR = (
+    "Error in void faiss::gpu::validateKSelect(int, bool) at /project/faiss/gpu/impl/IndexUtils.cu"
+    ":29: Error: 'k > 0 && k <= getMaxKSelection(use_cuvs)' failed: GPU index only supports "
+    "min/max-K selection up to 2048 (requested {k})"
+)
+MEMORY_ERROR = (
+    "Error in virtual void* faiss::gpu::StandardGpuResourcesImpl::allocMemory(const faiss::gpu::"
+    "AllocRequest&) at /project/faiss/gpu/StandardGpuResources.cpp:579: Error: 'err == cudaSuccess'"
+    " failed: StandardGpuResources: alloc fail type FlatData dev 0 space Device stream 0x5582 size "
+    "1536000000 bytes (cudaMalloc error out of memory [2])\n"
+)
+
+
+class FakeGPU:
+    """What the GPU parts of FAISS do, on the CPU."""
+
+    def __init__(self) -> None:
+        self.copies = 0
+        self.searches = 0
+        self.temporary: list[int] = []
+        self.memory_error_in: set[str] = set()
+        self.busy = threading.Lock()
+
+    def resources(self) -> Any:
+        fake = self
+
+        class StandardGpuResources:
+            def setTempMemory(self, size: int) -> None:  # noqa: N802 - FAISS's name
+                fake.temporary.append(size)
+
+        return StandardGpuResources()
+
+    def index_cpu_to_gpu(self, _resources: Any, device: int, index: Any) -> Any:
+        assert device == 0
+        assert not isinstance(index, faiss.IndexIDMap)
+        if "copy" in self.memory_error_in:
+            raise RuntimeError(MEMORY_ERROR)
+        self.copies += 1
+        return Mirror(self, faiss.clone_index(index))
+
+
+class Mirror:
+    def __init__(self, fake: FakeGPU, index: Any) -> None:
+        self.fake = fake
+        self.index = index
+
+    def search(self, queries: Any, k: int) -> Any:
+        assert self.fake.busy.acquire(blocking=False), "two threads use one resources object"
+        try:
+            if k > K_LIMIT:
+                raise RuntimeError(K_ERROR.format(k=k))
+            if "search" in self.fake.memory_error_in:
+                raise RuntimeError(MEMORY_ERROR)
+            self.fake.searches += 1
+            return self.index.search(queries, k)
+        finally:
+            self.fake.busy.release()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
+    fake = FakeGPU()
+    monkeypatch.setattr(faiss, "StandardGpuResources", fake.resources, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", fake.index_cpu_to_gpu, raising=False)
+    monkeypatch.setattr(faiss_gpu, "prove", lambda _index: None)
+    monkeypatch.setattr(route, "read_nvidia", lambda: Nvidia(gpus=(CARD,)))
+    return fake
+
+
+def filled(count: int = 60) -> VectorIndex:
+    index = kinds.get("flat").create(8, "ip")
+    stored = np.random.default_rng(0).standard_normal((count, 8), dtype=np.float32)
+    index.add(np.arange(500, 500 + count, dtype=np.int64), stored)
+    return index
+
+
+def queries(count: int = 3) -> Any:
+    return np.random.default_rng(1).standard_normal((count, 8), dtype=np.float32)
+
+
+def truth(index: VectorIndex, k: int) -> Any:
+    return index.faiss.search(queries(), k)[1].tolist()
+
+
+def test_the_cpu_build_asks_nobody_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "read_nvidia", lambda: pytest.fail("the driver was asked"))
+    device = Route("auto").device
+    assert device.kind == "cpu"
+    assert "CPU build" in device.reason
+    assert "faiss-gpu" in device.reason
+
+
+def test_the_cpu_can_be_asked_for() -> None:
+    assert Route("cpu").device.kind == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuad", "cpu:1", "cuda:", "cuda:-1", "", "CUDA"])
+def test_a_name_that_means_nothing_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ValueError, match="names no device"):
+        Route(name)
+
+
+def test_a_gpu_asked_for_under_a_cpu_build_falls_back_once_and_says_how_to_get_one() -> None:
+    events: list[Event] = []
+    asked = Route("cuda:0", events.append)
+    index = filled()
+    with pytest.warns(FallbackWarning, match="CPU build.*faiss-gpu"):
+        assert asked.device.kind == "cpu"
+    assert asked.search(index, queries(), 4).rows.tolist() == truth(index, 4)
+    asked.report()
+    assert [type(event) for event in events] == [FellBack]
+    assert "not on cuda:0" in asked.device.reason
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "rocm:0"])
+def test_devices_without_faiss_kernels_fall_back(name: str) -> None:
+    with pytest.warns(FallbackWarning, match="no kernels"):
+        assert Route(name).device.kind == "cpu"
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_the_mirror_answers_with_rows(fake: FakeGPU, name: str) -> None:
+    asked, index = Route(name), filled()
+    found = asked.search(index, queries(), 5)
+    assert found.rows.tolist() == truth(index, 5)
+    assert (fake.copies, fake.searches) == (1, 1)
+    assert str(asked.device) == "cuda:0"
+    assert asked.device.name == "NVIDIA H100"
+    assert "test vector" in asked.device.reason
+    assert fake.temporary == [faiss_gpu.TEMPORARY_BYTES]
+
+
+def test_fewer_rows_than_k_end_in_minus_one(fake: FakeGPU) -> None:
+    found = Route("cuda").search(filled(2), queries(1), 4)
+    assert sorted(found.rows[0].tolist()) == [-1, -1, 500, 501]
+    assert fake.searches == 1
+
+
+def test_the_mirror_is_copied_again_only_after_a_change(fake: FakeGPU) -> None:
+    asked, index = Route("cuda"), filled()
+    for _ in range(3):
+        asked.search(index, queries(), 5)
+    assert fake.copies == 1
+    index.remove(np.array([500, 501, 533], dtype=np.int64))
+    assert fake.copies == 1
+    assert asked.search(index, queries(), 5).rows.tolist() == truth(index, 5)
+    assert fake.copies == 2
+    other = filled(9)
+    assert asked.search(other, queries(), 5).rows.tolist() == truth(other, 5)
+    assert fake.copies == 3
+
+
+def test_k_above_the_kernels_limit_goes_to_the_cpu_and_is_told_once(fake: FakeGPU) -> None:
+    events: list[Event] = []
+    asked, index = Route("cuda", events.append), filled(3000)
+    asked.search(index, queries(), 5)
+    for _ in range(2):
+        found = asked.search(index, queries(), 2500)
+        assert found.rows.tolist() == truth(index, 2500)
+    with pytest.warns(FallbackWarning, match="selection up to 2048") as told:
+        asked.report()
+    asked.report()
+    assert len(told) == len(events) == 1
+    asked.search(index, queries(), 5)
+    assert fake.searches == 2  # the limit was that search's, not the GPU's end
+    assert asked.device.kind == "cuda"
+
+
+def test_filters_go_to_the_cpu_for_the_gpu_would_ignore_them(fake: FakeGPU) -> None:
+    asked, index = Route("cuda"), filled()
+    found = asked.search(index, queries(), 2, np.array([507, 511], dtype=np.int64))
+    assert sorted(found.rows[0].tolist()) == [507, 511]
+    assert fake.searches == 0
+    with pytest.warns(FallbackWarning, match="filters on the CPU"):
+        asked.report()
+
+
+def test_an_index_that_does_not_fit_gives_the_gpu_up(fake: FakeGPU) -> None:
+    fake.memory_error_in.add("copy")
+    asked, index = Route("cuda"), filled()
+    assert asked.search(index, queries(), 4).rows.tolist() == truth(index, 4)
+    with pytest.warns(FallbackWarning, match="cudaMalloc error out of memory"):
+        asked.report()
+    fake.memory_error_in.clear()
+    asked.search(index, queries(), 4)
+    assert fake.searches == 0
+    assert asked.device.kind == "cpu"
+    assert "given up" in asked.device.reason
+
+
+def test_a_search_that_runs_out_of_memory_is_done_by_the_cpu(fake: FakeGPU) -> None:
+    fake.memory_error_in.add("search")
+    asked, index = Route("cuda"), filled()
+    assert asked.search(index, queries(), 4).rows.tolist() == truth(index, 4)
+    with pytest.warns(FallbackWarning, match="out of memory"):
+        asked.report()
+    fake.memory_error_in.clear()
+    asked.search(index, queries(), 4)
+    assert fake.searches == 1
+
+
+def test_threads_take_turns_on_the_gpu(fake: FakeGPU) -> None:
+    asked, index = Route("cuda"), filled()
+    expected = truth(index, 5)
+    right: list[bool] = []
+
+    def ask() -> None:
+        found = [asked.search(index, queries(), 5).rows.tolist() for _ in range(50)]
+        right.extend(rows == expected for rows in found)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 200
+    assert fake.searches == 200
+
+
+def test_auto_is_silent_without_a_card(fake: FakeGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "read_nvidia", Nvidia)
+    device = Route("auto").device
+    assert (device.kind, device.reason) == ("cpu", "NVIDIA GPUs here: 0")
+    assert fake.copies == 0
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_card_that_cannot_be_asked_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "read_nvidia", lambda: Nvidia(error=NO_PACKAGE))
+    with pytest.warns(FallbackWarning, match="nvidia-ml-py"):
+        assert Route("auto").device.kind == "cpu"
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_card_that_is_not_there_is_told() -> None:
+    with pytest.warns(FallbackWarning, match="NVIDIA GPUs here: 1"):
+        assert Route("cuda:1").device.kind == "cpu"
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_gpu_that_fails_its_trial_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_gpu, "prove", lambda _index: "a trial search failed: no kernel image")
+    with pytest.warns(FallbackWarning, match="no kernel image"):
+        assert Route("auto").device.kind == "cpu"
+
+
+@pytest.fixture
+def faiss_in_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module `faiss` for child processes; this process keeps the real one."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    faiss_gpu.prove.cache_clear()
+    yield tmp_path / "faiss.py"
+    faiss_gpu.prove.cache_clear()
+
+
+CHILD = """
+import os, sys
+
+class Index:
+    def __init__(self, *_): pass
+    def add(self, _): pass
+    def search(self, vector, k):
+        import numpy
+        return None, numpy.zeros((1, 1), dtype="int64")
+
+class Resources:
+    def setTempMemory(self, _): pass
+
+IndexFlatIP, StandardGpuResources = Index, Resources
+get_num_gpus = lambda: 1
+
+def index_cpu_to_gpu(resources, device, index):
+    {body}
+    return index
+"""
+
+
+def test_a_trial_that_works_proves_the_gpu(faiss_in_child: Path) -> None:
+    faiss_in_child.write_text(CHILD.format(body="assert device == 0"))
+    assert faiss_gpu.prove(0) is None
+
+
+def test_a_trial_on_a_card_faiss_does_not_see_fails(faiss_in_child: Path) -> None:
+    faiss_in_child.write_text(CHILD.format(body="pass"))
+    assert "FAISS sees 1 GPUs" in str(faiss_gpu.prove(3))
+
+
+def test_an_abort_inside_faiss_ends_the_child_only(faiss_in_child: Path) -> None:
+    said = (
+        "Faiss assertion 'err__ == cudaSuccess' failed in void faiss::gpu::runL2Norm(...) at "
+        "/project/faiss/gpu/impl/L2Norm.cu:172; details: CUDA error 209 no kernel image is "
+        "available for execution on the device"
+    )
+    faiss_in_child.write_text(CHILD.format(body=f"print({said!r}, file=sys.stderr); os.abort()"))
+    assert "no kernel image is available" in str(faiss_gpu.prove(0))
+
+
+def test_a_trial_that_hangs_is_ended(faiss_in_child: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_gpu, "PROOF_SECONDS", 0.5)
+    faiss_in_child.write_text(CHILD.format(body="import time; time.sleep(60)"))
+    assert "could not be run" in str(faiss_gpu.prove(0))
+
+
+def test_the_real_cpu_build_fails_its_trial() -> None:
+    faiss_gpu.prove.cache_clear()
+    assert "trial search failed" in str(faiss_gpu.prove(0))
+    faiss_gpu.prove.cache_clear()
+
+
+def test_searching_on_the_cpu_imports_no_torch() -> None:
+    script = """
+import sys
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_gpu import FAISSVectorStore
+store = FAISSVectorStore.from_texts(["a", "b"], DeterministicFakeEmbedding(size=4))
+assert store.similarity_search("a", k=1)[0].page_content == "a"
+assert store.device.kind == "cpu"
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run(  # noqa: S603 - this interpreter, a fixed script
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

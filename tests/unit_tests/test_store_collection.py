@@ -1,0 +1,151 @@
+"""A collection while threads add, replace, delete and search: no torn results."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from langchain_gpu.search import kinds
+from langchain_gpu.search.route import Route
+from langchain_gpu.store import folder as folders
+from langchain_gpu.store.batch import check
+from langchain_gpu.store.collection import Collection
+from langchain_gpu.store.identity import Identity
+
+
+def collection() -> Collection:
+    return Collection(partial(kinds.get("flat").create, metric="l2"), Route("cpu").search)
+
+
+def put(target: Collection, numbers: Any, version: int = 0) -> None:
+    """Store n as the vector (n, version): the text says which, so a mixture shows."""
+    texts = [f"{n} {version}" for n in numbers]
+    batch = check(texts, [{"even": n % 2 == 0} for n in numbers], [f"id{n}" for n in numbers])
+    target.put(batch, np.array([[n, version] for n in numbers], dtype=np.float32))
+
+
+def query(*numbers: float) -> Any:
+    return np.array([[number, 0] for number in numbers], dtype=np.float32)
+
+
+def test_another_width_is_refused_and_changes_nothing() -> None:
+    target = collection()
+    put(target, range(3))
+    with pytest.raises(ValueError, match="3 dimensions, the store has 2"):
+        target.put(check(["a"]), np.ones((1, 3), dtype=np.float32))
+    assert len(target) == 3
+
+
+def test_a_failing_index_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = collection()
+    put(target, range(3))
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target._index, "add", fail)
+        with pytest.raises(MemoryError):
+            put(target, range(2, 5), version=1)
+    assert [hit.entry.text for hit in target.search(query(2), 1)[0]] == ["2 0"]
+    put(target, range(2, 5), version=1)
+    assert len(target) == 5
+
+
+def test_clear_forgets_the_width_but_no_row() -> None:
+    target = collection()
+    put(target, range(3))
+    target.clear()
+    assert (len(target), target.dimension, target.search(query(1), 2)) == (0, None, [[]])
+    target.put(check(["wide"]), np.ones((1, 5), dtype=np.float32))
+    assert target._documents.rows().tolist() == [3]
+
+
+def test_an_emptied_collection_keeps_its_width() -> None:
+    target = collection()
+    put(target, range(3))
+    assert target.delete(["id0", "id1", "id2", "id2", "other"]) == 3
+    assert (len(target), target.dimension) == (0, 2)
+
+
+def test_no_code_of_users_runs_behind_the_lock() -> None:
+    target = collection()
+    put(target, range(4))
+
+    def nosy(metadata: dict[str, Any]) -> bool:
+        put(target, [9])
+        assert target.get(["id9"])
+        metadata.clear()
+        return True
+
+    assert len(target.search(query(1), 3, nosy)[0]) == 3
+    assert target.get(["id1"])[0].metadata == '{"even":false}'
+
+
+def test_documents_that_go_while_a_filter_looks_are_not_found() -> None:
+    target = collection()
+    put(target, range(4))
+
+    def deleting(metadata: dict[str, Any]) -> bool:
+        target.delete(["id0"])
+        return bool(metadata["even"])
+
+    assert [hit.entry.id for hit in target.search(query(0), 4, deleting)[0]] == ["id2"]
+
+
+def read(target: Collection) -> None:
+    """Search, and see that each hit is one version of one document, whole."""
+    for number, hits in zip((20, 120), target.search(query(20, 120), 5), strict=True):
+        assert len({hit.entry.id for hit in hits}) == len(hits) == 5
+        for hit in hits:
+            n, version = map(int, hit.entry.text.split())
+            assert hit.entry.id == f"id{n}"
+            assert hit.score == (n - number) ** 2 + version**2
+    hits, vectors = target.candidates(query(50), 3, lambda metadata: bool(metadata["even"]))
+    assert [[float(word) for word in hit.entry.text.split()] for hit in hits] == vectors.tolist()
+
+
+def write(target: Collection, first: int) -> None:
+    for version in range(1, 8):
+        put(target, range(first, first + 100, 3), version)
+        target.delete([f"id{n}" for n in range(first + 60, first + 90, 2)])
+        put(target, range(first + 60, first + 90, 2), version)
+
+
+def save(target: Collection, folder: Path) -> None:
+    """Save, and see that what was saved is whole too."""
+    target.save(folder, Identity("m", None, (1.0, 0.0)))
+    loaded = folders.load(
+        folder,
+        read_index=lambda path, _: kinds.get("flat").load(path, "l2"),
+        accept=lambda _: None,
+    )
+    _, texts, _ = loaded.documents.columns()
+    vectors = loaded.index.vectors(loaded.documents.rows())
+    assert [" ".join(f"{number:.0f}" for number in vector) for vector in vectors] == texts
+
+
+def test_readers_writers_and_a_saver_at_once(tmp_path: Path) -> None:
+    target, done = collection(), threading.Event()
+    put(target, range(200))
+
+    def repeat(work: Callable[..., None], *arguments: Any) -> None:
+        while not done.is_set():
+            work(target, *arguments)
+
+    with ThreadPoolExecutor(11) as pool:
+        others = [pool.submit(repeat, read) for _ in range(8)]
+        others.append(pool.submit(repeat, save, tmp_path))
+        writers = [pool.submit(write, target, first) for first in (0, 100)]
+        wait(writers)
+        done.set()
+    for future in [*others, *writers]:
+        future.result()  # raises what the thread raised
+    assert len(target) == 200

@@ -27,7 +27,7 @@ from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.search import kinds
 from langchain_gpu.search.base import METRICS, Matrix, Metric, VectorIndex
-from langchain_gpu.search.embed import embed
+from langchain_gpu.search.embed import embed, embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.search.mmr import select_diverse
 from langchain_gpu.search.relevance import RELEVANCE
@@ -233,7 +233,7 @@ class FAISSVectorStore(VectorStore):
         self, queries: Sequence[str], k: int = 4, filter: Filter | None = None
     ) -> list[Scored]:
         """Search for several texts at once: one list of (document, score) for each."""
-        vectors = [self._embedding.embed_query(query) for query in strings(queries, "query")]
+        vectors = embed_queries(self._embedding, strings(queries, "query"))
         return list(map(_scored, self._find(vectors, k, filter)))
 
     def similarity_search_by_vector(

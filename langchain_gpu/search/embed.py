@@ -23,11 +23,22 @@ class SupportsArrays(Protocol):
         """Return [len(texts), dimension]."""
 
 
+@runtime_checkable
+class SupportsQueryArrays(Protocol):
+    """An embedding that takes many queries at once; it is asked instead of `embed_query`."""
+
+    def embed_queries_to_array(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return [len(texts), dimension]."""
+
+
 class SupportsLists(Protocol):
     """Any other embedding."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return one vector for each text."""
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the vector of a query."""
 
 
 def embed(
@@ -77,4 +88,11 @@ def _shifted(name: Callable[[int], str], start: int, position: int) -> str:
     return name(start + position)
 
 
-__all__ = ["SupportsArrays", "SupportsLists", "embed"]
+def embed_queries(embedding: SupportsLists, queries: Sequence[str]) -> Sequence[Any]:
+    """Return one vector for each query: in one call where the embedding takes many."""
+    if len(queries) > 1 and isinstance(embedding, SupportsQueryArrays):
+        return list(embedding.embed_queries_to_array(queries))
+    return [embedding.embed_query(query) for query in queries]
+
+
+__all__ = ["SupportsArrays", "SupportsLists", "SupportsQueryArrays", "embed", "embed_queries"]

@@ -33,3 +33,16 @@ def test_a_moved_model_finds_the_same(tmp_path: Path) -> None:
     again = loaded.similarity_search_with_score("Who invented Python?", k=3)
     assert [document for document, _ in again] == [document for document, _ in found]
     assert [score for _, score in again] == pytest.approx([score for _, score in found], abs=0.02)
+
+
+@pytest.mark.models
+def test_many_queries_are_embedded_at_once_and_find_the_same() -> None:
+    forwards: list[object] = []
+    embedding = GPUEmbeddings(model=MODEL, device="cpu", dtype="float32", on_event=forwards.append)
+    store = FAISSVectorStore.from_texts(TEXTS, embedding)
+    queries = ["Who invented Python?", "capital city", "felines"]
+    alone = [store.similarity_search(query, k=1)[0] for query in queries]
+    forwards.clear()
+    found = store.similarity_search_many(queries, k=1)
+    assert [hits[0][0] for hits in found] == alone
+    assert len(forwards) == 1

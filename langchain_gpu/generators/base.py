@@ -1,0 +1,252 @@
+"""What goes into an engine that writes text, what comes out, and what the engine is asked to do."""
+
+from __future__ import annotations
+
+import time
+from collections import abc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from langchain_gpu.hardware.devices import Device
+
+Message = Mapping[str, Any]
+"""`{"role", "content"}` and, with tools, `tool_calls` or `tool_call_id`: the OpenAI chat format."""
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class PromptTooLongError(ValueError):
+    """The prompt does not fit the model's window.
+
+    Attributes:
+        tokens: Tokens of the prompt.
+        window: Tokens of the window, the answer included.
+    """
+
+    def __init__(self, tokens: int, window: int) -> None:
+        super().__init__(
+            f"the prompt has {tokens} tokens and the context window holds {window}: shorten it, "
+            f"or give a larger n_ctx if the model's own window is larger"
+        )
+        self.tokens = tokens
+        self.window = window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One chat to be continued.
+
+    Attributes:
+        messages: The chat so far, at least one message.
+        tools: Tool definitions in the OpenAI format.
+        tool_choice: `"auto"`, `"none"`, `"required"`, or the name of the tool that must be called.
+        response_format: `{"type": "json_object"}` or `{"type": "json_schema", "json_schema": ...}`.
+        stop: Strings that end the answer; they are not part of it.
+        max_tokens: Longest answer; None leaves the rest of the window to it.
+        temperature: 0 takes the likeliest token; None is the engine's own default.
+        top_p: Nucleus sampling; None is the engine's own default.
+        seed: Makes sampling repeatable on one machine.
+        timeout: Seconds from the call to the last token; None waits.
+        extra: More options, handed to the engine under its own names.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str = "auto"
+    response_format: Mapping[str, Any] | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    timeout: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine can do.
+
+        Raises:
+            ValueError: No message, an empty stop string, or a number outside its range.
+        """
+        if not self.messages:
+            raise ValueError("the list of messages is empty: there is nothing to answer")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.temperature is not None and self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, not {self.temperature}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"timeout must be positive, not {self.timeout}")
+        if any(not text for text in self.stop):
+            raise ValueError("an empty stop string would end every answer before it starts")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one chat; `cached_tokens` of the input needed no new computation."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of one answer.
+
+    Attributes:
+        time_to_first_token: From the call to the first token.
+        seconds: From the call to the last token.
+        tokens_per_second: Output tokens after the first, per second; None for fewer than two.
+    """
+
+    time_to_first_token: float
+    seconds: float
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, or a piece of one: pieces with the same index belong together.
+
+    Attributes:
+        index: Position among the calls of one answer.
+        id: Engine's name for the call; None in later pieces.
+        name: Tool; None in later pieces.
+        arguments: JSON text, or the next part of it.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """The next piece of an answer. The last one carries finish_reason, usage and timings."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer. `reasoning` is what the model thought aloud before it."""
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+Deltas = abc.Generator[Delta, None, None]
+"""A stream of one answer. It has a `close()`, which stops the generation."""
+
+
+class Generator(Protocol):
+    """An engine with one model loaded. Safe to call from several threads."""
+
+    @property
+    def device(self) -> Device:
+        """Where it runs now, with the reason."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of one chat, prompt and answer together."""
+
+    @property
+    def max_batch(self) -> int:
+        """Chats that are worked on at the same time; more of them wait."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer every request, in order. One that fails raises, and cancels the others."""
+
+    def stream(self, request: Request) -> Deltas:
+        """Yield the answer piece by piece; closing the iterator stops the generation."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a plain text, without special tokens."""
+
+    def count_chat_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> int:
+        """Tokens of the prompt that a chat becomes, template included."""
+
+    def close(self) -> None:
+        """Stop what runs and let go of the weights."""
+
+
+def collect(deltas: Iterable[Delta]) -> Completion:
+    """Put the pieces of one answer together.
+
+    Raises:
+        RuntimeError: The stream ended without its last piece: the answer is not whole.
+    """
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: dict[int, ToolCall] = {}
+    last: Delta | None = None
+    for delta in deltas:
+        texts.append(delta.text)
+        thoughts.append(delta.reasoning)
+        for piece in delta.tool_calls:
+            known = calls.get(piece.index)
+            calls[piece.index] = (
+                replace(known, arguments=known.arguments + piece.arguments) if known else piece
+            )
+        last = delta
+    if last is None or not (last.finish_reason and last.usage and last.timings):
+        raise RuntimeError("the engine ended the answer without saying why")
+    return Completion(
+        text="".join(texts),
+        reasoning="".join(thoughts),
+        tool_calls=tuple(calls[index] for index in sorted(calls)),
+        finish_reason=last.finish_reason,
+        usage=last.usage,
+        timings=last.timings,
+    )
+
+
+def timed(deltas: Iterable[Delta]) -> Deltas:
+    """Pass on the pieces that hold something, and write the timings onto the last one."""
+    start = time.perf_counter()
+    first: float | None = None
+    empty = Delta()
+    for delta in deltas:
+        if delta == empty:
+            continue
+        now = time.perf_counter()
+        if first is None:
+            first = now
+        if delta.usage is None:
+            yield delta
+            continue
+        later = delta.usage.output_tokens - 1
+        rate = later / (now - first) if later > 0 and now > first else None
+        yield replace(delta, timings=Timings(first - start, now - start, rate))
+
+
+__all__ = [
+    "Completion",
+    "Delta",
+    "Deltas",
+    "FinishReason",
+    "Generator",
+    "Message",
+    "PromptTooLongError",
+    "Request",
+    "Timings",
+    "ToolCall",
+    "Usage",
+    "collect",
+    "timed",
+]

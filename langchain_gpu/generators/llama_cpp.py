@@ -1,0 +1,242 @@
+"""GGUF models through llama.cpp, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import xllamacpp
+
+from langchain_gpu._llama import (
+    LlamaError,
+    LlamaServer,
+    LlamaSettings,
+    ModelLoadError,
+    shared_server,
+)
+from langchain_gpu.events import warn_fallback
+from langchain_gpu.generators.base import (
+    Completion,
+    Delta,
+    Deltas,
+    FinishReason,
+    Message,
+    PromptTooLongError,
+    Request,
+    ToolCall,
+    Usage,
+    timed,
+)
+from langchain_gpu.generators.parallel import generate_all
+from langchain_gpu.generators.placing import place_layers
+from langchain_gpu.generators.pump import pulled
+from langchain_gpu.generators.registry import Options, refuse
+from langchain_gpu.generators.toolcalls import forced_format, recover_calls
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+
+# Four chats at once write 1.6 times as many tokens as one after the other on a two-core CPU.
+_SLOTS = 4
+# The windows of all slots are allocated at the start; a model's own window may be 128k tokens.
+_WINDOW = 4096
+
+
+class LlamaCppGenerator:
+    """One GGUF model, shared with every other generator of the same settings.
+
+    Args:
+        path: The `.gguf` file.
+        options: `n_ctx` is 4096 tokens a chat and `n_parallel` 4 chats unless given.
+
+    Raises:
+        ModelLoadError: The file is missing, damaged, or does not fit into memory.
+        DeviceNotFoundError: The device cannot be used and `fallback="error"`.
+        ValueError: `dtype` is set: a GGUF file brings its own.
+    """
+
+    def __init__(self, path: Path, options: Options) -> None:
+        refuse(options, "llama_cpp", "dtype")
+        settings = LlamaSettings(
+            path=path.resolve(),
+            n_ctx=options.n_ctx or _WINDOW,
+            n_parallel=options.n_parallel or _SLOTS,
+            n_gpu_layers=0,
+            main_gpu=0,
+            n_threads=options.n_threads or select_device("cpu").cores or 1,
+        )
+        self._server: LlamaServer | None
+        self._device, self._server = _start(settings, options)
+
+    @property
+    def device(self) -> Device:
+        """Where the layers are, with the reason."""
+        return self._device
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of one chat, prompt and answer together."""
+        return self._open.n_ctx
+
+    @property
+    def max_batch(self) -> int:
+        """Slots: chats that are worked on at the same time."""
+        return self._open.settings.n_parallel
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer every request, as many at a time as there are slots."""
+        return generate_all(self.stream, requests, width=self.max_batch)
+
+    def stream(self, request: Request) -> Deltas:
+        """Yield the answer piece by piece; closing the iterator frees the slot.
+
+        Raises:
+            PromptTooLongError: The prompt does not fit the window.
+            LlamaError: llama.cpp refused the request.
+            TimeoutError: The answer was not complete in time.
+            ValueError: The model's chat template cannot describe tools.
+        """
+        server = self._open
+        body = _body(request, server)
+
+        def push(sink: Callable[[Delta], bool]) -> None:
+            chunks = _Chunks(sink)
+            server.chat(body, chunks)
+            chunks.finish()
+
+        try:
+            with closing(pulled(push, timeout=request.timeout)) as deltas:
+                yield from recover_calls(timed(deltas), request.tools)
+        except LlamaError as error:
+            if error.details.get("type") == "exceed_context_size_error":
+                details = error.details
+                raise PromptTooLongError(details["n_prompt_tokens"], details["n_ctx"]) from error
+            raise
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a plain text, without special tokens."""
+        return self._open.tokenize(text)
+
+    def count_chat_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> int:
+        """Tokens of the prompt that a chat becomes, template included."""
+        body: dict[str, Any] = {"messages": list(messages)}
+        if tools:
+            body["tools"] = list(tools)
+        return len(self.tokenize(self._open.prompt(body)))
+
+    def close(self) -> None:
+        """Let go of the weights; they are freed with the last generator that uses them.
+
+        A chat that still runs keeps them until it ends.
+        """
+        self._server = None
+
+    @property
+    def _open(self) -> LlamaServer:
+        if self._server is None:
+            raise RuntimeError("this generator is closed")
+        return self._server
+
+
+class _Chunks:
+    """llama.cpp's chunks in, deltas out. The last delta waits for the chunk with the usage."""
+
+    def __init__(self, sink: Callable[[Delta], bool]) -> None:
+        self._sink = sink
+        self._reason: str | None = None
+        self._usage: Mapping[str, Any] | None = None
+
+    def __call__(self, chunk: Mapping[str, Any]) -> bool:
+        self._usage = chunk.get("usage") or self._usage
+        if not chunk.get("choices"):
+            return False
+        choice = chunk["choices"][0]
+        self._reason = choice.get("finish_reason") or self._reason
+        piece = choice["delta"]
+        return self._sink(
+            Delta(
+                text=piece.get("content") or "",
+                reasoning=piece.get("reasoning_content") or "",
+                tool_calls=tuple(_tool_call(call) for call in piece.get("tool_calls") or ()),
+            )
+        )
+
+    def finish(self) -> None:
+        if self._reason is None or self._usage is None:
+            return  # canceled: nobody waits for the end
+        details = self._usage.get("prompt_tokens_details") or {}
+        usage = Usage(
+            self._usage["prompt_tokens"],
+            self._usage["completion_tokens"],
+            details.get("cached_tokens", 0),
+        )
+        self._sink(Delta(finish_reason=cast("FinishReason", self._reason), usage=usage))
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+    function = call.get("function") or {}
+    return ToolCall(
+        call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or ""
+    )
+
+
+def _body(request: Request, server: LlamaServer) -> dict[str, Any]:
+    """The request in llama.cpp's terms; what is None is left to llama.cpp."""
+    wanted = {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        "stop": list(request.stop) or None,
+        "response_format": request.response_format,
+    }
+    body = {**request.extra, "messages": list(request.messages)}
+    body |= {name: value for name, value in wanted.items() if value is not None}
+    body["stream_options"] = {"include_usage": True}
+    if request.tools:
+        if not server.knows_tools:
+            raise ValueError(
+                f"the chat template of {server.settings.path.name} cannot describe tools; take a "
+                f"model that was trained for them, or ask for JSON with "
+                f"with_structured_output(schema, method='json_schema')"
+            )
+        body["tools"] = list(request.tools)
+        # llama.cpp does not enforce a forced choice for every template; a grammar does.
+        if request.tool_choice not in ("auto", "none"):
+            body["response_format"] = forced_format(request.tools, request.tool_choice)
+            body["tool_choice"] = "none"
+        else:
+            body["tool_choice"] = request.tool_choice
+    return body
+
+
+def _start(settings: LlamaSettings, options: Options) -> tuple[Device, LlamaServer]:
+    """Load onto the device that was asked for, or onto the CPU by the caller's policy."""
+    place = place_layers(options.device, xllamacpp.get_device_info())
+    problem = place.problem
+    if place.device.kind == "cpu":
+        if problem is None and (options.n_gpu_layers or 0) > 0:
+            problem = f"n_gpu_layers={options.n_gpu_layers}, but {place.device.reason}"
+        if problem is None:
+            return place.device, shared_server(settings)
+    else:
+        layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
+        on_gpu = replace(settings, n_gpu_layers=layers, main_gpu=place.main_gpu)
+        try:
+            return place.device, shared_server(on_gpu)
+        except ModelLoadError as error:
+            if options.fallback == "error":
+                raise
+            problem = str(error)
+    # Outside the `except`: inside it the traceback would still hold what the failed attempt took.
+    source = "the GPU" if options.device == "auto" else options.device
+    if options.fallback == "error" and options.device != "auto":
+        raise DeviceNotFoundError(f"{source} cannot be used and fallback='error': {problem}")
+    warn_fallback(options.listener, what="chat", source=source, target="cpu", reason=problem)
+    return replace(select_device("cpu"), reason=problem), shared_server(settings)
+
+
+__all__ = ["LlamaCppGenerator"]

@@ -1,0 +1,97 @@
+"""Where llama.cpp puts a model's layers: it sees the GPUs of its own build, not those of torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, Kind, select_device
+
+_KINDS: tuple[tuple[str, Kind], ...] = (
+    ("cuda", "cuda"),
+    ("rocm", "rocm"),
+    ("hip", "rocm"),
+    ("sycl", "xpu"),
+    ("metal", "mps"),
+    ("mtl", "mps"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device, and which of llama.cpp's GPUs it is.
+
+    Attributes:
+        device: Where the layers go, with the reason.
+        main_gpu: Position among llama.cpp's GPUs; 0 on the CPU.
+        problem: Why the GPU that is here, or was named, is not used.
+    """
+
+    device: Device
+    main_gpu: int = 0
+    problem: str | None = None
+
+
+def place_layers(wanted: str, infos: Sequence[Mapping[str, Any]]) -> Place:
+    """Find the device that `wanted` names.
+
+    Args:
+        wanted: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` and so on.
+        infos: What `xllamacpp.get_device_info()` says.
+
+    Raises:
+        ValueError: `wanted` names no kind of device.
+    """
+    gpus = [info for info in infos if info["type"].name.endswith("GPU")]  # GPU and IGPU
+    if wanted == "cpu":
+        return Place(select_device("cpu"))
+    if not gpus:
+        return _without_gpus(wanted)
+    if wanted == "auto":
+        return Place(_device(gpus[0], _kind(gpus[0]) or "cuda", 0))
+    match = re.fullmatch(r"(cuda|rocm|xpu|mps)(?::(\d+))?", wanted)
+    if match is None:
+        return Place(select_device(wanted))  # raises, and says what can be written
+    index = int(match[2] or 0)
+    # A Vulkan build drives every maker's cards and does not say whose they are: any name fits.
+    kin = [at for at, gpu in enumerate(gpus) if _kind(gpu) in (match[1], None)]
+    if index < len(kin):
+        kind: Any = match[1]
+        return Place(_device(gpus[kin[index]], kind, index), kin[index])
+    names = ", ".join(gpu["name"] for gpu in gpus)
+    return Place(select_device("cpu"), problem=f"llama.cpp sees only {names}, not {wanted}")
+
+
+def _without_gpus(wanted: str) -> Place:
+    try:
+        device = select_device(wanted)
+    except DeviceNotFoundError as error:
+        return Place(select_device("cpu"), problem=str(error))
+    if device.kind == "cpu":
+        return Place(device)
+    return Place(
+        select_device("cpu"),
+        problem=f"there is a {device.name}, but this build of xllamacpp is for the CPU; its README "
+        f"names the builds for CUDA, ROCm and Vulkan",
+    )
+
+
+def _kind(gpu: Mapping[str, Any]) -> Kind | None:
+    name = gpu["name"].lower()
+    return next((kind for prefix, kind in _KINDS if name.startswith(prefix)), None)
+
+
+def _device(gpu: Mapping[str, Any], kind: Kind, index: int) -> Device:
+    return Device(
+        kind=kind,
+        index=index,
+        name=gpu["description"],
+        reason=f"llama.cpp runs on {gpu['name']}",
+        memory_total=gpu["memory_total"],
+        memory_free=gpu["memory_free"],
+    )
+
+
+__all__ = ["Place", "place_layers"]

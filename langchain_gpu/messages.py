@@ -1,0 +1,205 @@
+"""LangChain messages to the dicts engines read, and an engine's answer back to messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from operator import itemgetter
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.output_parsers import (
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+)
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
+
+_ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
+    (SystemMessage, "system"),
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+    (ToolMessage, "tool"),
+)
+# Blocks of an assistant's message that say nothing to the model: the calls stand beside the text,
+# and thoughts of earlier turns are left out, as the templates of reasoning models do.
+_SILENT_BLOCKS = frozenset({"tool_use", "tool_call", "reasoning", "thinking"})
+
+
+def to_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Return the chat in the format that chat templates read.
+
+    Raises:
+        ValueError: A message of an unknown kind, content that is not text, or text that cannot be
+            encoded; the message is named by its position.
+    """
+    return [_to_dict(message, f"message {index}") for index, message in enumerate(messages)]
+
+
+def to_message(completion: Completion, metadata: Mapping[str, Any]) -> AIMessage:
+    """Return a whole answer; arguments that are no JSON become invalid tool calls."""
+    calls, invalid = [], []
+    for call in completion.tool_calls:
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except ValueError as error:
+            invalid.append(
+                invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=str(error))
+            )
+        else:
+            calls.append(tool_call(name=call.name or "", args=arguments, id=call.id))
+    return AIMessage(
+        content=completion.text,
+        additional_kwargs=_reasoning(completion.reasoning),
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        usage_metadata=_usage(completion.usage),
+        response_metadata=end_metadata(completion.finish_reason, completion.timings, metadata),
+    )
+
+
+def to_chunk(delta: Delta, metadata: Mapping[str, Any]) -> AIMessageChunk:
+    """Return the next piece of an answer; only the last one carries usage and metadata."""
+    last = delta.finish_reason is not None
+    return AIMessageChunk(
+        content=delta.text,
+        additional_kwargs=_reasoning(delta.reasoning),
+        tool_call_chunks=[_call_chunk(call) for call in delta.tool_calls],
+        usage_metadata=_usage(delta.usage) if delta.usage else None,
+        response_metadata=(
+            end_metadata(delta.finish_reason, delta.timings, metadata) if last else {}
+        ),
+        chunk_position="last" if last else None,
+    )
+
+
+def end_metadata(
+    finish_reason: str | None, timings: Timings | None, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what `response_metadata` says of a finished answer."""
+    times = asdict(timings) if timings else None
+    return {**metadata, "finish_reason": finish_reason, "timings": times}
+
+
+def _to_dict(message: BaseMessage, where: str) -> dict[str, Any]:
+    role = _role(message, where)
+    where = f"{where} ({role})"
+    result: dict[str, Any] = {"role": role, "content": _text(message.content, where)}
+    if message.name:
+        result["name"] = _encodable(message.name, where)
+    if isinstance(message, AIMessage) and message.tool_calls:
+        result["tool_calls"] = [
+            {
+                "type": "function",
+                "id": call["id"],
+                "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
+            }
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ToolMessage):
+        result["tool_call_id"] = message.tool_call_id
+    return result
+
+
+def _role(message: BaseMessage, where: str) -> str:
+    if isinstance(message, ChatMessage):
+        return message.role
+    for kind, role in _ROLES:
+        if isinstance(message, kind):
+            return role
+    raise ValueError(f"{where}: a {type(message).__name__} has no place in a chat with a model")
+
+
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return _encodable(content, where)
+    parts = []
+    for block in content:
+        kind = "text" if isinstance(block, str) else block.get("type")
+        if kind == "text":
+            parts.append(block if isinstance(block, str) else block["text"])
+        elif kind not in _SILENT_BLOCKS:
+            raise ValueError(f"{where}: content of type {kind!r} cannot be read, only text")
+    return _encodable("".join(parts), where)
+
+
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: character {error.start} is half of a surrogate pair ({text[error.start]!r}) "
+            f"and no text; decode the source with errors='replace'"
+        ) from None
+    return text
+
+
+def _call_chunk(call: ToolCall) -> Any:
+    return tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    return {"reasoning_content": text} if text else {}
+
+
+def _usage(usage: Usage) -> UsageMetadata:
+    return UsageMetadata(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+    )
+
+
+def response_format(schema: Any, method: str) -> dict[str, Any]:
+    """Return what an engine that enforces formats is told.
+
+    Args:
+        schema: A pydantic class, TypedDict, function, tool or JSON schema; None for `"json_mode"`.
+        method: `"json_schema"` or `"json_mode"`.
+    """
+    if method == "json_mode":
+        return {"type": "json_object"}
+    json_schema = convert_to_json_schema(schema)
+    name = json_schema.get("title", "answer")
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
+
+
+def structured(answer: Runnable[Any, Any], schema: Any, *, include_raw: bool) -> Runnable[Any, Any]:
+    """Parse `answer`, a chat model bound to a JSON format, into `schema`.
+
+    Args:
+        answer: Gives messages whose text is JSON.
+        schema: A pydantic class gives instances of it; anything else a dict.
+        include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of raising.
+    """
+    parser: BaseOutputParser[Any] = JsonOutputParser()
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        parser = PydanticOutputParser(pydantic_object=schema)
+    if not include_raw:
+        return answer | parser
+    parsed = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=answer) | parsed.with_fallbacks(
+        [unparsed], exception_key="parsing_error"
+    )
+
+
+__all__ = ["end_metadata", "response_format", "structured", "to_chunk", "to_dicts", "to_message"]

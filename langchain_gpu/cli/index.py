@@ -180,13 +180,13 @@ def _check(store: Path) -> bool:
 def _nothing_in(paths: Sequence[Path], found: Found, stored: int) -> str:
     where = ", ".join(map(str, paths))
     others = f" ({sum(found.left_out.values())} files of other types)" if found.left_out else ""
-    stay = (
-        f"; the {stored} documents the store has from there stay, as an empty folder may be a "
-        "drive that is not mounted (delete the store to be rid of them)"
+    kept = (
+        f"; the store keeps {plural(stored, 'document')} from there, as an empty folder may be a "
+        "drive that is not mounted (delete the store if it is not)"
         if stored
         else ""
     )
-    return f"nothing to index in {where}{others}{stay}"
+    return f"nothing to index in {where}{others}{kept}"
 
 
 def _show(summary: Summary, found: Found, seconds: float) -> None:

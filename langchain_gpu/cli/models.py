@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from langchain_gpu.events import Listener
 
 MAX_ANSWER_TOKENS = 512
+# Small models go round in circles without it. Each engine has its own name for it.
+_PENALTY = {"llama_cpp": "repeat_penalty", "transformers": "repetition_penalty"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,14 @@ def make_embeddings(model: str, place: Place, *, on_event: Listener | None = Non
     )
 
 
-def make_chat(model: str, place: Place) -> ChatGPU:
-    """Make the chat model; nothing is loaded yet. One chat at a time, the likeliest words."""
+def make_chat(model: str, place: Place, *, max_tokens: int = MAX_ANSWER_TOKENS) -> ChatGPU:
+    """Make the chat model; nothing is loaded yet. One chat at a time, the likeliest words.
+
+    Raises:
+        ModelNotFoundError: There are no files for `model`.
+    """
     from langchain_gpu.chat_models import ChatGPU
+    from langchain_gpu.generators.registry import choose
 
     return ChatGPU(
         model=model,
@@ -43,7 +50,8 @@ def make_chat(model: str, place: Place) -> ChatGPU:
         fallback=place.fallback,
         n_parallel=1,
         temperature=0,
-        max_tokens=MAX_ANSWER_TOKENS,
+        max_tokens=max_tokens,
+        model_kwargs={_PENALTY[choose(model).backend]: 1.1},
     )
 
 

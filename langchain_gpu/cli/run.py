@@ -13,6 +13,7 @@ from langchain_gpu.cli.ask import ask
 from langchain_gpu.cli.index import index
 from langchain_gpu.cli.options import JsonOption
 from langchain_gpu.cli.output import print_json, quiet_libraries, quiet_stdout, show_error, stdout
+from langchain_gpu.demo.command import demo
 
 app = typer.Typer(
     name="langchain-gpu",
@@ -70,3 +71,4 @@ def doctor(*, json: JsonOption = False) -> None:
 
 app.command(short_help="Index documents; run it again to update.")(index)
 app.command(short_help="Answer a question from a store, with sources.")(ask)
+app.command(short_help="Try it all on the documentation of this machine.")(demo)

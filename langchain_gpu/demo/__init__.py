@@ -1,0 +1,1 @@
+"""`make demo`: ask the documentation that lies on this machine, with no network."""

@@ -1,0 +1,350 @@
+"""The command line as people and programs use it, with small stand-ins for the models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import FakeListChatModel
+
+import langchain_gpu
+from langchain_gpu.cli import main, models
+from langchain_gpu.cli.models import Place
+from langchain_gpu.cli.output import Typewriter, show_error
+from langchain_gpu.events import BatchDone, GPUWarning, Listener
+from langchain_gpu.hardware.devices import Device
+
+
+class Embedding(DeterministicFakeEmbedding):
+    """What the command asks of `GPUEmbeddings`, with vectors of nothing."""
+
+    model: str
+    size: int = 8
+    window: int = 66
+    place: Any = None
+    on_event: Any = None
+
+    @property
+    def devices(self) -> list[Device]:
+        return [Device(kind="cpu", name="test", reason="no GPU was found")]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [2 + len(text.split()) for text in texts]
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        if any("interrupt me" in text for text in texts):
+            raise KeyboardInterrupt
+        if any("break me" in text for text in texts):
+            raise ValueError("the model returned NaN\nfor text 0")
+        if self.on_event is not None:
+            self.on_event(
+                BatchDone(device="cpu", items=len(texts), tokens=1, padded_tokens=1, seconds=1.0)
+            )
+        return super().embed_documents(texts)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Chat(FakeListChatModel):
+    """Says the same to everything."""
+
+    responses: list[str] = ["It is forty-two, as the guide says."]  # noqa: RUF012 - pydantic copies
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+Made = list[tuple[str, Place]]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
+    """Replace the models; tell which were made."""
+    made: Made = []
+
+    def make_embeddings(model: str, place: Place, *, on_event: Listener | None = None) -> Embedding:
+        made.append((model, place))
+        return Embedding(model=model, on_event=on_event)
+
+    def make_chat(model: str, place: Place) -> Chat:
+        made.append((model, place))
+        return Chat()
+
+    monkeypatch.setattr(models, "make_embeddings", make_embeddings)
+    monkeypatch.setattr(models, "make_chat", make_chat)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "guide.md").write_text("# Guide\n\nThe answer is forty-two.")
+    return made
+
+
+def call(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    code = caught.value.code
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def test_index_then_ask(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("index", "docs", "--store", "store") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("1 added, 0 updated, 0 deleted, 0 unchanged")
+    assert "1/1" in err
+    assert "documents/s" in err
+    assert "1 chunk embedded on cpu: no GPU was found" in err
+    assert call("ask", "What is the answer?", "--store", "store") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("It is forty-two, as the guide says.\n\nSources\n")
+    assert "docs/guide.md" in out
+    assert "The answer is forty-two." in out
+    assert err == ""
+    assert [model for model, _ in made] == [
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ]
+
+
+def test_json_has_stdout_for_itself(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs" / "bad.txt").write_bytes(b"\x00")
+    assert call("index", "docs", "--store", "store", "--json") == 0
+    source = str(tmp_path / "docs" / "bad.txt")
+    assert json.loads(capsys.readouterr().out) == {
+        "added": 1,
+        "updated": 0,
+        "deleted": 0,
+        "failed": [
+            {"source": source, "error": "binary, not text (or UTF-16 without a byte-order mark)"}
+        ],
+    }
+    assert call("ask", "What?", "--store", "store", "--json", "-k", "1") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["answer"] == "It is forty-two, as the guide says."
+    (source_,) = found["sources"]
+    assert source_["source"] == str(tmp_path / "docs" / "guide.md")
+    assert isinstance(source_["score"], float)
+    assert source_["text"] == "# Guide\n\nThe answer is forty-two."
+    assert made
+
+
+def test_options_reach_the_models(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ["--device", "cpu", "--fallback", "error", "--store", "store"]
+    assert call("index", "docs", "--embedding-model", "mine", *place) == 0
+    assert call("ask", "What?", "--chat-model", "chat", *place) == 0
+    asked = Place("cpu", "error")
+    assert made == [("mine", asked), ("mine", asked), ("chat", asked)]
+    capsys.readouterr()
+
+
+def test_a_store_keeps_to_its_model(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    call("index", "docs", "--store", "store", "--embedding-model", "one")
+    made.clear()
+    assert call("index", "docs", "--store", "store") == 0
+    assert made[0][0] == "one"
+    capsys.readouterr()
+
+
+def test_files_that_fail_are_listed_at_the_end(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs" / "bad.txt").write_bytes(b"\x00")
+    (tmp_path / "docs" / "cut.pdf").write_bytes(b"%PDF-1.7")
+    (tmp_path / "docs" / "old.txt").write_bytes("na\xefve".encode("latin-1"))
+    (tmp_path / "docs" / "empty.md").touch()
+    (tmp_path / "docs" / "picture.png").touch()
+    assert call("index", "docs", "--store", "store") == 0
+    err = capsys.readouterr().err
+    assert "2 could not be read:\n  docs/bad.txt: binary" in err
+    assert "\n  docs/cut.pdf: " in err
+    assert "1 file not in UTF-8, read as cp1252:\n  docs/old.txt" in err
+    assert "1 file without text passed over" in err
+    assert "1 file of other types passed over: 1 .png" in err
+    assert made
+
+
+def test_if_all_fail_it_fails(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "docs" / "bad.txt"
+    bad.write_bytes(b"\x00")
+    assert call("index", bad, "--store", "store", "--json") == 1
+    assert len(json.loads(capsys.readouterr().out)["failed"]) == 1
+    assert not (tmp_path / "store").exists()
+    assert made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "nowhere", "--store", "s"], "No such file or folder: 'nowhere'"),
+        (["index", "empty", "--store", "s"], "nothing to index in empty"),
+        (["index", "docs", "--store", "docs"], "--store docs holds guide.md and no store"),
+        (["index", "docs", "--store", "docs/guide.md"], "is a file; name a folder"),
+        (["index", "docs", "--store", "s", "--chunk-tokens", "99"], "at most 64"),
+        (["index", "docs", "--store", "s", "--overlap", "64"], "below the chunk size 64"),
+        (["ask", "What?", "--store", "empty"], "empty holds no store"),
+        (["ask", "What?", "--store", "nowhere"], "nowhere holds no store"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    made: Made,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert call(*arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "s").exists()
+    assert len(made) <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "docs"],
+        ["index", "--store", "s"],
+        ["index", "docs", "--store", "s", "--fallback", "maybe"],
+        ["index", "docs", "--store", "s", "--chunk-tokens", "0"],
+        ["ask", "--store", "s"],
+        ["ask", "What?", "--store", "s", "-k", "0"],
+        ["what"],
+        ["--what"],
+    ],
+)
+def test_wrong_usage_exits_with_2(
+    made: Made, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert call(*arguments) == 2
+    assert "Error: " in capsys.readouterr().err
+    assert made == []
+
+
+def test_an_empty_folder_loses_nothing(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("index", "docs", "--store", "store")
+    (tmp_path / "docs" / "guide.md").unlink()
+    assert call("index", "docs", "--store", "store") == 1
+    assert "the store keeps 1 document from there" in capsys.readouterr().err
+    assert call("ask", "What?", "--store", "store") == 0
+    assert "forty-two" in capsys.readouterr().out
+    assert made
+
+
+@pytest.mark.parametrize(("text", "code"), [("interrupt me", 130), ("break me", 1)])
+def test_what_is_stored_outlives_a_failure(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: int
+) -> None:
+    call("index", "docs", "--store", "store")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+    (tmp_path / "docs" / "next.md").write_text(text)
+    capsys.readouterr()
+    assert call("index", "docs", "--store", "store") == code
+    assert "Traceback" not in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()} == before
+    assert made
+
+
+def test_the_store_may_lie_among_the_documents(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "docs" / "store"
+    call("index", "docs", "--store", store)
+    capsys.readouterr()
+    assert call("index", "docs", "--store", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["added"] == 0
+    assert made
+
+
+def test_debug_shows_the_traceback(made: Made) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["index", "nowhere", "--store", "s", "--debug"])
+    assert made == []
+
+
+def test_our_warnings_are_one_line(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(model: str, place: Place, *, on_event: Listener | None = None) -> Embedding:
+        warnings.warn("embedding runs on cpu, not cuda: none here", GPUWarning, stacklevel=1)
+        warnings.warn("someone else's", UserWarning, stacklevel=1)
+        made.append((model, place))
+        return Embedding(model=model, on_event=on_event)
+
+    monkeypatch.setattr(models, "make_embeddings", make)
+    assert call("index", "docs", "--store", "store") == 0
+    err = capsys.readouterr().err
+    assert "Warning: embedding runs on cpu, not cuda: none here\n" in err
+    assert "someone else's" not in err
+
+
+def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("doctor", "--json") == 0
+    devices = json.loads(capsys.readouterr().out)["devices"]
+    assert devices
+    assert all({"kind", "name", "reason", "cores"} <= device.keys() for device in devices)
+    assert call("doctor") == 0
+    assert "cpu" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"langchain-gpu {langchain_gpu.__version__}\n"
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_a_missing_extra_is_one_line(module: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from langchain_gpu.cli import main; main()"
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"langchain-gpu: `{module}` is not installed. "
+        'Install it with: pip install "langchain-gpu[cli]"\n'
+    )
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; from langchain_gpu.cli.run import app\n"
+        "heavy = {'torch', 'transformers', 'faiss', 'langchain_core'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_the_typewriter_breaks_between_words(capsys: pytest.CaptureFixture[str]) -> None:
+    writer = Typewriter(12)
+    for piece in ["One tw", "o three four", " five.\n\n  - a", " list\nunbreakable-word"]:
+        writer.write(piece)
+    writer.close()
+    out = capsys.readouterr().out
+    assert out == "One two\nthree four\nfive.\n\n  - a list\nunbreakable-word\n"
+    assert max(map(len, out.splitlines()[:5])) <= 12
+
+
+def test_errors_without_words_have_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    show_error(KeyError("x"))
+    show_error(RuntimeError())
+    assert capsys.readouterr().err == "Error: KeyError: 'x'\nError: RuntimeError\n"

@@ -144,18 +144,23 @@ def _index(
     )
     if not found.files and not found.failed:
         raise ValueError(_nothing_in(paths, found, stored_under(vectors, paths)))
-    with progress:
-        summary = sync(
-            vectors,
-            found,
-            paths,
-            cut=Cut(
-                make_chunker=lambda: Chunker(embeddings, size=size, overlap=overlap),
-                settings=f"{size} {overlap}",
-            ),
-            save=lambda: vectors.save_local(store),
-            watcher=progress,
-        )
+    cut = Cut(
+        make_chunker=lambda: Chunker(embeddings, size=size, overlap=overlap),
+        settings=f"{size} {overlap}",
+    )
+    try:
+        with progress:
+            summary = sync(
+                vectors,
+                found,
+                paths,
+                cut=cut,
+                save=lambda: vectors.save_local(store),
+                watcher=progress,
+            )
+    except KeyboardInterrupt:
+        say("Interrupted. What was saved stays; run it again to go on.", "yellow")
+        raise
     if summary.chunks:
         device = embeddings.devices[0]
         say(f"{plural(summary.chunks, 'chunk')} embedded on {device}: {device.reason}", "dim")

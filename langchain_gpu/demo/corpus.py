@@ -97,13 +97,15 @@ def readme(found: Distribution) -> Document | None:
 
 
 def _documented(node: ast.AST, name: str, file: Path) -> Iterator[Document]:
-    """Walk the public names, outermost first; depth is that of the classes, not of the code."""
+    """Walk what can be reached by a public name, outermost first."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = ast.get_docstring(node)
         if text:
             title = name if isinstance(node, ast.Module) else f"{name}{_signature(node)}"
             metadata = {"source": name, "file": file.as_posix(), "line": getattr(node, "lineno", 1)}
             yield Document(f"{title}\n\n{text}", metadata=metadata)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _NAMED):
             if not child.name.startswith("_"):

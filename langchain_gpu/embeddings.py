@@ -105,8 +105,8 @@ class GPUEmbeddings(BaseModel, Embeddings):
 
     device: str | list[str] = "auto"
     """Where to run."""
-    backend: Literal["auto", "torch"] = "auto"
-    """Which library runs the model."""
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What is computed in; vectors are returned in float32."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
@@ -148,6 +148,11 @@ class GPUEmbeddings(BaseModel, Embeddings):
     def computed_in(self) -> str:
         """The dtype that `dtype="auto"` came to. Loads the model."""
         return self._load().encoder.dtype
+
+    @property
+    def backend_reason(self) -> str:
+        """Which library runs the model, and why. Loads the model."""
+        return self._load().reason
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed texts, as documents. Returns one list of `dimension` floats per text.

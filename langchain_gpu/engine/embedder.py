@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,10 +58,17 @@ class EmbedderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """A loaded model: its engine, and the encoder that knows its tokenizer and prompts."""
+    """A loaded model.
+
+    Attributes:
+        engine: Runs it.
+        encoder: Knows its tokenizer and prompts.
+        reason: Which library runs it, and why.
+    """
 
     engine: Engine[str]
     encoder: TextEncoder
+    reason: str
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -84,10 +91,11 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
     folder = resolve(config.model, **config.where).path
     cpu = select_device("cpu") if config.fallback == "cpu" else None
 
-    def load_on(device: Device) -> TextEncoder:
+    def load_on(device: Device) -> tuple[TextEncoder, str]:
         return backends.create(config.backend, folder, device, config.dtype, config.options)
 
-    encoders = [_or_cpu(load_on, device, cpu, on_event) for device in devices]
+    loaded = [_or_cpu(load_on, device, cpu, on_event) for device in devices]
+    encoders = [encoder for encoder, _ in loaded]
     engine: Engine[str] = Engine(
         encoders,
         budget_for=lambda device: config.max_batch_tokens or default_budget(device),
@@ -95,7 +103,7 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
         fallback=[cpu] if cpu is not None else [],
         on_event=on_event,
     )
-    return Embedder(engine, encoders[0])
+    return Embedder(engine, *loaded[0])
 
 
 def default_budget(device: Device) -> int:
@@ -129,19 +137,22 @@ def gpus() -> list[str]:
     return [str(device) for device in list_devices() if device.kind != "cpu"] or ["cpu"]
 
 
+_Loaded = tuple[TextEncoder, str]
+
+
 def _or_cpu(
-    load_on: Any, device: Device, cpu: Device | None, on_event: Listener | None
-) -> TextEncoder:
+    load_on: Callable[[Device], _Loaded],
+    device: Device,
+    cpu: Device | None,
+    on_event: Listener | None,
+) -> _Loaded:
     """Load on `device`, or on the CPU when it does not fit and the policy allows that."""
-    problem = ""
     try:
-        encoder: TextEncoder = load_on(device)
+        return load_on(device)
     except Exception as error:
         if cpu is None or device.kind == "cpu" or not is_out_of_memory(error):
             raise
         problem = str(error).strip().partition("\n")[0]
-    else:
-        return encoder
     release(device)  # outside the except block, where the traceback held the half-loaded model
     warn_fallback(
         on_event,
@@ -150,5 +161,4 @@ def _or_cpu(
         target="cpu",
         reason=f"the model does not fit: {problem}",
     )
-    fallen: TextEncoder = load_on(cpu)
-    return fallen
+    return load_on(cpu)

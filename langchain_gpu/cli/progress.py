@@ -13,7 +13,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -33,9 +32,7 @@ class IndexProgress:
             BarColumn(bar_width=20),
             _Documents(),
             _Rate(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            _Time(elapsed_when_finished=True),
             console=console,
         )
         self._task = self._bar.add_task("", total=files)
@@ -80,4 +77,11 @@ class _Documents(MofNCompleteColumn):
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("- documents/s" if speed is None else f"{speed:,.1f} documents/s")
+        if speed is None:
+            return Text("- documents/s")
+        return Text(f"{speed:,.{0 if speed >= 100 else 1}f} documents/s")  # noqa: PLR2004
+
+
+class _Time(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        return Text("took " if task.finished else "ETA ") + super().render(task)

@@ -75,6 +75,7 @@ class Chunker:
             raise ValueError(
                 f"overlap must be at least 0 and below the chunk size {self.size}, not {overlap}"
             )
+        self._length = len if self._words is None else self._words.total
         self._splitters: dict[tuple[str, int], Any] = {}
 
     def split(self, documents: Iterable[Document]) -> list[Document]:
@@ -100,12 +101,18 @@ class Chunker:
         ]
 
     def _tokens(self, texts: list[str]) -> list[int]:
-        return [len(text) for text in texts] if self._words is None else self._words.exact(texts)
+        if self._words is None:
+            return [len(text) for text in texts]
+        return self._words.counts(texts, trusted=self.size // 2)
 
     def _cut(self, text: str, suffix: str, size: int) -> Iterator[tuple[int, str]]:
         """Yield start and text of each piece, as far as the sum of its words' tokens says."""
         if self._words is not None:
             self._words.forget_lengths()
+        if self._length(text) <= size:  # most files, rows and docstrings: nothing to cut
+            if whole := text.strip():
+                yield text.index(whole), whole
+            return
         overlap = self.overlap * size // self.size
         start = end = 0
         for piece in self._splitter(suffix, size, overlap).split_text(text):
@@ -119,8 +126,11 @@ class Chunker:
         if tokens <= self.size or len(text) == 1:
             yield 0, text
             return
-        smaller = max(1, min(self.size * self.size // tokens, len(text) // 2))
-        pieces = list(self._cut(text, suffix, smaller))
+        smaller = self._length(text) * self.size // tokens  # less than the sum, so it is cut
+        pieces = list(self._cut(text, suffix, smaller)) if smaller else []
+        if len(pieces) < 2:  # noqa: PLR2004 - the sum says nothing about this text
+            half = len(text) // 2
+            pieces = [(0, text[:half]), (half, text[half:])]
         for (start, piece), count in zip(
             pieces, self._tokens([piece for _, piece in pieces]), strict=True
         ):
@@ -135,7 +145,7 @@ class Chunker:
                 is_separator_regex=True,
                 chunk_size=size,
                 chunk_overlap=overlap,
-                length_function=len if self._words is None else self._words.total,
+                length_function=self._length,
             )
         return self._splitters[key]
 
@@ -171,6 +181,15 @@ class _WordCounts:
 
     def exact(self, texts: Sequence[str]) -> list[int]:
         return [tokens - self.special for tokens in self._count(texts)] if texts else []
+
+    def counts(self, texts: Sequence[str], *, trusted: int) -> list[int]:
+        """Count texts: sums up to `trusted` are believed, as they are never wrong by half."""
+        self.learn(texts)  # a chunk's first word has lost the space before it
+        sums = [self.total(text) for text in texts]
+        exact = iter(
+            self.exact([t for t, total in zip(texts, sums, strict=True) if total > trusted])
+        )
+        return [next(exact) if total > trusted else total for total in sums]
 
     def learn(self, texts: Iterable[str]) -> None:
         """Count all words of `texts` that are not known yet, in one call."""

@@ -33,6 +33,13 @@ class MergingEmbedding(WordEmbedding):
         return [2 + sum(len(w) * (2 if len(w) > 40 else 1) for w in found) for found in words]
 
 
+class JoiningEmbedding(WordEmbedding):
+    """Another: each space between two words costs a little more than the words alone."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [2 + len(text.split()) + len(re.findall(r"\S\s+\S", text)) // 5 for text in texts]
+
+
 def check(chunker: Chunker, embedding: WordEmbedding | None, text: str, source: str) -> None:
     chunks = chunker.split([Document(text, metadata={"source": source, "page": 3})])
     end = 0
@@ -71,9 +78,14 @@ def test_chunks_overlap_and_keep_their_place(text: str, size: int, data: st.Data
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.sampled_from("ab \n"), max_size=900))
-def test_a_tokenizer_whose_counts_do_not_add_up_is_obeyed(text: str) -> None:
-    embedding = MergingEmbedding(size=3)
+@given(
+    st.text(st.sampled_from("ab \n"), max_size=900),
+    st.sampled_from([MergingEmbedding, JoiningEmbedding]),
+)
+def test_a_tokenizer_whose_counts_do_not_add_up_is_obeyed(
+    text: str, kind: type[WordEmbedding]
+) -> None:
+    embedding = kind(size=3)
     check(Chunker(embedding, overlap=0), embedding, text, "x.txt")
 
 
@@ -118,8 +130,8 @@ def test_words_are_counted_once_and_together() -> None:
     chunker = Chunker(embedding)
     documents = [Document(f"{i} alpha beta gamma " * 20) for i in range(50)]
     embedding.calls = 0
-    assert len(chunker.split(documents)) > 100
-    assert embedding.calls == 2  # the words, then the chunks
+    assert len(chunker.split([*documents, Document("a short one")])) > 100
+    assert embedding.calls == 3  # the words, the chunks' first words, the chunks
 
 
 @pytest.mark.parametrize("text", ["x" * 200_000, "=" * 200_000, "ab" * 50_000 + "\n" * 100_000])

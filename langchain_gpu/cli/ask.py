@@ -92,7 +92,7 @@ def _parts(
     if model is None:
         raise ValueError(f"{store} does not name its model; pass --embedding-model")
     embeddings = models.make_embeddings(model, place)
-    vectors = FAISSVectorStore.load_local(store, embeddings, device=place.device)
+    vectors = FAISSVectorStore.load_local(store, embeddings, device=place.search)
     chat = models.make_chat(chat_model, place)
     try:
         yield from create_rag_chain(vectors.as_retriever(k=k), chat).stream({"input": question})

@@ -25,6 +25,11 @@ class Place:
     device: str = "auto"
     fallback: Literal["cpu", "error"] = "cpu"
 
+    @property
+    def search(self) -> str:
+        """Where to search: a GPU asked for the models does not ask for a GPU build of FAISS."""
+        return "cpu" if self.device == "cpu" else "auto"
+
 
 def make_embeddings(model: str, place: Place, *, on_event: Listener | None = None) -> GPUEmbeddings:
     """Make the embedding; nothing is loaded yet."""

@@ -49,6 +49,8 @@ class IndexProgress:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if isinstance(error, Exception):  # what is said next matters more
+            self._bar.update(self._task, visible=False)
         self._bar.stop()
 
     def embedding(self, files: int, chunks: int) -> None:

@@ -100,7 +100,7 @@ def demo(
         rows = embeddings.embed_with_report(texts)
         progress.done(len(corpus.documents))
     with run.stage("Index"):
-        store = FAISSVectorStore(embeddings, device=device)
+        store = FAISSVectorStore(embeddings, device=place.search)
         store.add_embeddings(
             zip(texts, rows.vectors, strict=True), [chunk.metadata for chunk in chunks]
         )

@@ -49,6 +49,7 @@ def make_chat(model: str, place: Place, *, max_tokens: int = MAX_ANSWER_TOKENS) 
     from langchain_gpu.chat_models import ChatGPU
     from langchain_gpu.generators.registry import choose
 
+    penalty = _PENALTY.get(choose(model).backend)
     return ChatGPU(
         model=model,
         device=place.device,
@@ -56,7 +57,7 @@ def make_chat(model: str, place: Place, *, max_tokens: int = MAX_ANSWER_TOKENS) 
         n_parallel=1,
         temperature=0,
         max_tokens=max_tokens,
-        model_kwargs={_PENALTY[choose(model).backend]: 1.1},
+        model_kwargs={} if penalty is None else {penalty: 1.1},
     )
 
 

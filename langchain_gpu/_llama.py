@@ -100,6 +100,8 @@ class LlamaServer:
                 f"or more memory than is free (n_ctx={settings.n_ctx}, "
                 f"n_parallel={settings.n_parallel}, n_gpu_layers={settings.n_gpu_layers})"
             ) from error
+        # Answered once the server's loop runs: freed before that, a server would wait for ever.
+        self._native.handle_metrics()
 
     def chat(self, body: Mapping[str, Any], on_chunk: Callable[[dict[str, Any]], bool]) -> None:
         """Stream one chat completion; returns after the last chunk.
@@ -231,6 +233,7 @@ def _parameters(settings: LlamaSettings) -> Any:
     params.verbosity = 0
     params.ui = False
     params.endpoint_slots = False
+    params.endpoint_metrics = True  # the start waits for its first answer
     # Finished prompts would be kept in up to 8 GiB of memory; the slots keep the latest anyway.
     params.cache_ram_mib = 0
     # A trailing assistant message is part of the chat, as with every other engine, not a beginning

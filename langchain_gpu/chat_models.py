@@ -152,11 +152,6 @@ class ChatGPU(BaseChatModel):
         check_name(backend)
         return backend
 
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """It holds no secret and no weights: settings only."""
-        return True
-
     @property
     def model_name(self) -> str:
         """The model, under the name other chat models give it."""

@@ -1,0 +1,311 @@
+"""`ChatGPU` over a tiny model: settings, lifetime, errors, async and cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import threading
+from collections.abc import Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableBinding
+from langchain_core.tools import tool
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from langchain_gpu import ChatGPU, chat_models
+from langchain_gpu.generators.base import Generator
+from langchain_gpu.generators.registry import Choice, Options, create
+from tests.unit_tests.tiny_chat import WINDOW, build_chat
+
+ALIAS: dict[str, Any] = {"model_name": "no/such-model"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_chat(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def chat(path: str) -> Iterator[ChatGPU]:
+    with ChatGPU(model=path, device="cpu", dtype="float32", temperature=0, max_tokens=8) as model:
+        yield model
+
+
+def test_constructing_loads_nothing_and_accepts_any_name() -> None:
+    assert ChatGPU(model="no/such-model").model_name == "no/such-model"
+    assert ChatGPU(**ALIAS).model == "no/such-model"
+
+
+def test_an_answer_says_what_it_took_and_where(chat: ChatGPU, path: str) -> None:
+    answer = chat.invoke("hello")
+    assert answer.content
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["output_tokens"] == 8
+    metadata = answer.response_metadata
+    assert metadata["model_name"] == path
+    assert metadata["backend"] == "transformers"
+    assert metadata["device"] == "cpu"
+    assert metadata["finish_reason"] == "length"
+    assert metadata["timings"]["seconds"] > 0
+    assert chat.devices[0].reason
+    assert chat.context_length == WINDOW
+    assert chat.backend_reason.startswith("transformers: ")
+
+
+async def test_every_way_to_ask_gives_the_same_answer(chat: ChatGPU) -> None:
+    answer = chat.invoke("hello").content
+    assert answer
+    streamed = list(chat.stream("hello"))
+    assert "".join(chunk.text for chunk in streamed) == answer
+    assert sum(chunk.usage_metadata is not None for chunk in streamed) == 1
+    assert (await chat.ainvoke("hello")).content == answer
+    assert "".join([chunk.text async for chunk in chat.astream("hello")]) == answer
+    assert [each.content for each in chat.batch(["hello"] * 3)] == [answer] * 3
+    assert [each.content for each in await chat.abatch(["hello"] * 3)] == [answer] * 3
+    bound = chat.bind(max_tokens=2)
+    assert answer.startswith(str(bound.invoke("hello").content))
+
+
+def test_streaming_inside_invoke_tells_the_callbacks_every_token(path: str) -> None:
+    class Ear(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.heard = ""
+
+        def on_llm_new_token(self, token: Any, **_: Any) -> None:
+            self.heard += token
+
+    ear = Ear()
+    with ChatGPU(model=path, device="cpu", temperature=0, max_tokens=8, streaming=True) as model:
+        answer = model.invoke("hello", config={"callbacks": [ear]})
+    assert ear.heard == answer.content
+
+
+def test_settings_of_the_call_come_before_those_of_the_model(chat: ChatGPU) -> None:
+    answer = chat.invoke("hello", max_tokens=3)
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["output_tokens"] == 3
+    text = str(chat.invoke("hello").content)
+    assert chat.invoke("hello", stop=[text[2:4]]).content == text[: text.find(text[2:4])]
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer(chat: ChatGPU) -> None:
+    assert chat.get_num_tokens("hello") == len(chat.get_token_ids("hello")) < 5
+    messages = [SystemMessage("be brief"), HumanMessage("hello")]
+    answer = chat.invoke(messages)
+    assert answer.usage_metadata is not None
+    assert chat.get_num_tokens_from_messages(messages) == answer.usage_metadata["input_tokens"]
+    counting = ChatGPU(model="no/such-model", custom_get_token_ids=lambda text: [1] * len(text))
+    assert counting.get_num_tokens("hello") == 5
+
+
+def test_close_frees_the_model_and_the_next_call_loads_it_again(path: str) -> None:
+    model = ChatGPU(model=path, device="cpu", max_tokens=2)
+    first = model._load()
+    model.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        _ = first.context_length
+    assert model.invoke("hello").content is not None
+    assert model._load() is not first
+    model.close()
+    model.close()
+
+
+def test_many_threads_load_the_model_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Choice] = []
+
+    def counted(choice: Choice, options: Options) -> Generator:
+        loads.append(choice)
+        return create(choice, options)
+
+    monkeypatch.setattr(chat_models, "create", counted)
+    with ChatGPU(model=path, device="cpu", max_tokens=2) as model:
+        assert len(model.batch(["hello"] * 8)) == 8
+    assert len(loads) == 1
+
+
+def test_a_copy_or_an_unpickled_model_loads_its_own(chat: ChatGPU) -> None:
+    chat.invoke("hello")
+    for other in (pickle.loads(pickle.dumps(chat)), copy.deepcopy(chat)):  # noqa: S301
+        assert other._loaded.generator is None
+        assert other.model == chat.model
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"timeout": 0}, "timeout"),
+        ({"n_ctx": 0}, "n_ctx"),
+        ({"backend": "vllm"}, "known are 'auto', 'llama_cpp', 'transformers'"),
+        ({"fallback": "maybe"}, "fallback"),
+        ({"tempreature": 1}, "tempreature"),
+        ({"model": ""}, "model"),
+        ({"model": None}, "model"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        ChatGPU(**{"model": "m", **settings})
+
+
+@pytest.mark.parametrize(
+    ("messages", "error", "named"),
+    [
+        ([], ValueError, "list of messages is empty"),
+        (None, ValueError, "NoneType"),
+        (7, ValueError, "int"),
+        ("a\ud800b", ValueError, "message 0"),
+        ([("user", [{"type": "image_url", "image_url": "x"}])], ValueError, "image_url"),
+        ("x" * 1000, ContextOverflowError, f"window holds {WINDOW}"),
+    ],
+)
+async def test_what_cannot_be_answered_is_named(
+    messages: Any, error: type[Exception], named: str, chat: ChatGPU
+) -> None:
+    with pytest.raises(error, match=named):
+        chat.invoke(messages)
+    with pytest.raises(error, match=named):
+        list(chat.stream(messages))
+    with pytest.raises(error, match=named):
+        await chat.ainvoke(messages)
+    with pytest.raises(error, match=named):
+        async for _ in chat.astream(messages):
+            pass
+
+
+def test_settings_of_the_call_are_checked_too(chat: ChatGPU) -> None:
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
+        chat.invoke("hello", max_tokens=0)
+    with pytest.raises(ValueError, match="make another one"):
+        chat.invoke("hello", model="another")
+    assert chat.invoke("hello", model=chat.model).content
+
+
+def test_a_system_message_alone_is_answered(chat: ChatGPU) -> None:
+    assert chat.invoke([SystemMessage("be brief")]).content
+
+
+def test_an_unknown_model_says_what_was_tried() -> None:
+    with pytest.raises(ValueError, match="no gguf files found for 'no/such-model'"):
+        ChatGPU(model="no/such-model").invoke("hello")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "damaged.gguf"
+    file.write_bytes(b"GGUF\x03\0\0\0 and nothing more")
+    with pytest.raises(RuntimeError, match=str(file)):
+        ChatGPU(model=str(file)).invoke("hello")
+
+
+def test_an_overflow_can_fall_back_to_another_model(chat: ChatGPU) -> None:
+    other = FakeListChatModel(responses=["from the other"])
+    both = chat.with_fallbacks([other], exceptions_to_handle=(ContextOverflowError,))
+    assert both.invoke("x" * 1000).content == "from the other"
+
+
+def test_a_call_that_takes_too_long_is_given_up(
+    chat: ChatGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(chat, monkeypatch)
+    with pytest.raises(TimeoutError):
+        chat.invoke("hello", max_tokens=100, timeout=0.1)
+
+
+async def test_canceling_the_task_stops_the_model(
+    chat: ChatGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = slow(chat, monkeypatch)
+    task = asyncio.create_task(chat.ainvoke("hello", max_tokens=100))
+    await asyncio.to_thread(steps.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await chat.ainvoke("after", max_tokens=1)  # takes its turn when the model is free
+    assert steps.taken < 60
+
+
+class Steps:
+    """How far a slow model came."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.taken = 0
+
+
+def slow(chat: ChatGPU, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps = Steps()
+    model = chat._load()._model  # type: ignore[attr-defined]
+    forward = model.forward
+
+    @wraps(forward)
+    def wait(*args: Any, **kwargs: Any) -> Any:
+        steps.begun.set()
+        steps.taken += 1
+        threading.Event().wait(0.02)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", wait)
+    return steps
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+class Person(BaseModel):
+    """Someone."""
+
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (None, "auto"),
+        ("auto", "auto"),
+        ("any", "required"),
+        (True, "required"),
+        ("none", "none"),
+        ("add", "add"),
+        ({"type": "function", "function": {"name": "add"}}, "add"),
+    ],
+)
+def test_every_way_to_write_a_tool_choice(given: Any, meant: str, chat: ChatGPU) -> None:
+    bound = chat.bind_tools([add], tool_choice=given)
+    assert isinstance(bound, RunnableBinding)
+    assert bound.kwargs["tool_choice"] == meant
+    assert bound.kwargs["tools"][0]["function"]["name"] == "add"
+
+
+def test_structured_output_refuses_what_it_does_not_know(chat: ChatGPU) -> None:
+    with pytest.raises(ValueError, match="unknown method"):
+        chat.with_structured_output(Person, method="magic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a schema"):
+        chat.with_structured_output()
+    with pytest.raises(ValueError, match="bogus"):
+        chat.with_structured_output(Person, bogus=1)
+    with pytest.raises(NotImplementedError, match="llama_cpp"):
+        chat.with_structured_output(Person).invoke("Bob")
+
+
+def test_settings_are_cache_keys_and_secrets_are_not_shown(chat: ChatGPU) -> None:
+    secret = ChatGPU(model="m", api_key=SecretStr("sk-very-secret"))
+    assert "very-secret" not in repr(secret) + str(secret) + str(secret._serialized)
+    assert chat._identifying_params["temperature"] == 0
+    assert chunk_type(chat) is AIMessageChunk
+
+
+def chunk_type(chat: ChatGPU) -> type:
+    return type(next(iter(chat.stream("hello"))))

@@ -1,0 +1,111 @@
+"""Requests refuse nonsense; answers are put together from their pieces."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from langchain_gpu.generators.base import (
+    Completion,
+    Delta,
+    Deltas,
+    Request,
+    Timings,
+    ToolCall,
+    Usage,
+    collect,
+    timed,
+)
+from langchain_gpu.generators.parallel import generate_all
+
+HELLO = [{"role": "user", "content": "hello"}]
+LAST = Delta(finish_reason="stop", usage=Usage(3, 2), timings=Timings(0.1, 0.2, None))
+
+
+def test_no_messages_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to answer"):
+        Request(messages=[])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("timeout", 0.0),
+        ("stop", ("",)),
+    ],
+)
+def test_a_number_out_of_range_is_named(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name.replace("_", ".")):
+        Request(messages=HELLO, **{name: value})  # type: ignore[arg-type]
+
+
+def test_pieces_become_one_answer() -> None:
+    pieces = [
+        Delta(text="he", reasoning="hm"),
+        Delta(text="llo", tool_calls=(ToolCall(1, "b", "g", "{}"), ToolCall(0, "a", "f", '{"x"'))),
+        Delta(tool_calls=(ToolCall(0, None, None, ": 1}"),)),
+        LAST,
+    ]
+    assert collect(pieces) == Completion(
+        text="hello",
+        reasoning="hm",
+        tool_calls=(ToolCall(0, "a", "f", '{"x": 1}'), ToolCall(1, "b", "g", "{}")),
+        finish_reason="stop",
+        usage=Usage(3, 2),
+        timings=Timings(0.1, 0.2, None),
+    )
+
+
+@pytest.mark.parametrize("pieces", [[], [Delta(text="half an ans")]])
+def test_half_an_answer_is_no_answer(pieces: list[Delta]) -> None:
+    with pytest.raises(RuntimeError, match="without saying why"):
+        collect(pieces)
+
+
+def test_timings_stand_on_the_last_piece_only() -> None:
+    end = Delta(finish_reason="stop", usage=Usage(3, 2))
+    seen = list(timed([Delta(), Delta(text="a"), Delta(), Delta(text="b"), end]))
+    assert [delta.text for delta in seen] == ["a", "b", ""]
+    assert [delta.timings is None for delta in seen] == [True, True, False]
+    timings = seen[-1].timings
+    assert timings is not None
+    assert 0 <= timings.time_to_first_token <= timings.seconds
+
+
+def requests(*texts: str) -> list[Request]:
+    return [Request(messages=[{"role": "user", "content": text}]) for text in texts]
+
+
+def test_many_chats_come_back_in_order() -> None:
+    def echo(request: Request) -> Deltas:
+        yield Delta(text=request.messages[0]["content"])
+        yield LAST
+
+    answers = generate_all(echo, requests("a", "b", "c"), width=2)
+    assert [answer.text for answer in answers] == ["a", "b", "c"]
+    assert generate_all(echo, [], width=2) == []
+
+
+def test_a_failing_chat_stops_the_others_and_its_error_is_raised() -> None:
+    endless_runs = threading.Event()
+
+    def endless_or_broken(request: Request) -> Deltas:
+        if request.messages[0]["content"] == "broken":
+            endless_runs.wait()
+            raise OSError("the engine is gone")
+        while True:
+            endless_runs.set()
+            yield Delta(text="and ")
+
+    with pytest.raises(OSError, match="the engine is gone"):
+        generate_all(endless_or_broken, requests("endless", "broken"), width=2)
+
+
+def test_a_stream_is_an_iterator() -> None:
+    assert isinstance(timed([]), Iterator)

@@ -1,0 +1,140 @@
+"""From a thread that pushes to a caller that pulls: order, errors, time-outs and cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from itertools import count
+
+import pytest
+
+from langchain_gpu.generators.pump import pulled, pulled_async
+
+Sink = Callable[[int], bool]
+
+
+class Endless:
+    """Pushes numbers, at an engine's pace, until it is told to stop."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def __call__(self, sink: Sink) -> None:
+        for number in count():
+            time.sleep(0.001)
+            if sink(number):
+                self.stopped.set()
+                return
+
+
+def test_items_keep_their_order() -> None:
+    def push(sink: Sink) -> None:
+        for number in range(1000):
+            assert sink(number) is False
+
+    assert list(pulled(push, timeout=None)) == list(range(1000))
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    def push(sink: Sink) -> None:
+        sink(1)
+        raise KeyError("broken")
+
+    items = pulled(push, timeout=None)
+    assert next(items) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(items)
+
+
+def test_closing_early_stops_the_pushing_side() -> None:
+    endless = Endless()
+    items = pulled(endless, timeout=None)
+    assert [next(items), next(items)] == [0, 1]
+    items.close()
+    assert endless.stopped.wait(30)
+
+
+def test_a_silent_engine_runs_into_the_time_out_and_is_told_to_stop() -> None:
+    released, told = threading.Event(), threading.Event()
+
+    def push(sink: Sink) -> None:
+        released.wait()
+        if sink(1):
+            told.set()
+
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        list(pulled(push, timeout=0.05))
+    released.set()
+    assert told.wait(30)
+
+
+def test_a_talkative_engine_runs_into_the_time_out_too() -> None:
+    endless = Endless()
+    with pytest.raises(TimeoutError):
+        list(pulled(endless, timeout=0.2))
+    assert endless.stopped.wait(30)
+
+
+def test_a_process_with_a_running_stream_ends_by_itself() -> None:
+    script = """
+import time
+from itertools import count
+from langchain_gpu.generators.pump import pulled
+items = pulled(lambda sink: next(n for n in count() if sink(n) or time.sleep(0.001)), timeout=None)
+print(next(items))
+"""
+    done = subprocess.run(  # noqa: S603  this interpreter, the script above
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def numbers(stopped: threading.Event, error: Exception | None = None) -> Generator[int, None, None]:
+    try:
+        yield 0
+        if error:
+            raise error
+        for number in count(1):
+            time.sleep(0.001)
+            yield number
+    finally:
+        stopped.set()
+
+
+async def test_async_items_keep_their_order_and_leaving_closes_the_source() -> None:
+    stopped = threading.Event()
+    seen = []
+    items = pulled_async(numbers(stopped))
+    async for number in items:
+        seen.append(number)
+        if number == 5:
+            break
+    await items.aclose()
+    assert seen == list(range(6))
+    assert await asyncio.to_thread(stopped.wait, 30)
+
+
+async def test_an_async_error_is_raised_where_it_is_awaited() -> None:
+    items = pulled_async(numbers(threading.Event(), OSError("broken")))
+    assert await anext(items) == 0
+    with pytest.raises(OSError, match="broken"):
+        await anext(items)
+
+
+async def test_canceling_the_task_closes_the_source() -> None:
+    stopped = threading.Event()
+
+    async def read() -> None:
+        async for _ in pulled_async(numbers(stopped)):
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(stopped.wait, 30)

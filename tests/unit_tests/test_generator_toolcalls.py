@@ -1,0 +1,79 @@
+"""Forced calls become a schema; an answer that is a call becomes one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from langchain_gpu.generators.base import Delta, Timings, Usage, collect
+from langchain_gpu.generators.toolcalls import forced_format, recover_calls
+
+ADD: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+NOW: dict[str, Any] = {"type": "function", "function": {"name": "now"}}
+END = Delta(finish_reason="stop", usage=Usage(1, 1), timings=Timings(0, 0, None))
+CALL = '{"name": "add", "arguments": {"a": 1}}'
+
+
+def pieces(text: str, size: int = 3) -> list[Delta]:
+    return [Delta(text=text[at : at + size]) for at in range(0, len(text), size)]
+
+
+def names(schema: dict[str, Any]) -> list[str]:
+    calls = schema["json_schema"]["schema"]["anyOf"]
+    return [call["properties"]["name"]["const"] for call in calls]
+
+
+def test_required_allows_every_tool_and_a_name_only_that_one() -> None:
+    assert names(forced_format([ADD, NOW], "required")) == ["add", "now"]
+    assert names(forced_format([ADD, NOW], "now")) == ["now"]
+    with pytest.raises(ValueError, match=r"'sub' is none of the tools \['add', 'now'\]"):
+        forced_format([ADD, NOW], "sub")
+
+
+def test_a_tool_without_parameters_takes_an_object() -> None:
+    call = forced_format([NOW], "required")["json_schema"]["schema"]["anyOf"][0]
+    assert call["properties"]["arguments"] == {"type": "object"}
+
+
+@pytest.mark.parametrize("text", [CALL, f"\n {CALL} ", f"{CALL}\n{CALL}"])
+def test_an_answer_of_calls_becomes_calls(text: str) -> None:
+    answer = collect(recover_calls([*pieces(text), END], [ADD, NOW]))
+    assert (answer.text, answer.finish_reason) == ("", "tool_calls")
+    assert [call.name for call in answer.tool_calls] == ["add"] * text.count("add")
+    assert json.loads(answer.tool_calls[0].arguments) == {"a": 1}
+    assert len({call.id for call in answer.tool_calls}) == len(answer.tool_calls)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello {there}",
+        '{"name": "sub", "arguments": {}}',
+        '{"name": "add", "arguments": [1]}',
+        '{"name": "add"}',
+        '{"name": "add", "arg',
+        f"{CALL} and so on",
+        "",
+    ],
+)
+def test_any_other_answer_stays_text(text: str) -> None:
+    answer = collect(recover_calls([*pieces(text), END], [ADD]))
+    assert (answer.text, answer.tool_calls, answer.finish_reason) == (text, (), "stop")
+
+
+def test_plain_text_is_not_held_back() -> None:
+    seen = recover_calls([*pieces("Hello"), END], [ADD])
+    assert [delta.text for delta in seen] == ["Hel", "lo", ""]
+
+
+def test_without_tools_nothing_is_looked_at() -> None:
+    answer = collect(recover_calls([*pieces(CALL), END], []))
+    assert answer.text == CALL

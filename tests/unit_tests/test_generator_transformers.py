@@ -1,0 +1,274 @@
+"""A tiny model with random weights through transformers: streams, batches, stops and fallbacks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from langchain_gpu.events import FallbackWarning, FellBack
+from langchain_gpu.generators import transformers as back_end
+from langchain_gpu.generators.base import PromptTooLongError, Request, collect
+from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.transformers import TransformersGenerator
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from tests.unit_tests.tiny_chat import WINDOW, build_chat
+
+EXACT = Options(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(build_chat(tmp_path_factory.mktemp("chat")))
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> Iterator[TransformersGenerator]:
+    generator = TransformersGenerator(path, EXACT)
+    yield generator
+    generator.close()
+
+
+def ask(text: str, **settings: Any) -> Request:
+    chosen = {"temperature": 0.0, "max_tokens": 12, **settings}
+    return Request(messages=[{"role": "user", "content": text}], **chosen)
+
+
+def test_the_stream_says_what_the_whole_answer_says(engine: TransformersGenerator) -> None:
+    (whole,) = engine.generate([ask("hello")])
+    streamed = collect(engine.stream(ask("hello")))
+    assert replace(streamed, timings=whole.timings) == whole
+    assert whole.text
+    assert whole.usage.output_tokens == 12
+    assert whole.usage.input_tokens == engine.count_chat_tokens(ask("hello").messages)
+    assert whole.finish_reason == "length"
+
+
+def test_a_batch_says_what_each_chat_says_alone(engine: TransformersGenerator) -> None:
+    requests = [ask(text) for text in ("hello", "a much longer hello world", "x")]
+    together = [answer.text for answer in engine.generate(requests)]
+    alone = [engine.generate([request])[0].text for request in requests]
+    assert together == alone
+
+
+def test_chats_with_other_settings_go_in_batches_of_their_own(
+    engine: TransformersGenerator,
+) -> None:
+    requests = [ask("a"), ask("b", max_tokens=3), ask("c"), ask("d", temperature=1.0, seed=1)]
+    answers = engine.generate(requests)
+    assert [answer.usage.output_tokens for answer in answers] == [12, 3, 12, 12]
+    assert answers[2].text == engine.generate([ask("c")])[0].text
+
+
+def test_a_stop_string_ends_the_answer_and_is_left_out(engine: TransformersGenerator) -> None:
+    (free,) = engine.generate([ask("hello")])
+    stop = free.text[3:5]
+    (stopped,) = engine.generate([ask("hello", stop=(stop,))])
+    assert stopped.text == free.text[: free.text.find(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.usage.output_tokens < free.usage.output_tokens
+    assert collect(engine.stream(ask("hello", stop=(stop,)))).text == stopped.text
+
+
+def test_a_seed_repeats_and_leaves_torchs_state_alone(engine: TransformersGenerator) -> None:
+    before = torch.get_rng_state()
+    first, second, other = (
+        engine.generate([ask("hello", temperature=1.0, seed=seed)])[0].text for seed in (1, 1, 2)
+    )
+    assert first == second != other
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_a_limit_the_answer_ends_with_the_window(engine: TransformersGenerator) -> None:
+    (answer,) = engine.generate([ask("hello", max_tokens=None)])
+    assert answer.usage.input_tokens + answer.usage.output_tokens == WINDOW == engine.context_length
+    assert answer.finish_reason == "length"
+
+
+def test_a_prompt_beyond_the_window_is_refused_with_both_numbers(
+    engine: TransformersGenerator,
+) -> None:
+    with pytest.raises(PromptTooLongError) as caught:
+        engine.generate([ask("x" * 500)])
+    assert (caught.value.tokens > 500, caught.value.window) == (True, WINDOW)
+
+
+def test_n_ctx_lowers_the_window(path: Path) -> None:
+    assert TransformersGenerator(path, replace(EXACT, n_ctx=50)).context_length == 50
+    assert TransformersGenerator(path, replace(EXACT, n_ctx=5000)).context_length == WINDOW
+
+
+def test_closing_the_stream_stops_the_model(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = slow_steps(engine, monkeypatch)
+    stream = engine.stream(ask("hello", max_tokens=None))
+    next(stream)
+    stream.close()
+    engine.generate([ask("after", max_tokens=1)])  # takes its turn when the model is free
+    assert len(steps) < 60
+
+
+def test_a_slow_model_runs_into_the_time_out(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_steps(engine, monkeypatch)
+    with pytest.raises(TimeoutError):
+        collect(engine.stream(ask("hello", max_tokens=None, timeout=0.1)))
+    with pytest.raises(TimeoutError):
+        engine.generate([ask("hello", max_tokens=None, timeout=0.1)])
+
+
+def slow_steps(engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    steps: list[int] = []
+    forward = engine._model.forward
+
+    @wraps(forward)
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        threading.Event().wait(0.02)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", slow)
+    return steps
+
+
+def test_options_of_other_engines_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="n_gpu_layers"):
+        TransformersGenerator(path, replace(EXACT, n_gpu_layers=3))
+    with pytest.raises(ValueError, match="int8"):
+        TransformersGenerator(path, replace(EXACT, dtype="int8"))
+
+
+def test_an_unknown_sampling_option_is_refused(engine: TransformersGenerator) -> None:
+    with pytest.raises(ValueError, match="bogus"):
+        engine.generate([ask("hello", extra={"bogus": 1})])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"tools": ({"function": {"name": "f"}},)}, {"response_format": {"type": "json_object"}}],
+)
+def test_formats_it_cannot_enforce_are_refused(
+    engine: TransformersGenerator, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(NotImplementedError, match="llama_cpp"):
+        engine.generate([ask("hello", **settings)])
+
+
+def test_a_base_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no chat template"):
+        TransformersGenerator(Path(build_chat(tmp_path, template=None)), EXACT)
+
+
+def test_a_closed_engine_says_so(path: Path) -> None:
+    generator = TransformersGenerator(path, EXACT)
+    generator.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        generator.generate([ask("hello")])
+
+
+def test_a_missing_device_follows_the_policy(path: Path) -> None:
+    missing = next(name for name in ("xpu", "mps") if not is_here(name))
+    events: list[FellBack] = []
+    with pytest.warns(FallbackWarning, match=missing):
+        generator = TransformersGenerator(
+            path,
+            Options(device=missing, listener=events.append),  # type: ignore[arg-type]
+        )
+    assert generator.device.kind == "cpu"
+    assert [(event.source, event.target) for event in events] == [(missing, "cpu")]
+    with pytest.raises(DeviceNotFoundError):
+        TransformersGenerator(path, Options(device=missing, fallback="error"))
+
+
+def is_here(name: str) -> bool:
+    try:
+        select_device(name)
+    except DeviceNotFoundError:
+        return False
+    return True
+
+
+class Card(Device):
+    """A GPU that is not here: torch finds it on the CPU."""
+
+    @property
+    def torch_name(self) -> str:
+        return "cpu"
+
+
+CARD = Card(kind="mps", index=0, name="a small card", reason="it is asked for", dtype="float32")
+
+
+@pytest.fixture
+def small_card(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[TransformersGenerator, list[int]]]:
+    """A generator on a card that holds `rows` rows of fewer than `tokens` tokens."""
+
+    def build(rows: int, tokens: int, fallback: Any = "cpu") -> Any:
+        monkeypatch.setattr(
+            back_end, "select_device", lambda name: CARD if name == "mps" else select_device(name)
+        )
+        monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
+        options = Options(device="mps", dtype="float32", fallback=fallback)
+        generator = TransformersGenerator(path, options)
+        forward = generator._model.forward
+        sizes: list[int] = []
+
+        @wraps(forward)
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            height, width = kwargs["input_ids"].shape
+            width += kwargs["past_key_values"].get_seq_length()
+            sizes.append(height)
+            if generator.device.kind != "cpu" and (height > rows or width >= tokens):
+                raise torch.OutOfMemoryError("MPS backend out of memory")
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(generator._model, "forward", limited)
+        return generator, sizes
+
+    return build
+
+
+REQUESTS = [ask(text) for text in ("hello", "a longer hello", "x", "yes", "no")]
+
+
+def test_a_batch_that_does_not_fit_is_split(
+    engine: TransformersGenerator, small_card: Callable[..., Any]
+) -> None:
+    generator, sizes = small_card(rows=2, tokens=1000)
+    assert texts(generator) == texts(engine)
+    assert generator.device.kind == "mps"
+    assert max(sizes) == 5
+    assert {1, 2} <= set(sizes)
+
+
+def test_memory_that_ends_in_mid_answer_moves_to_the_cpu_and_goes_on(
+    engine: TransformersGenerator, small_card: Callable[..., Any]
+) -> None:
+    whole = collect(engine.stream(ask("hello")))
+    room = whole.usage.input_tokens + 5
+    generator, _ = small_card(rows=8, tokens=room)
+    with pytest.warns(FallbackWarning, match="out of memory"):
+        moved = collect(generator.stream(ask("hello")))
+    assert replace(moved, timings=whole.timings) == whole
+    assert generator.device.kind == "cpu"
+    assert "out of memory" in generator.device.reason
+
+
+def test_with_fallback_error_it_is_raised(small_card: Callable[..., Any]) -> None:
+    generator, _ = small_card(rows=1, tokens=1, fallback="error")
+    with pytest.raises(torch.OutOfMemoryError):
+        collect(generator.stream(ask("hello")))
+
+
+def texts(generator: TransformersGenerator) -> list[str]:
+    return [answer.text for answer in generator.generate(REQUESTS)]

@@ -1,0 +1,189 @@
+"""The llama.cpp server in this process: damaged files, closed doors, shared weights."""
+
+from __future__ import annotations
+
+import gc
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_gpu import _llama
+from langchain_gpu._llama import (
+    LlamaError,
+    LlamaServer,
+    LlamaSettings,
+    ModelLoadError,
+    check_gguf,
+    shared_server,
+)
+from langchain_gpu.models.resolve import resolve
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HELLO = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 5}
+
+
+def settings(path: Path) -> LlamaSettings:
+    return LlamaSettings(
+        path=path, n_ctx=256, n_parallel=2, n_gpu_layers=0, main_gpu=0, n_threads=1
+    )
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    return resolve(SMOLLM2, kind="gguf").path
+
+
+@pytest.fixture
+def server(weights: Path) -> LlamaServer:
+    return shared_server(settings(weights))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "no such file"),
+        (b"", "not a GGUF file"),
+        (b"PK\x03\x04 a zip file", "not a GGUF file"),
+        (b"GGUF\x09\0\0\0", "GGUF version 9 is not known"),
+        (b"GGUF\x03\0\0\0" + os.urandom(5000), "could not load this file of 5,008 bytes"),
+        (b"GGUF\x03\0\0\0" + b"\xff" * 100, "could not load"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_name(
+    content: bytes | None, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelLoadError, match=complaint) as caught:
+        LlamaServer(settings(path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("part", [0.00001, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused_and_the_process_lives(
+    part: float, weights: Path, tmp_path: Path
+) -> None:
+    whole = weights.read_bytes()
+    path = tmp_path / "truncated.gguf"
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(ModelLoadError, match=r"truncated\.gguf.*incomplete or damaged"):
+        LlamaServer(settings(path))
+
+
+@pytest.mark.models
+def test_a_failed_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF\x03\0\0\0")
+    with pytest.raises(ModelLoadError):
+        LlamaServer(settings(path))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.models
+def test_it_answers_tokenizes_and_knows_its_model(server: LlamaServer) -> None:
+    chunks: list[dict[str, Any]] = []
+
+    def hear(chunk: dict[str, Any]) -> bool:
+        chunks.append(chunk)
+        return False
+
+    server.chat(HELLO, hear)
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert server.n_ctx == 256
+    assert not server.knows_tools
+    assert len(server.tokenize("hello world")) == 2
+    assert "Say hello." in server.prompt(HELLO)
+
+
+@pytest.mark.models
+def test_the_socket_lies_in_a_folder_of_this_user_only(server: LlamaServer) -> None:
+    assert server._socket is not None
+    assert stat.S_IMODE(server._socket.parent.stat().st_mode) == 0o700
+    assert server._native.listening_address == f"unix://{server._socket}"
+
+
+@pytest.mark.models
+@pytest.mark.usefixtures("socket_enabled")  # the loopback
+def test_without_unix_sockets_a_random_key_guards_the_port(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_llama, "_SOCKET_PATH", 0)
+    server = LlamaServer(settings(weights))
+    assert server._native.listening_address.startswith("http://127.0.0.1:")
+    assert len(server.tokenize("hello world")) == 2
+    server._key = "guessed"
+    with pytest.raises(LlamaError, match="Invalid API Key"):
+        server.tokenize("hello world")
+
+
+@pytest.mark.models
+def test_an_exception_of_the_callback_comes_through(server: LlamaServer) -> None:
+    def broken(_: dict[str, Any]) -> bool:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        server.chat(HELLO, broken)
+
+
+@pytest.mark.models
+def test_an_error_of_llama_cpp_is_raised(server: LlamaServer) -> None:
+    with pytest.raises(LlamaError, match="max_tokens") as caught:
+        server.chat({**HELLO, "max_tokens": -5}, lambda _: False)
+    assert caught.value.details["code"] == 400
+
+
+@pytest.mark.models
+def test_the_window_is_never_larger_than_the_models_own(weights: Path) -> None:
+    large = replace(settings(weights), n_ctx=10_000, n_parallel=1)
+    assert LlamaServer(large).n_ctx == 8192
+
+
+@pytest.mark.models
+def test_the_same_settings_share_one_server_and_the_last_user_frees_it(weights: Path) -> None:
+    wanted = replace(settings(weights), n_ctx=300)
+    first, second = shared_server(wanted), shared_server(replace(wanted))
+    assert first is second
+    assert shared_server(replace(wanted, n_ctx=310)) is not first
+    assert first._socket is not None
+    folder = first._socket.parent
+    del first
+    gc.collect()
+    assert folder.exists()
+    del second
+    gc.collect()
+    assert not folder.exists()
+
+
+@pytest.mark.models
+def test_it_is_silent_and_a_process_with_a_running_chat_ends(weights: Path) -> None:
+    script = f"""
+from pathlib import Path
+from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
+from langchain_gpu.generators.base import Request
+from langchain_gpu.generators.registry import Options
+generator = LlamaCppGenerator(Path({str(weights)!r}), Options(n_ctx=512, n_parallel=1, n_threads=1))
+request = Request(messages=[{{"role": "user", "content": "Tell a long story."}}])
+stream = generator.stream(request)
+next(stream)
+print("begun")
+"""
+    done = subprocess.run(  # noqa: S603  this interpreter, the script above
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout, done.stderr) == ("begun\n", "")
+
+
+def test_a_whole_file_passes_the_first_look(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF\x03\0\0\0")
+    check_gguf(path)

@@ -1,0 +1,180 @@
+"""LangChain's messages to chat dicts, and answers back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.tool import tool_call
+from langchain_core.runnables import RunnableLambda
+from pydantic import BaseModel
+
+from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
+from langchain_gpu.messages import response_format, structured, to_chunk, to_dicts, to_message
+
+USAGE = Usage(7, 5, cached_tokens=2)
+TIMINGS = Timings(0.5, 1.0, 8.0)
+
+
+def test_roles_and_texts() -> None:
+    chat = [
+        SystemMessage("be brief"),
+        HumanMessage("hi", name="ann"),
+        AIMessage("hello"),
+        ChatMessage(role="critic", content="too long"),
+    ]
+    assert to_dicts(chat) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi", "name": "ann"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "critic", "content": "too long"},
+    ]
+
+
+def test_a_tool_call_and_its_result() -> None:
+    call = tool_call(name="add", args={"a": 1}, id="c1")
+    asked, answered = to_dicts(
+        [AIMessage("", tool_calls=[call]), ToolMessage("2", tool_call_id="c1")]
+    )
+    assert asked["tool_calls"][0]["id"] == "c1"
+    assert json.loads(asked["tool_calls"][0]["function"]["arguments"]) == {"a": 1}
+    assert answered == {"role": "tool", "content": "2", "tool_call_id": "c1"}
+
+
+def test_text_blocks_are_joined_and_silent_ones_left_out() -> None:
+    blocks: list[Any] = [
+        "one ",
+        {"type": "text", "text": "two"},
+        {"type": "reasoning", "reasoning": "hm"},
+        {"type": "tool_use", "id": "c1", "name": "add", "input": {}},
+    ]
+    assert to_dicts([AIMessage(blocks)]) == [{"role": "assistant", "content": "one two"}]
+
+
+def test_content_that_is_no_text_is_named() -> None:
+    picture = HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])
+    with pytest.raises(ValueError, match=r"message 1 \(user\): content of type 'image_url'"):
+        to_dicts([SystemMessage("x"), picture])
+
+
+@pytest.mark.parametrize("message", [FunctionMessage(name="f", content="x"), RemoveMessage(id="1")])
+def test_other_kinds_of_messages_are_named(message: BaseMessage) -> None:
+    with pytest.raises(ValueError, match=f"message 0: a {type(message).__name__}"):
+        to_dicts([message])
+
+
+def test_half_a_surrogate_pair_is_named_with_its_place() -> None:
+    with pytest.raises(ValueError, match=r"message 0 \(user\): character 2 .*\\udc80"):
+        to_dicts([HumanMessage("ab\udc80")])
+
+
+def test_nul_and_whole_pairs_are_text() -> None:
+    assert to_dicts([HumanMessage("a\0😀")])[0]["content"] == "a\0😀"
+
+
+def test_a_whole_answer_carries_usage_and_metadata() -> None:
+    message = to_message(
+        Completion(
+            text="hi",
+            reasoning="hm",
+            tool_calls=(),
+            finish_reason="stop",
+            usage=USAGE,
+            timings=TIMINGS,
+        ),
+        {"model_name": "m"},
+    )
+    assert message.content == "hi"
+    assert message.additional_kwargs == {"reasoning_content": "hm"}
+    assert message.usage_metadata == {
+        "input_tokens": 7,
+        "output_tokens": 5,
+        "total_tokens": 12,
+        "input_token_details": {"cache_read": 2},
+    }
+    assert message.response_metadata == {
+        "model_name": "m",
+        "finish_reason": "stop",
+        "timings": {"time_to_first_token": 0.5, "seconds": 1.0, "tokens_per_second": 8.0},
+    }
+
+
+def test_calls_of_tools_are_parsed_and_broken_ones_kept_apart() -> None:
+    message = to_message(
+        Completion(
+            text="",
+            reasoning="",
+            tool_calls=(
+                ToolCall(0, "c0", "add", '{"a": 1}'),
+                ToolCall(1, "c1", "now", ""),
+                ToolCall(2, "c2", "add", '{"a": '),
+            ),
+            finish_reason="length",
+            usage=USAGE,
+            timings=TIMINGS,
+        ),
+        {},
+    )
+    assert [(call["name"], call["args"]) for call in message.tool_calls] == [
+        ("add", {"a": 1}),
+        ("now", {}),
+    ]
+    assert [call["id"] for call in message.invalid_tool_calls] == ["c2"]
+
+
+def test_chunks_add_up_to_the_message() -> None:
+    call = ToolCall(0, "c0", "add", '{"a"')
+    deltas = [
+        Delta(text="h"),
+        Delta(text="i", tool_calls=(call,)),
+        Delta(tool_calls=(ToolCall(0, None, None, ": 1}"),)),
+        Delta(finish_reason="tool_calls", usage=USAGE, timings=TIMINGS),
+    ]
+    chunks = [to_chunk(delta, {"model_name": "m"}) for delta in deltas]
+    assert [chunk.usage_metadata is None for chunk in chunks] == [True, True, True, False]
+    assert [bool(chunk.response_metadata) for chunk in chunks] == [False, False, False, True]
+    total = chunks[0] + chunks[1] + chunks[2] + chunks[3]
+    assert total.content == "hi"
+    assert total.tool_calls[0]["args"] == {"a": 1}
+    assert total.response_metadata["finish_reason"] == "tool_calls"
+
+
+class Person(BaseModel):
+    """Someone."""
+
+    name: str
+
+
+def test_a_schema_becomes_a_format() -> None:
+    wanted = response_format(Person, "json_schema")
+    assert wanted["json_schema"]["name"] == "Person"
+    assert wanted["json_schema"]["schema"]["required"] == ["name"]
+    assert response_format(None, "json_mode") == {"type": "json_object"}
+
+
+def test_an_answer_is_parsed_into_its_schema() -> None:
+    answer = RunnableLambda(AIMessage)
+    assert structured(answer, Person, include_raw=False).invoke('{"name": "Bob"}') == Person(
+        name="Bob"
+    )
+    assert structured(answer, {}, include_raw=False).invoke('{"name": "Bob"}') == {"name": "Bob"}
+
+
+def test_with_raw_an_error_is_part_of_the_result() -> None:
+    parse = structured(RunnableLambda(AIMessage), Person, include_raw=True)
+    good, bad = parse.invoke('{"name": "Bob"}'), parse.invoke("nothing")
+    assert (good["parsed"], good["parsing_error"]) == (Person(name="Bob"), None)
+    assert bad["parsed"] is None
+    assert bad["parsing_error"] is not None
+    assert bad["raw"].content == "nothing"

@@ -1,0 +1,293 @@
+"""`create_rag_chain` with LangChain's own fakes: anybody's retriever, reranker and chat model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda
+from pydantic import Field
+
+from langchain_gpu import ChatGPU, create_rag_chain
+from langchain_gpu.events import ContextWarning
+from langchain_gpu.rag import NOT_FOUND, format_documents
+
+MOON = Document("Neil Armstrong was the first human on the Moon.", metadata={"source": "moon.md"})
+LAUNCH = Document(
+    "Apollo 11 was launched in Florida.", metadata={"source": "apollo.pdf", "page": 3}
+)
+
+
+class Shelf(BaseRetriever):
+    """Gives the same documents for every question, and remembers the questions."""
+
+    documents: list[Document]
+    asked: list[str] = Field(default_factory=list)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        self.asked.append(query)
+        return self.documents
+
+
+class Model(BaseChatModel):
+    """Gives its answers in turn, and remembers what it was asked. A word is a token."""
+
+    answers: list[str]
+    heard: list[list[BaseMessage]] = Field(default_factory=list)
+    context_length: int | None = None
+    max_tokens: int | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "remembering"
+
+    def get_token_ids(self, text: str) -> list[int]:
+        return [0] * len(text.split())
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        answer = self.answers[len(self.heard) % len(self.answers)]
+        self.heard.append(messages)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(answer))])
+
+    @property
+    def prompt(self) -> str:
+        return str(self.heard[-1][-1].content)
+
+
+class Backwards(BaseDocumentCompressor):
+    """Turns the order around and keeps one."""
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> Sequence[Document]:
+        assert query == "Who?"
+        return list(documents)[::-1][:1]
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf(documents=[MOON, LAUNCH], asked=[])
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(answers=["Neil Armstrong."], heard=[])
+
+
+WHOLE = {"input": "Who?", "context": [MOON, LAUNCH], "answer": "Neil Armstrong."}
+
+
+async def test_every_way_to_ask_gives_question_context_and_answer(
+    shelf: Shelf, model: Model
+) -> None:
+    chain = create_rag_chain(shelf, model)
+    assert chain.invoke("Who?") == WHOLE
+    assert chain.invoke({"input": "Who?"}) == WHOLE
+    assert await chain.ainvoke("Who?") == WHOLE
+    assert chain.batch(["Who?", {"input": "Who?"}]) == [WHOLE, WHOLE]
+    assert set(shelf.asked) == {"Who?"}
+
+
+async def test_streaming_gives_the_context_before_the_answer_piece_by_piece(shelf: Shelf) -> None:
+    chain = create_rag_chain(shelf, FakeListChatModel(responses=["Neil."]))
+    chunks = list(chain.stream("Who?"))
+    assert chunks[:2] == [{"input": "Who?"}, {"context": [MOON, LAUNCH]}]
+    assert all(list(chunk) == ["answer"] for chunk in chunks[2:])
+    pieces = [chunk["answer"] for chunk in chunks[2:] if chunk["answer"]]
+    assert pieces == list("Neil.")
+    achunks = [chunk async for chunk in chain.astream("Who?")]
+    assert achunks == chunks
+
+
+def test_chunks_are_numbered_and_name_their_source(shelf: Shelf, model: Model) -> None:
+    create_rag_chain(shelf, model).invoke("Who?")
+    assert "[1] (source: moon.md)\nNeil Armstrong was" in model.prompt
+    assert "[2] (source: apollo.pdf, page: 3)\nApollo 11 was" in model.prompt
+    assert model.prompt.endswith("Question: Who?")
+    assert format_documents([Document("bare")]) == "[1]\nbare"
+
+
+def test_nothing_found_is_said_and_the_model_is_not_asked(model: Model) -> None:
+    chain = create_rag_chain(Shelf(documents=[]), model)
+    assert chain.invoke("Who?") == {"input": "Who?", "context": [], "answer": NOT_FOUND}
+    assert "".join(chunk.get("answer", "") for chunk in chain.stream("Who?")) == NOT_FOUND
+    assert model.heard == []
+
+
+async def test_a_reranker_orders_what_the_answer_rests_on(shelf: Shelf, model: Model) -> None:
+    chain = create_rag_chain(shelf, model, reranker=Backwards())
+    assert chain.invoke("Who?")["context"] == [LAUNCH]
+    assert (await chain.ainvoke("Who?"))["context"] == [LAUNCH]
+    assert "Neil Armstrong was" not in model.prompt
+
+
+def test_anything_that_finds_documents_is_a_retriever(model: Model) -> None:
+    find: RunnableLambda[str, list[Document]] = RunnableLambda(lambda _: [MOON])
+    assert create_rag_chain(find, model).invoke("Who?")["context"] == [MOON]
+    find_texts: Any = RunnableLambda(lambda _: ["a text"])
+    with pytest.raises(TypeError, match="gave a str, not a Document"):
+        create_rag_chain(find_texts, model).invoke("Who?")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [HumanMessage("Who was first?"), AIMessage("Neil.")],
+        [("human", "Who was first?"), ("ai", "Neil.")],
+    ],
+)
+def test_with_a_history_the_question_is_rewritten_first(history: Any, shelf: Shelf) -> None:
+    model = Model(answers=[" When was Neil first?\n", "In 1969."], heard=[])
+    chain = create_rag_chain(shelf, model)
+    result = chain.invoke({"input": "When?", "chat_history": history})
+    assert shelf.asked == ["When was Neil first?"]
+    assert (result["input"], result["answer"]) == ("When?", "In 1969.")
+    assert "Human: Who was first?\nAI: Neil." in str(model.heard[0][-1].content)
+    assert "When was Neil first?" in model.prompt
+
+
+def test_a_model_that_rewrites_to_nothing_leaves_the_question_as_it_is(shelf: Shelf) -> None:
+    model = Model(answers=["  ", "In 1969."], heard=[])
+    history = [("human", "Who was first?"), ("ai", "Neil.")]
+    create_rag_chain(shelf, model).invoke({"input": "When?", "chat_history": history})
+    assert shelf.asked == ["When?"]
+
+
+def test_an_empty_history_is_no_history(shelf: Shelf, model: Model) -> None:
+    create_rag_chain(shelf, model).invoke({"input": "Who?", "chat_history": []})
+    assert len(model.heard) == 1
+
+
+def test_of_a_history_too_long_the_latest_part_is_read(shelf: Shelf) -> None:
+    model = Model(answers=["When?", "In 1969."], heard=[])
+    history = [("human", f"{number} " * 50) for number in range(10)]
+    chain = create_rag_chain(shelf, model, max_context_tokens=250)
+    chain.invoke({"input": "When?", "chat_history": history})
+    told = str(model.heard[0][-1].content)
+    assert "9 9" in told
+    assert "8 8" in told
+    assert "7 7" not in told
+
+
+LONG = Document("word " * 200, metadata={"source": "long.txt"})
+
+
+@pytest.mark.parametrize(
+    ("limits", "bound"),
+    [
+        ({"max_context_tokens": 100}, {}),
+        ({"context_length": 150, "max_tokens": 50}, {}),
+        ({"context_length": 150}, {"max_tokens": 50}),
+        ({"context_length": 134}, {}),
+    ],
+)
+def test_chunks_that_do_not_fit_are_left_out_and_named(
+    limits: dict[str, int], bound: dict[str, int]
+) -> None:
+    asked = limits.get("max_context_tokens")
+    limits = {name: value for name, value in limits.items() if name != "max_context_tokens"}
+    model: Any = Model(answers=["x"], heard=[], **limits)
+    shelf = Shelf(documents=[MOON, LONG, LAUNCH])
+    llm = model.bind(**bound) if bound else model
+    chain = create_rag_chain(shelf, llm, max_context_tokens=asked)
+    with pytest.warns(ContextWarning, match=r"1 of 3 retrieved chunks.*long\.txt"):
+        result = chain.invoke("Who?")
+    assert result["context"] == [MOON, LAUNCH]
+    assert "word" not in model.prompt
+    assert "[2] (source: apollo.pdf" in model.prompt
+    assert len(model.get_token_ids(model.prompt)) <= 100
+
+
+def test_when_nothing_fits_an_error_says_so(model: Model) -> None:
+    chain = create_rag_chain(Shelf(documents=[LONG]), model, max_context_tokens=60)
+    with pytest.raises(ValueError, match="none of the 1 retrieved chunks fits the 60 tokens"):
+        chain.invoke("Who?")
+
+
+def test_a_model_that_cannot_count_is_estimated() -> None:
+    model = FakeListChatModel(responses=["x"])
+    chain = create_rag_chain(Shelf(documents=[MOON, LONG]), model, max_context_tokens=200)
+    with pytest.warns(ContextWarning):
+        assert chain.invoke("Who?")["context"] == [MOON]
+
+
+def test_without_any_limit_everything_goes_in(model: Model) -> None:
+    chain = create_rag_chain(Shelf(documents=[LONG] * 20), model)
+    assert len(chain.invoke("Who?")["context"]) == 20
+
+
+def test_a_prompt_of_ones_own(shelf: Shelf, model: Model) -> None:
+    text = PromptTemplate.from_template("{context}\n---\n{input} ({tone})")
+    create_rag_chain(shelf, model, prompt=text).invoke({"input": "Who?", "tone": "kindly"})
+    assert model.prompt.endswith("---\nWho? (kindly)")
+    talk = ChatPromptTemplate.from_messages(
+        [("placeholder", "{chat_history}"), ("human", "{context} {input}")]
+    )
+    chain = create_rag_chain(shelf, model, prompt=talk)
+    chain.invoke({"input": "Who?", "chat_history": [("human", "Hello"), ("ai", "Hi")]})
+    assert [message.type for message in model.heard[-1]] == ["human", "ai", "human"]
+    chain.invoke("Who?")
+    assert [message.type for message in model.heard[-1]] == ["human"]
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "named"),
+    [
+        (
+            lambda: {"prompt": PromptTemplate.from_template("{question}")},
+            ValueError,
+            r"\['context', 'input'\]",
+        ),
+        (lambda: {"prompt": PromptTemplate.from_template("{context}")}, ValueError, r"\['input'\]"),
+        (lambda: {"max_context_tokens": 0}, ValueError, "max_context_tokens"),
+    ],
+)
+def test_a_wrong_build_is_named(
+    build: Callable[[], dict[str, Any]], error: type[Exception], named: str, model: Model
+) -> None:
+    with pytest.raises(error, match=named):
+        create_rag_chain(Shelf(documents=[]), model, **build())
+
+
+@pytest.mark.parametrize(
+    ("question", "error"),
+    [(None, TypeError), (7, TypeError), ({"question": "x"}, TypeError), (" \n", ValueError)],
+)
+async def test_what_is_no_question_is_named(
+    question: Any, error: type[Exception], shelf: Shelf, model: Model
+) -> None:
+    chain = create_rag_chain(shelf, model)
+    with pytest.raises(error):
+        chain.invoke(question)
+    with pytest.raises(error):
+        await chain.ainvoke(question)
+    with pytest.raises(error):
+        list(chain.stream(question))
+
+
+@pytest.mark.models
+def test_a_real_model_answers_from_the_documents(shelf: Shelf) -> None:
+    with ChatGPU(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        device="cpu",
+        n_ctx=512,
+        n_parallel=1,
+        n_threads=1,
+        temperature=0,
+        max_tokens=24,
+    ) as llm:
+        chain = create_rag_chain(shelf, llm)
+        assert "Armstrong" in chain.invoke("Who was the first human on the Moon?")["answer"]
+        shelf.documents = [MOON, LONG, LONG, LAUNCH]
+        with pytest.warns(ContextWarning, match="488 tokens"):
+            assert chain.invoke("Who was first?")["context"] == [MOON, LONG, LAUNCH]

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _VERSIONS = (2, 3)
 # Longest path a Unix socket may have, with room for systems that allow less than Linux's 107.
 _SOCKET_PATH = 100
 _HTTP_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
 
 
 class ModelLoadError(RuntimeError):
@@ -53,7 +55,9 @@ class LlamaSettings:
         n_parallel: Slots, that is chats at the same time. Memory grows with `n_ctx * n_parallel`.
         n_gpu_layers: Layers on the GPU; -1 lets llama.cpp take as many as fit.
         main_gpu: Index of the one GPU to use.
-        n_threads: CPU threads. More than there are free cores is slower by magnitudes: they spin.
+        n_threads: CPU threads; None takes the cores that are free when the model is loaded. More
+            than that is slower by magnitudes: threads that wait for each other spin.
+        cores: CPU cores this process may use.
     """
 
     path: Path
@@ -61,7 +65,8 @@ class LlamaSettings:
     n_parallel: int
     n_gpu_layers: int
     main_gpu: int
-    n_threads: int
+    n_threads: int | None
+    cores: int
 
 
 class LlamaServer:
@@ -219,6 +224,29 @@ def check_gguf(path: Path) -> None:
         raise ModelLoadError(f"{path}: GGUF version {version} is not known, only {_VERSIONS}")
 
 
+def free_cores(cores: int) -> int:
+    """Return how many of this process's `cores` nobody else works on just now, at least 1.
+
+    Where the system does not say (only Linux does), all of them.
+    """
+    before = _cpu_ticks()
+    time.sleep(_LOOK_SECONDS)
+    after = _cpu_ticks()
+    if before is None or after is None or after[1] == before[1]:
+        return cores
+    idle = (after[0] - before[0]) / (after[1] - before[1]) * (os.cpu_count() or 1)
+    return max(1, min(cores, round(idle)))
+
+
+def _cpu_ticks() -> tuple[int, int] | None:
+    """Idle and total time of all CPUs together, in the kernel's ticks."""
+    try:
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return sum(ticks[3:5]), sum(ticks)  # idle and waiting for the disk
+
+
 def _parameters(settings: LlamaSettings) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(settings.path)
@@ -227,8 +255,9 @@ def _parameters(settings: LlamaSettings) -> Any:
     params.n_gpu_layers = settings.n_gpu_layers
     params.main_gpu = settings.main_gpu
     params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
-    params.cpuparams.n_threads = settings.n_threads
-    params.cpuparams_batch.n_threads = settings.n_threads
+    n_threads = settings.n_threads or free_cores(settings.cores)
+    params.cpuparams.n_threads = n_threads
+    params.cpuparams_batch.n_threads = n_threads
     params.n_threads_http = 1  # chats are called in process; only tokenizing goes over the socket
     params.verbosity = 0
     params.ui = False
@@ -253,5 +282,6 @@ __all__ = [
     "LlamaSettings",
     "ModelLoadError",
     "check_gguf",
+    "free_cores",
     "shared_server",
 ]

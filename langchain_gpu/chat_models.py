@@ -117,7 +117,7 @@ class ChatGPU(BaseChatModel):
     n_gpu_layers: int | None = Field(default=None, ge=-1)
     """llama_cpp: layers on the GPU; None and -1 take as many as fit."""
     n_threads: int | None = Field(default=None, ge=1)
-    """llama_cpp: CPU threads; None takes the cores this process may use."""
+    """llama_cpp: CPU threads; None takes the cores that are free when the model is loaded."""
 
     temperature: float | None = Field(default=None, ge=0)
     """0 takes the likeliest token; None is the engine's default."""

@@ -17,7 +17,6 @@ from langchain_gpu._llama import (
     ModelLoadError,
     shared_server,
 )
-from langchain_gpu.events import warn_fallback
 from langchain_gpu.generators.base import (
     Completion,
     Delta,
@@ -31,11 +30,11 @@ from langchain_gpu.generators.base import (
     timed,
 )
 from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.placing import place_layers
+from langchain_gpu.generators.placing import fall_back, place_layers
 from langchain_gpu.generators.pump import pulled
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.toolcalls import forced_format, recover_calls
-from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.hardware.devices import Device, select_device
 
 # Four chats at once write 1.6 times as many tokens as one after the other on a two-core CPU.
 _SLOTS = 4
@@ -64,7 +63,8 @@ class LlamaCppGenerator:
             n_parallel=options.n_parallel or _SLOTS,
             n_gpu_layers=0,
             main_gpu=0,
-            n_threads=options.n_threads or select_device("cpu").cores or 1,
+            n_threads=options.n_threads,
+            cores=select_device("cpu").cores or 1,
         )
         self._server: LlamaServer | None
         self._device, self._server = _start(settings, options)
@@ -232,11 +232,7 @@ def _start(settings: LlamaSettings, options: Options) -> tuple[Device, LlamaServ
                 raise
             problem = str(error)
     # Outside the `except`: inside it the traceback would still hold what the failed attempt took.
-    source = "the GPU" if options.device == "auto" else options.device
-    if options.fallback == "error" and options.device != "auto":
-        raise DeviceNotFoundError(f"{source} cannot be used and fallback='error': {problem}")
-    warn_fallback(options.listener, what="chat", source=source, target="cpu", reason=problem)
-    return replace(select_device("cpu"), reason=problem), shared_server(settings)
+    return fall_back(options, problem), shared_server(settings)
 
 
 __all__ = ["LlamaCppGenerator"]

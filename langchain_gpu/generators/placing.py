@@ -1,13 +1,21 @@
-"""Where llama.cpp puts a model's layers: it sees the GPUs of its own build, not those of torch."""
+"""Where a model goes, and what happens when the device that was asked for is not to be had."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, Kind, select_device
+from langchain_gpu.events import warn_fallback
+from langchain_gpu.generators.registry import Options
+from langchain_gpu.hardware.devices import (
+    Device,
+    DeviceNotFoundError,
+    Kind,
+    problems,
+    select_device,
+)
 
 _KINDS: tuple[tuple[str, Kind], ...] = (
     ("cuda", "cuda"),
@@ -35,7 +43,7 @@ class Place:
 
 
 def place_layers(wanted: str, infos: Sequence[Mapping[str, Any]]) -> Place:
-    """Find the device that `wanted` names.
+    """Find the GPU of llama.cpp that `wanted` names: it sees those of its own build, not torch's.
 
     Args:
         wanted: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` and so on.
@@ -62,6 +70,35 @@ def place_layers(wanted: str, infos: Sequence[Mapping[str, Any]]) -> Place:
         return Place(_device(gpus[kin[index]], kind, index), kin[index])
     names = ", ".join(gpu["name"] for gpu in gpus)
     return Place(select_device("cpu"), problem=f"llama.cpp sees only {names}, not {wanted}")
+
+
+def place_model(options: Options) -> Device:
+    """Choose the device for torch by the caller's policy.
+
+    Raises:
+        DeviceNotFoundError: The device is not here and `fallback="error"`.
+    """
+    problem: str | None = None
+    try:
+        device = select_device(options.device)
+    except DeviceNotFoundError as error:
+        device, problem = select_device("cpu"), str(error)
+    if options.device == "auto" and device.kind == "cpu" and (found := problems()):
+        problem = f"{found[0].what}: {found[0].remedy}"  # a GPU that could work but does not
+    return device if problem is None else fall_back(options, problem)
+
+
+def fall_back(options: Options, problem: str) -> Device:
+    """Return the CPU with `problem` as its reason, and say so.
+
+    Raises:
+        DeviceNotFoundError: A device was named and `fallback="error"`.
+    """
+    source = "the GPU" if options.device == "auto" else options.device
+    if options.fallback == "error" and options.device != "auto":
+        raise DeviceNotFoundError(f"{source} cannot be used and fallback='error': {problem}")
+    warn_fallback(options.listener, what="chat", source=source, target="cpu", reason=problem)
+    return replace(select_device("cpu"), reason=problem)
 
 
 def _without_gpus(wanted: str) -> Place:
@@ -94,4 +131,4 @@ def _device(gpu: Mapping[str, Any], kind: Kind, index: int) -> Device:
     )
 
 
-__all__ = ["Place", "place_layers"]
+__all__ = ["Place", "fall_back", "place_layers", "place_model"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from langchain_gpu.generators.base import FinishReason, Request
+from langchain_gpu.generators.base import Completion, FinishReason, Request, Timings, Usage
 from langchain_gpu.generators.stops import StopText
 
 # A byte sequence that no token has completed yet decodes to this.
@@ -62,6 +62,24 @@ class Row:
     def left(self) -> int:
         """Tokens that may still come."""
         return self._limit - len(self.tokens)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(len(self.prompt), len(self.tokens))
+
+    def completion(self, start: float) -> Completion:
+        """Return the whole answer; `start` is the `time.perf_counter()` of the call."""
+        later, seconds = len(self.tokens) - 1, self.last_at - self.first_at
+        rate = later / seconds if later > 0 and seconds > 0 else None
+        return Completion(
+            text="".join(self.texts),
+            reasoning="",
+            tool_calls=(),
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            timings=Timings(self.first_at - start, self.last_at - start, rate),
+        )
 
     def add(self, token: int) -> None:
         """Take the next token of this row; a finished row ignores it.

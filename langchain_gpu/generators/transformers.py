@@ -21,14 +21,13 @@ from langchain_gpu.generators.base import (
     Message,
     PromptTooLongError,
     Request,
-    Timings,
-    Usage,
     timed,
 )
+from langchain_gpu.generators.placing import place_model
 from langchain_gpu.generators.pump import pulled
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.rows import Row
-from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, problems, select_device
+from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import is_out_of_memory, release
 
 _BATCH = 8
@@ -56,12 +55,13 @@ class TransformersGenerator:
             raise ValueError(f"dtype={options.dtype!r}: choose 'auto' or one of {_DTYPES}")
         self._options = options
         self._lock = threading.Lock()
+        self._tokenizer_lock = threading.Lock()  # encoding sets its padding: not for two at once
         self._tokenizer = AutoTokenizer.from_pretrained(path)
         if not self._tokenizer.chat_template:
             raise ValueError(
                 f"{path} has no chat template: it is a base model; take its instruction-tuned one"
             )
-        self._device = _choose(options)
+        self._device = place_model(options)
         self._model: Any = self._load(path)
         self._eos = _end_tokens(self._model, self._tokenizer)
 
@@ -101,7 +101,7 @@ class TransformersGenerator:
             for first in range(0, len(group), self.max_batch):
                 with self._lock:
                     self._advance(group[first : first + self.max_batch])
-        return [_completion(row, start) for row in rows]
+        return [row.completion(start) for row in rows]
 
     def stream(self, request: Request) -> Deltas:
         """Yield the answer piece by piece; closing the iterator stops the generation.
@@ -118,14 +118,15 @@ class TransformersGenerator:
                 if not row.tell(""):  # it may have waited long enough for nobody to listen any more
                     self._advance([row])
             if not row.canceled:
-                sink(Delta(finish_reason=row.finish_reason, usage=_usage(row)))
+                sink(Delta(finish_reason=row.finish_reason, usage=row.usage))
 
         with closing(pulled(push, timeout=request.timeout)) as deltas:
             yield from timed(deltas)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        with self._tokenizer_lock:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def count_chat_tokens(
@@ -181,12 +182,13 @@ class TransformersGenerator:
     def _prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[int]:
-        encoded = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tools=[dict(tool) for tool in tools] or None,
-            add_generation_prompt=True,
-            return_dict=True,
-        )
+        with self._tokenizer_lock:
+            encoded = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                add_generation_prompt=True,
+                return_dict=True,
+            )
         ids: list[int] = encoded["input_ids"]
         return ids
 
@@ -271,23 +273,6 @@ class _Watch(StoppingCriteria):  # type: ignore[misc]  # transformers has no typ
         return torch.tensor(done, device=input_ids.device)
 
 
-def _choose(options: Options) -> Device:
-    reason = ""
-    try:
-        device = select_device(options.device)
-    except DeviceNotFoundError as error:
-        if options.fallback == "error":
-            raise
-        device, reason = select_device("cpu"), str(error)
-    if options.device == "auto" and device.kind == "cpu" and (found := problems()):
-        reason = f"{found[0].what}: {found[0].remedy}"
-    if reason:
-        source = "the GPU" if options.device == "auto" else options.device
-        warn_fallback(options.listener, what="chat", source=source, target="cpu", reason=reason)
-        device = replace(device, reason=reason)
-    return device
-
-
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     own = model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own]
@@ -312,26 +297,6 @@ def _sampling(request: Request) -> dict[str, Any]:
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
     given = {name: value for name, value in wanted.items() if value is not None}
     return {**request.extra, **({"do_sample": True} if given else {}), **given}
-
-
-def _usage(row: Row) -> Usage:
-    return Usage(len(row.prompt), len(row.tokens))
-
-
-def _completion(row: Row, start: float) -> Completion:
-    later = len(row.tokens) - 1
-    return Completion(
-        text="".join(row.texts),
-        reasoning="",
-        tool_calls=(),
-        finish_reason=row.finish_reason,
-        usage=_usage(row),
-        timings=Timings(
-            row.first_at - start,
-            row.last_at - start,
-            later / (row.last_at - row.first_at) if later > 0 else None,
-        ),
-    )
 
 
 __all__ = ["TransformersGenerator"]

@@ -81,6 +81,11 @@ def test_max_tokens_and_stop_end_the_answer(engine: LlamaCppGenerator) -> None:
     assert "Blue" not in stopped.text
 
 
+def test_a_system_message_alone_is_answered(engine: LlamaCppGenerator) -> None:
+    request = Request(messages=[{"role": "system", "content": "Say hello."}], max_tokens=4)
+    assert engine.generate([request])[0].usage.output_tokens > 0
+
+
 def test_a_full_window_ends_the_answer_as_too_long(path: Path) -> None:
     engine = LlamaCppGenerator(path, replace(SETTINGS, n_ctx=256))  # llama.cpp's smallest
     request = ask("Tell a story.", max_tokens=None, extra={"ignore_eos": True})

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from langchain_gpu.events import FallbackWarning, FellBack
-from langchain_gpu.generators import transformers as back_end
+from langchain_gpu.generators import placing
 from langchain_gpu.generators.base import PromptTooLongError, Request, collect
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.transformers import TransformersGenerator
@@ -215,7 +215,7 @@ def small_card(
 
     def build(rows: int, tokens: int, fallback: Any = "cpu") -> Any:
         monkeypatch.setattr(
-            back_end, "select_device", lambda name: CARD if name == "mps" else select_device(name)
+            placing, "select_device", lambda name: CARD if name == "mps" else select_device(name)
         )
         monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
         options = Options(device="mps", dtype="float32", fallback=fallback)

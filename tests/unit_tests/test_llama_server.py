@@ -21,6 +21,7 @@ from langchain_gpu._llama import (
     LlamaSettings,
     ModelLoadError,
     check_gguf,
+    free_cores,
     shared_server,
 )
 from langchain_gpu.models.resolve import resolve
@@ -31,7 +32,7 @@ HELLO = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 
 
 def settings(path: Path) -> LlamaSettings:
     return LlamaSettings(
-        path=path, n_ctx=256, n_parallel=2, n_gpu_layers=0, main_gpu=0, n_threads=1
+        path=path, n_ctx=256, n_parallel=2, n_gpu_layers=0, main_gpu=0, n_threads=1, cores=1
     )
 
 
@@ -181,6 +182,27 @@ print("begun")
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
     assert (done.stdout, done.stderr) == ("begun\n", "")
+
+
+def test_threads_are_the_cores_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    # Idle and total ticks of eight CPUs over the same time: all, half, and none of it idle.
+    for idle, free in ((80, 4), (24, 2), (3, 1), (0, 1)):
+        looks = iter([(100, 1000), (100 + idle, 1080)])
+        monkeypatch.setattr(_llama, "_cpu_ticks", lambda looks=looks: next(looks))
+        assert free_cores(4) == free
+
+
+@pytest.mark.parametrize("look", [None, (5, 9)])
+def test_where_the_system_does_not_say_all_cores_are_taken(
+    look: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_llama, "_cpu_ticks", lambda: look)
+    assert free_cores(4) == 4
+
+
+def test_the_system_is_really_asked() -> None:
+    assert 1 <= free_cores(4) <= 4
 
 
 def test_a_whole_file_passes_the_first_look(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def _reading_ahead(reads: Iterator[_Read]) -> Iterator[Iterator[_Read]]:
     try:
         yield iterator
     finally:
-        iterator.close()  # type: ignore[attr-defined] # it is a generator
+        iterator.close()
 
 
 def _fingerprint(data: bytes, settings: str) -> str:

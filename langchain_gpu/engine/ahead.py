@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(source: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Iterate `source` on a thread of its own, `depth` results ahead of the consumer.
 
     `depth` is the only back-pressure. An error in the source is raised here, where the consumer

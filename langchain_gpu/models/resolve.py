@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from langchain_gpu._extras import install_line, is_installed
+from langchain_gpu._extras import is_installed
 from langchain_gpu.models.packages import PACKAGES, Format, verify
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+_COMMON_QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q8_0", "f16", "bf16")
 # No pickled weights (*.bin, *.pt), no code: what is not fetched cannot run.
 _SAFE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 
@@ -167,17 +169,22 @@ class _Hub:
     def _get(self, name: str, tried: list[str], *, local_files_only: bool) -> Path | None:
         where = "local cache" if local_files_only else "hub"
         if not is_installed("huggingface_hub"):
-            tried.append(f"{where}: huggingface_hub is missing ({install_line('local')})")
+            tried.append(f"{where}: huggingface_hub is missing (pip install huggingface-hub)")
             return None
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
         repo, _, tag = name.partition(":")
-        patterns = [f"*{tag}*.gguf"] if self._kind == "gguf" else self._patterns
+        patterns = self._patterns
         if local_files_only:
             disable_progress_bars()
         try:
+            if self._kind == "gguf" and not local_files_only:
+                # One quantization of the many that such a repository holds.
+                api = HfApi(token=self._options["token"])
+                listed = api.list_repo_files(repo, revision=self._options["revision"])
+                patterns = choose_gguf(listed, tag)
             folder = Path(
                 snapshot_download(
                     repo,
@@ -198,14 +205,46 @@ class _Hub:
 
     def _pick(self, folder: Path, tag: str) -> Path:
         if self._kind == "gguf":
-            files = sorted(folder.glob(f"*{tag}*.gguf"), key=lambda file: file.stat().st_size)
-            if not files:
-                raise ModelNotFoundError("the repository holds no matching .gguf file")
-            preferred = [file for file in files if "q4_k_m" in file.name.lower()]
-            return (preferred or files)[0]
+            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")]
+            return folder / choose_gguf(names, tag)[0]
         if not any(folder.rglob("*.safetensors")):
             raise ModelNotFoundError("the repository holds no .safetensors weights")
         return _check_local(folder, "safetensors")
+
+
+def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
+    """Choose one model among the files of a repository: its parts in order, if it has several.
+
+    Args:
+        files: Paths in the repository; what is no `.gguf` file is passed over, and so are the
+            projectors of multimodal models.
+        tag: What the file's name must hold, case aside; without one, Q4_K_M is preferred, then
+            the other quantizations in llama.cpp's order of common use.
+
+    Raises:
+        ModelNotFoundError: No file fits, or parts of the chosen one are missing.
+    """
+    models = sorted(
+        file for file in files if file.lower().endswith(".gguf") and "mmproj" not in file.lower()
+    )
+    fitting = [file for file in models if tag.lower() in Path(file).name.lower()]
+    if not fitting:
+        there = ", ".join(models) or "none"
+        raise ModelNotFoundError(f"no .gguf file holds {tag!r} in its name; there are: {there}")
+    wanted = [
+        file
+        for word in _COMMON_QUANTIZATIONS
+        for file in fitting
+        if word in Path(file).name.lower()
+    ]
+    first = (wanted or fitting)[0]
+    part = _PART.search(first)
+    if part is None:
+        return [first]
+    parts = [file for file in models if _PART.sub("", file) == _PART.sub("", first)]
+    if len(parts) != int(part[1]):
+        raise ModelNotFoundError(f"{first}: {len(parts)} of its {part[1]} parts are here")
+    return parts
 
 
 def _first_line(error: Exception) -> str:

@@ -52,7 +52,7 @@ def test_leaving_early_closes_the_source() -> None:
 
     iterator = ahead(source(), 1)
     next(iterator)
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()
     assert closed.wait(5)
 
 

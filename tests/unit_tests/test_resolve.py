@@ -7,7 +7,7 @@ import pytest
 
 from langchain_gpu.models import packages
 from langchain_gpu.models.packages import ChecksumError, Package
-from langchain_gpu.models.resolve import ModelNotFoundError, resolve
+from langchain_gpu.models.resolve import ModelNotFoundError, choose_gguf, resolve
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -98,3 +98,50 @@ def test_altered_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_remote_code_needs_a_pinned_commit(revision: str | None) -> None:
     with pytest.raises(ValueError, match="pinned commit"):
         resolve("a/b", revision=revision, remote_code=True)
+
+
+REPOSITORY = [
+    "README.md",
+    "m-Q8_0.gguf",
+    "m-Q4_K_M.gguf",
+    "mmproj-m-Q4_K_M.gguf",
+    "m-F16-00002-of-00002.gguf",
+    "m-F16-00001-of-00002.gguf",
+]
+
+
+@pytest.mark.parametrize(
+    ("tag", "chosen"),
+    [
+        ("", ["m-Q4_K_M.gguf"]),
+        ("q8_0", ["m-Q8_0.gguf"]),
+        ("F16", ["m-F16-00001-of-00002.gguf", "m-F16-00002-of-00002.gguf"]),
+    ],
+)
+def test_one_quantization_of_many_is_chosen(tag: str, chosen: list[str]) -> None:
+    assert choose_gguf(REPOSITORY, tag) == chosen
+
+
+def test_a_quantization_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"'Q2_K'.*m-Q4_K_M.gguf, m-Q8_0.gguf"):
+        choose_gguf(REPOSITORY, "Q2_K")
+    with pytest.raises(ModelNotFoundError, match="there are: none"):
+        choose_gguf(["config.json"])
+
+
+def test_a_model_with_missing_parts_is_not_taken() -> None:
+    with pytest.raises(ModelNotFoundError, match="1 of its 00003 parts"):
+        choose_gguf(["m-00001-of-00003.gguf"])
+
+
+def test_a_cached_gguf_is_found(tmp_path: Path) -> None:
+    root = tmp_path / "models--org--name"
+    snapshot = root / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("a" * 40)
+    (snapshot / "m-Q8_0.gguf").write_bytes(b"GGUF")
+    options = {"kind": "gguf", "cache_folder": str(tmp_path), "local_files_only": True}
+    assert resolve("org/name", **options).path.name == "m-Q8_0.gguf"  # type: ignore[arg-type]
+    with pytest.raises(ModelNotFoundError, match="holds 'Q2_K'"):
+        resolve("org/name:Q2_K", **options)  # type: ignore[arg-type]

@@ -161,8 +161,11 @@ def _show(
         f"{len(corpus.documents):,} in {report.items:,} chunks; {corpus.files:,} Python files "
         f"parsed, {corpus.skipped:,} skipped",
     )
-    table.add_row("Embedding model", f"{embeddings.model}, in {embeddings.computed_in}")
-    table.add_row("  runs on", f"{where} ({where.name}): {where.reason}")
+    table.add_row("Embedding model", f"{embeddings.model}, {embeddings.backend_reason}")
+    table.add_row(
+        "  runs on",
+        f"{where} ({where.name}) in {embeddings.computed_in}: {where.reason}",
+    )
     table.add_row(
         "  speed",
         f"{len(corpus.documents) / seconds:,.0f} documents/s, {report.tokens_per_second:,.0f} "

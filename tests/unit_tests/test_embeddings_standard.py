@@ -12,7 +12,9 @@ from langchain_gpu import GPUEmbeddings
 from tests.unit_tests.conftest import MINILM
 
 
-class TestUnit(EmbeddingsUnitTests):
+class RealModel:
+    """What both suites ask for."""
+
     @property
     def embeddings_class(self) -> type[GPUEmbeddings]:
         return GPUEmbeddings
@@ -20,14 +22,12 @@ class TestUnit(EmbeddingsUnitTests):
     @property
     def embedding_model_params(self) -> dict[str, Any]:
         return {"model": MINILM}
+
+
+class TestUnit(RealModel, EmbeddingsUnitTests):
+    pass
 
 
 @pytest.mark.models
-class TestIntegration(EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self) -> type[GPUEmbeddings]:
-        return GPUEmbeddings
-
-    @property
-    def embedding_model_params(self) -> dict[str, Any]:
-        return {"model": MINILM}
+class TestIntegration(RealModel, EmbeddingsIntegrationTests):
+    pass

@@ -53,6 +53,25 @@ def test_the_report_adds_up() -> None:
     assert report.tokens_per_second > 0
 
 
+def test_tokenizing_goes_on_while_the_device_works() -> None:
+    """The first forward pass waits for the second chunk's tokens, which must come meanwhile."""
+    tokenized = threading.Semaphore(0)
+
+    class Patient(FakeEncoder):
+        def tokenize(self, items: Sequence[int], options: Any, *, start: int = 0) -> Tokenized:
+            tokenized.release()
+            return super().tokenize(items, options, start=start)
+
+        def forward(self, features: Any) -> Vectors:
+            if not self.forwards:
+                assert tokenized.acquire(timeout=20)
+                assert tokenized.acquire(timeout=20), "nobody tokenized the next chunk"
+            return super().forward(features)
+
+    items = lengths(3000)
+    assert np.array_equal(make(Patient()).run(items).vectors, expected(items))
+
+
 def test_out_of_memory_splits_only_the_failing_batch() -> None:
     items = lengths(2000)
     encoder = FakeEncoder({"cuda:0": 400})

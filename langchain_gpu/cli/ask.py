@@ -88,6 +88,10 @@ def _parts(
     from langchain_gpu.rag import create_rag_chain
     from langchain_gpu.vectorstores import FAISSVectorStore
 
+    if not models.is_store(store):
+        raise ValueError(
+            f"{store} holds no store; make one: langchain-gpu index PATH --store {store}"
+        )
     model = models.stored_model(store) if embedding_model is None else embedding_model
     if model is None:
         raise ValueError(f"{store} does not name its model; pass --embedding-model")

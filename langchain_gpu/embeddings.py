@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
 from langchain_gpu._extras import require
-from langchain_gpu.engine.embedder import Embedder, EmbedderConfig, gpus, load
+from langchain_gpu.engine.embedder import Embedder, EmbedderConfig, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
 from langchain_gpu.engine.engine import Progress
 from langchain_gpu.engine.report import Report, Rows, Skipped
@@ -37,6 +37,7 @@ class _Loaded:
 
     def __init__(self) -> None:
         self.lock = Lock()
+        self.config: EmbedderConfig | None = None
         self.embedder: Embedder | None = None
         self.warned_of_truncation = False
 
@@ -197,6 +198,8 @@ class GPUEmbeddings(BaseModel, Embeddings):
         items = _as_list(texts)
         if on_error == "raise":
             return Rows(*self._embed(items, "document"))
+        if (precision := EncodeKwargs.of(self.encode_kwargs).precision) != "float32":
+            raise ValueError(f"on_error='skip' marks rows with NaN, which {precision} cannot hold")
         skipped = [
             Skipped(index, problem)
             for index, item in enumerate(items)
@@ -276,7 +279,7 @@ class GPUEmbeddings(BaseModel, Embeddings):
         prompt = kwargs.resolve_prompt(embedder.encoder, kind)
         options = EmbedOptions(prompt=prompt, task=kind, on_long=self.on_long)
         with _bar(len(texts), shown=self.show_progress or bool(kwargs.show_progress_bar)) as bar:
-            rows = embedder.engine.run(texts, options, progress=bar)
+            rows = embedder.engine.run(texts, options, max_items=kwargs.batch_size, progress=bar)
         if check and (broken := _non_finite(rows.vectors)):
             raise NonFiniteVectorError(
                 f"the model returned NaN or infinity for text {broken[0]} ({len(broken)} such texts"
@@ -287,10 +290,16 @@ class GPUEmbeddings(BaseModel, Embeddings):
         return kwargs.finish(rows.vectors), rows.report
 
     def _load(self) -> Embedder:
-        with self._loaded.lock:
-            if self._loaded.embedder is None:
-                self._loaded.embedder = load(self._config(), self.on_event)
-            return self._loaded.embedder
+        config = self._config()
+        if self._loaded.config not in (None, config):
+            # A copy with other settings, or settings changed since: another model, not that one.
+            self._loaded = _Loaded()
+        loaded = self._loaded
+        with loaded.lock:
+            if loaded.embedder is None:
+                loaded.embedder = load(config, self.on_event)
+                loaded.config = config
+            return loaded.embedder
 
     def _config(self) -> EmbedderConfig:
         options = dict(self.model_kwargs)
@@ -303,8 +312,6 @@ class GPUEmbeddings(BaseModel, Embeddings):
             raise ValueError(
                 f"device={self.device!r} and model_kwargs['device']={device!r} disagree"
             )
-        if self.multi_process and device == "auto":
-            device = gpus()
         options["model_kwargs"] = dict(options.get("model_kwargs") or {})
         dtype: str = self.dtype
         for name in ("torch_dtype", "dtype"):
@@ -317,7 +324,7 @@ class GPUEmbeddings(BaseModel, Embeddings):
             dtype=dtype,
             fallback=self.fallback,
             max_batch_tokens=self.max_batch_tokens,
-            max_items=EncodeKwargs.of(self.encode_kwargs).batch_size,
+            every_gpu=self.multi_process,
             where=where,
             options=options,
         )

@@ -40,7 +40,7 @@ class EmbedderConfig:
         fallback: `"cpu"` moves there with a warning when a device is missing or too small,
             `"error"` raises.
         max_batch_tokens: Padded tokens per batch; None for a default by device.
-        max_items: Texts per batch; None for no limit.
+        every_gpu: With `device="auto"`, spread the work over all GPUs.
         where: More arguments of `resolve`: revision, cache_folder, token and so on.
         options: More arguments for the back end's library.
     """
@@ -51,7 +51,7 @@ class EmbedderConfig:
     dtype: str = "auto"
     fallback: Fallback = "cpu"
     max_batch_tokens: int | None = None
-    max_items: int | None = None
+    every_gpu: bool = False
     where: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -99,7 +99,6 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
     engine: Engine[str] = Engine(
         encoders,
         budget_for=lambda device: config.max_batch_tokens or default_budget(device),
-        max_items=config.max_items,
         fallback=[cpu] if cpu is not None else [],
         on_event=on_event,
     )
@@ -112,6 +111,10 @@ def default_budget(device: Device) -> int:
 
 
 def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
+    if config.every_gpu and config.device == "auto":
+        gpus = [device for device in list_devices() if device.kind != "cpu"]
+        if gpus:
+            return gpus
     try:
         chosen = (
             [select_device(config.device)]
@@ -130,11 +133,6 @@ def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
         reason = f"{found[0].what}: {found[0].remedy}"
         warn_fallback(on_event, what="embedding", source="the GPU", target="cpu", reason=reason)
     return chosen
-
-
-def gpus() -> list[str]:
-    """Names of all usable GPUs; `["cpu"]` where there is none."""
-    return [str(device) for device in list_devices() if device.kind != "cpu"] or ["cpu"]
 
 
 _Loaded = tuple[TextEncoder, str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
@@ -61,7 +62,6 @@ class Engine(Generic[ItemT]):
     Args:
         encoders: One per device, all of the same model.
         budget_for: Padded tokens per batch to start with on a device.
-        max_items: Items per batch; None for no limit.
         fallback: Devices an encoder may move to when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
 
@@ -73,7 +73,6 @@ class Engine(Generic[ItemT]):
         encoders: Sequence[Encoder],
         *,
         budget_for: Callable[[Device], int],
-        max_items: int | None = None,
         fallback: Sequence[Device] = (),
         on_event: Listener | None = None,
     ) -> None:
@@ -81,7 +80,6 @@ class Engine(Generic[ItemT]):
             raise ValueError("an engine needs at least one encoder")
         self._encoder = encoders[0]
         self._ladders = [Ladder(each, budget_for, fallback, on_event) for each in encoders]
-        self._max_items = max_items
 
     @property
     def devices(self) -> list[Device]:
@@ -103,6 +101,7 @@ class Engine(Generic[ItemT]):
         items: Sequence[ItemT],
         options: Any = None,
         *,
+        max_items: int | None = None,
         out: Vectors | None = None,
         progress: Progress | None = None,
     ) -> Rows:
@@ -111,6 +110,7 @@ class Engine(Generic[ItemT]):
         Args:
             items: Texts, pairs or whatever the encoder takes.
             options: Passed to `Encoder.tokenize`, for example a prompt.
+            max_items: Items per batch; None for no limit.
             out: A float32 buffer of shape (len(items), dimension) to write into.
             progress: Called with the number of items finished since the last call.
 
@@ -121,7 +121,7 @@ class Engine(Generic[ItemT]):
         """
         began = perf_counter()
         result = self._buffer(len(items), out)
-        run = _Run(self._encoder, self._ladders, self._max_items, options, progress)
+        run = _Run(self._encoder, self._ladders, max_items, options, progress)
         moves = len(self.fallbacks)
         if items:
             run.go(items, result)
@@ -181,15 +181,16 @@ class _Run:
         if len(items) <= _INLINE:
             self._drain(self.ladders[0], self._prepare(chunks))
             return
-        works = ahead(self._prepare(ahead(chunks, 1)), 2)
-        if len(self.ladders) == 1:
-            self._drain(self.ladders[0], works)
-            return
-        shared = _Shared(works)
-        with ThreadPoolExecutor(len(self.ladders), "langchain-gpu-device") as pool:
-            futures = [pool.submit(self._drain, ladder, shared) for ladder in self.ladders]
-        for future in futures:
-            future.result()
+        # Closed here: after an error the traceback would keep the feeders alive.
+        with closing(ahead(self._prepare(ahead(chunks, 1)), 2)) as works:
+            if len(self.ladders) == 1:
+                self._drain(self.ladders[0], works)
+                return
+            shared = _Shared(works)
+            with ThreadPoolExecutor(len(self.ladders), "langchain-gpu-device") as pool:
+                futures = [pool.submit(self._share, ladder, shared) for ladder in self.ladders]
+            for future in futures:
+                future.result()
 
     def _tokenize(self, items: Sequence[Any], result: Vectors) -> Iterator[_Chunk]:
         start, size = 0, FIRST_CHUNK
@@ -211,6 +212,14 @@ class _Run:
             )
             for batch in batches:
                 yield chunk, batch.rows, self.encoder.prepare(chunk.tokens, batch.rows)
+
+    def _share(self, ladder: Ladder, shared: _Shared[_Work]) -> None:
+        """Take work beside other devices; the first one that fails ends the work of all."""
+        try:
+            self._drain(ladder, shared)
+        except BaseException:
+            shared.stop()
+            raise
 
     def _drain(self, ladder: Ladder, works: Iterable[_Work]) -> None:
         for chunk, rows, features in works:
@@ -248,3 +257,8 @@ class _Shared(Generic[ItemT]):
     def __next__(self) -> ItemT:
         with self._lock:
             return next(self._iterator)
+
+    def stop(self) -> None:
+        """Give nothing more to anybody."""
+        with self._lock:
+            self._iterator = iter(())

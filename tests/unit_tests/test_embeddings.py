@@ -146,7 +146,7 @@ class TestResults:
 
     def test_batch_size_is_a_limit(self, tiny: Tiny) -> None:
         report = (
-            GPUEmbeddings(model=tiny("bert"), encode_kwargs={"batch_size": 3})
+            GPUEmbeddings(model=tiny("bert"), device="cpu", encode_kwargs={"batch_size": 3})
             .embed_with_report(["one"] * 10)
             .report
         )
@@ -232,6 +232,11 @@ class TestReports:
         assert broken.tolist() == [False, True, False, True, True, True, False]
         good = embeddings.embed_to_array(["one", "fast", "gpu"])
         assert np.allclose(rows.vectors[~broken], good, atol=1e-6)
+
+    def test_skipping_needs_a_type_that_holds_nan(self, embeddings: GPUEmbeddings) -> None:
+        small = embeddings.model_copy(update={"encode_kwargs": {"precision": "ubinary"}})
+        with pytest.raises(ValueError, match="NaN, which ubinary cannot hold"):
+            small.embed_with_report(["one"], on_error="skip")
 
     def test_skipping_everything(self, embeddings: GPUEmbeddings) -> None:
         nothing: Any = [None, 3]
@@ -333,6 +338,17 @@ class TestConcurrency:
             assert other._loaded.embedder is None
             assert np.allclose(other.embed_query("one"), vector, atol=1e-6)
 
+    def test_a_copy_with_other_settings_loads_for_itself(self, tiny: Tiny) -> None:
+        embeddings = GPUEmbeddings(model=tiny("bert"), dtype="float32")
+        embeddings.embed_query("one")
+        same = embeddings.model_copy(update={"encode_kwargs": {"batch_size": 2}})
+        other = embeddings.model_copy(update={"dtype": "bfloat16"})
+        assert (same.computed_in, other.computed_in) == ("float32", "bfloat16")
+        assert same._loaded is embeddings._loaded
+        assert other._loaded is not embeddings._loaded
+        assert embeddings.computed_in == "float32"
+        assert sum(same.embed_with_report(["one"] * 10).report.batches.values()) == 5
+
 
 class TestDevices:
     def test_closing_frees_and_the_next_use_loads(self, tiny: Tiny) -> None:
@@ -346,7 +362,8 @@ class TestDevices:
         embeddings.close()
 
     def test_a_device_that_is_missing(self, tiny: Tiny) -> None:
-        assert not torch.cuda.is_available(), "this test is for machines without a GPU"
+        if torch.cuda.is_available():
+            pytest.skip("this machine has the device that is to be missing")
         embeddings = GPUEmbeddings(model=tiny("bert"), device="cuda")
         with pytest.warns(FallbackWarning, match="embedding runs on cpu, not cuda"):
             embeddings.embed_query("one")

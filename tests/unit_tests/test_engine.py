@@ -161,6 +161,20 @@ def test_a_small_device_beside_a_large_one() -> None:
     assert np.array_equal(rows.vectors, expected(items))
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_device_that_fails_ends_the_work_of_all(devices: int) -> None:
+    class Broken(FakeEncoder):
+        def forward(self, features: Any) -> Vectors:
+            raise RuntimeError("device-side assert triggered")
+
+    others = [FakeEncoder(delay=0.01) for _ in range(devices - 1)]
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="device-side assert") as held:
+        make([Broken(), *others]).run(lengths(20_000))
+    assert threading.active_count() == before, held
+    assert all(len(other.computed) < 10_000 for other in others)
+
+
 def test_callers_on_many_threads_take_turns_and_never_mix() -> None:
     engine = make(FakeEncoder())  # its forward asserts that it is alone
     calls = [lengths(20 + number) for number in range(64)]

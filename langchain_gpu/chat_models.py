@@ -43,6 +43,7 @@ class _Loaded:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.settings: tuple[str, str, Options] | None = None
         self.choice: Choice | None = None
         self.generator: Generator | None = None
 
@@ -160,8 +161,9 @@ class ChatGPU(BaseChatModel):
     @property
     def backend_reason(self) -> str:
         """Which engine is taken for which file, and why. Loads nothing."""
-        with self._loaded.lock:
-            choice = self._choose()
+        loaded = self._current()
+        with loaded.lock:
+            choice = self._choose(loaded)
         return f"{choice.backend}: {choice.reason}"
 
     @property
@@ -325,17 +327,28 @@ class ChatGPU(BaseChatModel):
                     yield self._chunk(generator, delta)
 
     def _load(self) -> Generator:
-        with self._loaded.lock:
-            if self._loaded.generator is None:
-                placing = {name: getattr(self, name) for name in _PLACING}
-                options = Options(**placing, listener=self.on_event)
-                self._loaded.generator = create(self._choose(), options)
-            return self._loaded.generator
+        loaded = self._current()
+        with loaded.lock:
+            if loaded.generator is None:
+                loaded.generator = create(self._choose(loaded), self._options())
+            return loaded.generator
 
-    def _choose(self) -> Choice:
-        if self._loaded.choice is None:
-            self._loaded.choice = choose(self.model, self.backend)
-        return self._loaded.choice
+    def _current(self) -> _Loaded:
+        """The engine of these settings: a copy with others must not answer with the first one's."""
+        settings = (self.model, self.backend, self._options())
+        if self._loaded.settings not in (None, settings):
+            self._loaded = _Loaded()
+        self._loaded.settings = settings
+        return self._loaded
+
+    def _options(self) -> Options:
+        placing = {name: getattr(self, name) for name in _PLACING}
+        return Options(**placing, listener=self.on_event)
+
+    def _choose(self, loaded: _Loaded) -> Choice:
+        if loaded.choice is None:
+            loaded.choice = choose(self.model, self.backend)
+        return loaded.choice
 
     def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]

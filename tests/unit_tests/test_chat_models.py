@@ -138,6 +138,16 @@ def test_a_copy_or_an_unpickled_model_loads_its_own(chat: ChatGPU) -> None:
         assert other.model == chat.model
 
 
+def test_a_copy_with_another_window_loads_its_own(chat: ChatGPU) -> None:
+    chat.invoke("hello")
+    warmer = chat.model_copy(update={"temperature": 0.5})
+    smaller = chat.model_copy(update={"n_ctx": WINDOW // 2})
+    assert warmer._load() is chat._load()
+    assert smaller.context_length == WINDOW // 2
+    assert chat.context_length == WINDOW
+    smaller.close()
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

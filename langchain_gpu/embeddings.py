@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
 from langchain_gpu._extras import require
-from langchain_gpu.engine.embedder import Embedder, EmbedderConfig, load
+from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
 from langchain_gpu.engine.engine import Progress
 from langchain_gpu.engine.report import Report, Rows, Skipped
@@ -319,12 +320,11 @@ class GPUEmbeddings(BaseModel, Embeddings):
                 dtype = str(named).removeprefix("torch.")
         return EmbedderConfig(
             model=self.model,
-            device=device,
+            device="all" if self.multi_process and device == "auto" else device,
             backend=backend,
             dtype=dtype,
             fallback=self.fallback,
             max_batch_tokens=self.max_batch_tokens,
-            every_gpu=self.multi_process,
             where=where,
             options=options,
         )

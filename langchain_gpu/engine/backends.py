@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from langchain_gpu._extras import install_line, is_installed, require
-from langchain_gpu.engine.encoder import Encoder
+from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.encoder import Encoder, Tokenized
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.models.resolve import resolve
 
 
 class TextEncoder(Encoder, Protocol):
@@ -33,82 +35,104 @@ class TextEncoder(Encoder, Protocol):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""
 
+    def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
+        """Take rows that are token ids already, special tokens included.
+
+        Args:
+            rows: Ids of each row.
+            start: Position of the first row in the caller's sequence, for messages.
+
+        Raises:
+            ValueError: A row is empty, longer than the window, or holds an id the model does not
+                have; or the back end takes texts only.
+        """
+
 
 class NotConvertibleError(ValueError):
     """A back end cannot run this model, or not the way the original does."""
 
 
-Factory = Callable[[Path, Device, str, Mapping[str, Any]], TextEncoder]
+Factory = Callable[[EmbedderConfig, Device], TextEncoder]
 _FACTORIES: dict[str, Factory] = {}
+_REMOTE: set[str] = set()
 
 
-def register(name: str) -> Callable[[Factory], Factory]:
+def register(name: str, *, remote: bool = False) -> Callable[[Factory], Factory]:
     """Make a factory known as `backend=name`.
 
-    A factory takes the model's folder, the device, the dtype (or `"auto"`) and the options of its
-    library, and returns the encoder on that device.
+    A factory takes what the user asked for and the device, finds the model's files, and returns
+    the encoder on that device. A remote one is given the CPU and knows its own device.
     """
 
     def add(factory: Factory) -> Factory:
         _FACTORIES[name] = factory
+        if remote:
+            _REMOTE.add(name)
         return factory
 
     return add
 
 
-def create(
-    name: str, path: Path, device: Device, dtype: str, options: Mapping[str, Any]
-) -> tuple[TextEncoder, str]:
-    """Build an encoder with the back end called `name`, and say why it is that one.
+def is_remote(config: EmbedderConfig) -> bool:
+    """Say whether a server runs the model."""
+    return config.backend in _REMOTE or (config.backend == "auto" and config.server.url is not None)
+
+
+def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
+    """Build an encoder with the back end that `config` names, and say why it is that one.
 
     `"auto"` takes OpenVINO on a CPU where it is installed and can run the model, else torch.
 
     Raises:
+        ModelNotFoundError: No files for the model.
         ValueError: There is no such back end, or it cannot run the model.
         ImportError: Its extra is not installed.
     """
+    name = config.backend
     if name == "auto":
-        return _auto(path, device, dtype, options)
+        return _auto(config, device)
     if name not in _FACTORIES:
         known = ", ".join(["auto", *sorted(_FACTORIES)])
         raise ValueError(f"unknown backend {name!r} for embeddings; known: {known}")
-    return _FACTORIES[name](path, device, dtype, options), f"{name}: asked for"
+    return _FACTORIES[name](config, device), f"{name}: asked for"
 
 
-def _auto(
-    path: Path, device: Device, dtype: str, options: Mapping[str, Any]
-) -> tuple[TextEncoder, str]:
+def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     reason = "it runs on every device"
     if device.kind == "cpu":
-        half = (device.dtype if dtype == "auto" else dtype) == "float16"
+        half = (device.dtype if config.dtype == "auto" else config.dtype) == "float16"
         if not is_installed("openvino"):
             reason = f"openvino, faster on a CPU, is not installed ({install_line('openvino')})"
         elif half:
             reason = "openvino does not compute in float16 on a CPU"
         else:
             try:
-                encoder = _openvino(path, device, dtype, options)
+                encoder = _openvino(config, device)
             except NotConvertibleError as error:
                 reason = f"openvino does not take the model: {error}"
             else:
                 return encoder, "openvino: the fastest on a CPU, and installed"
-    return _torch(path, device, dtype, options), f"torch: {reason}"
+    return _torch(config, device), f"torch: {reason}"
+
+
+def _folder(config: EmbedderConfig) -> Path:
+    return resolve(config.model, **config.where).path
 
 
 @register("torch")
-def _torch(path: Path, device: Device, dtype: str, options: Mapping[str, Any]) -> TextEncoder:
+def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("torch", extra="local")
     require("sentence_transformers", extra="local")
     from langchain_gpu.engine.runtimes.torch import TorchEncoder
 
-    return TorchEncoder(path, device, dtype=dtype, options=options)
+    return TorchEncoder(_folder(config), device, dtype=config.dtype, options=config.options)
 
 
 @register("openvino")
-def _openvino(path: Path, device: Device, dtype: str, options: Mapping[str, Any]) -> TextEncoder:
+def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("openvino", extra="openvino")
     require("torch", extra="local")
     require("sentence_transformers", extra="local")
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 
-    return OpenVINOEncoder(path, device, dtype=dtype, options=options)
+    return OpenVINOEncoder(_folder(config), device, dtype=config.dtype, options=config.options)

@@ -8,6 +8,35 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRules:
+    """What a back end wants its batches to look like.
+
+    Attributes:
+        padded: Rows are filled up to the longest, so that a batch costs rows x width tokens; False
+            where rows lie end to end and a batch costs the tokens it has.
+        multiple_of: Widths are rounded up to a multiple of this, for kernels that work in tiles
+            and for runtimes that prepare themselves for every new shape.
+        max_items: Rows a batch may hold; None for no limit.
+        in_flight: Batches that may be on their way at the same time.
+    """
+
+    padded: bool = True
+    multiple_of: int = 1
+    max_items: int | None = None
+    in_flight: int = 1
+
+    def width(self, longest: int) -> int:
+        """Return the columns of a padded batch whose longest row has `longest` tokens."""
+        return -(-max(1, longest) // self.multiple_of) * self.multiple_of
+
+    def cost(self, lengths: NDArray[np.int64]) -> int:
+        """Return the tokens that are computed for rows of these lengths, at least 1."""
+        if self.padded:
+            return len(lengths) * self.width(int(lengths.max()))
+        return max(1, int(lengths.sum()))
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Items that share a forward pass.
@@ -15,23 +44,27 @@ class Batch:
     Attributes:
         rows: Positions in the planned sequence, longest item first. Shape (n,), int64.
         tokens: Sum of the items' lengths.
-        width: Length of the longest item, at least 1.
+        width: Length of the longest item, rounded as the rules say, at least 1.
+        padded_tokens: Tokens computed, padding included.
     """
 
     rows: NDArray[np.int64]
     tokens: int
     width: int
+    padded_tokens: int
 
-    @property
-    def padded_tokens(self) -> int:
-        """Tokens computed when every item is padded to the longest."""
-        return len(self.rows) * self.width
+
+PADDED = BatchRules()
 
 
 def plan_batches(
-    lengths: ArrayLike, *, max_tokens: int, max_items: int | None = None
+    lengths: ArrayLike,
+    *,
+    max_tokens: int,
+    max_items: int | None = None,
+    rules: BatchRules = PADDED,
 ) -> list[Batch]:
-    """Sort items by length and fill batches up to a budget of padded tokens.
+    """Sort items by length and fill batches up to a budget of computed tokens.
 
     Sorting removes the padding, the budget keeps every batch about as much work; either one alone
     leaves much of the device unused. Longest first, so that a batch that does not fit is met at
@@ -39,8 +72,10 @@ def plan_batches(
 
     Args:
         lengths: Tokens of each item, shape (n,).
-        max_tokens: Padded tokens a batch may hold. An item longer than this is a batch of its own.
-        max_items: Items a batch may hold; None for no limit.
+        max_tokens: Computed tokens a batch may hold. An item longer than this is a batch of its
+            own.
+        max_items: Items a batch may hold; None for no limit. The rules may have a lower one.
+        rules: What the back end wants.
 
     Returns:
         Batches that together hold every position exactly once.
@@ -53,15 +88,20 @@ def plan_batches(
     sizes = np.asarray(lengths, dtype=np.int64).reshape(-1)
     if len(sizes) and int(sizes.min()) < 0:
         raise ValueError(f"item {int(sizes.argmin())} has the negative length {int(sizes.min())}")
+    limits = [limit for limit in (max_items, rules.max_items) if limit is not None]
+    most = min(limits, default=len(sizes))
     order = np.argsort(-sizes, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(sizes[order])])
     batches: list[Batch] = []
     start = 0
     while start < len(order):
-        width = max(1, int(sizes[order[start]]))
-        count = max(1, max_tokens // width)
-        if max_items is not None:
-            count = min(count, max_items)
-        rows = order[start : start + count]
-        batches.append(Batch(rows, int(sizes[rows].sum()), width))
-        start += count
+        width = rules.width(int(sizes[order[start]]))
+        if rules.padded:
+            count = max_tokens // width
+        else:
+            count = int(np.searchsorted(ends, ends[start] + max_tokens, "right")) - 1 - start
+        rows = order[start : start + max(1, min(count, most))]
+        part = sizes[rows]
+        batches.append(Batch(rows, int(part.sum()), width, rules.cost(part)))
+        start += len(rows)
     return batches

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import TextEncoder
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import (
@@ -18,42 +18,11 @@ from langchain_gpu.hardware.devices import (
     select_device,
 )
 from langchain_gpu.hardware.memory import is_out_of_memory, release
-from langchain_gpu.models.resolve import resolve
-
-Fallback = Literal["cpu", "error"]
 
 # Padded tokens per batch to begin with. On a CPU a batch's activations should stay in the cache;
 # a GPU wants enough work to fill it. The out-of-memory ladder corrects a guess that is too high.
 CPU_BUDGET = 2048
 GPU_BUDGET = 16384
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedderConfig:
-    """Everything that decides how an embedder is loaded.
-
-    Attributes:
-        model: Path or name; see `models.resolve`.
-        device: A name, `"auto"`, or several names to spread the work over.
-        backend: Which library runs the model.
-        dtype: What is computed in; `"auto"` asks the device.
-        fallback: `"cpu"` moves there with a warning when a device is missing or too small,
-            `"error"` raises.
-        max_batch_tokens: Padded tokens per batch; None for a default by device.
-        every_gpu: With `device="auto"`, spread the work over all GPUs.
-        where: More arguments of `resolve`: revision, cache_folder, token and so on.
-        options: More arguments for the back end's library.
-    """
-
-    model: str
-    device: str | Sequence[str] = "auto"
-    backend: str = "auto"
-    dtype: str = "auto"
-    fallback: Fallback = "cpu"
-    max_batch_tokens: int | None = None
-    every_gpu: bool = False
-    where: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +56,12 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
         ValueError: Unknown backend, dtype or device.
         ImportError: The back end's extra is not installed.
     """
-    devices = _devices(config, on_event)
-    folder = resolve(config.model, **config.where).path
-    cpu = select_device("cpu") if config.fallback == "cpu" else None
+    remote = backends.is_remote(config)
+    devices = [select_device("cpu")] if remote else _devices(config, on_event)
+    cpu = select_device("cpu") if config.fallback == "cpu" and not remote else None
 
     def load_on(device: Device) -> tuple[TextEncoder, str]:
-        return backends.create(config.backend, folder, device, config.dtype, config.options)
+        return backends.create(config, device)
 
     loaded = [_or_cpu(load_on, device, cpu, on_event) for device in devices]
     encoders = [encoder for encoder, _ in loaded]
@@ -111,16 +80,13 @@ def default_budget(device: Device) -> int:
 
 
 def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
-    if config.every_gpu and config.device == "auto":
+    if config.device == "all":
         gpus = [device for device in list_devices() if device.kind != "cpu"]
         if gpus:
             return gpus
+    wanted = "auto" if config.device == "all" else config.device
     try:
-        chosen = (
-            [select_device(config.device)]
-            if isinstance(config.device, str)
-            else select_device(config.device)
-        )
+        chosen = [select_device(wanted)] if isinstance(wanted, str) else select_device(wanted)
     except DeviceNotFoundError as error:
         if config.fallback == "error":
             raise
@@ -128,7 +94,7 @@ def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
         source = str(config.device)
         warn_fallback(on_event, what="embedding", source=source, target="cpu", reason=str(error))
         return [cpu]
-    if config.device == "auto" and chosen[0].kind == "cpu" and (found := problems()):
+    if wanted == "auto" and chosen[0].kind == "cpu" and (found := problems()):
         # A GPU that could work but does not: the CPU is not taken silently.
         reason = f"{found[0].what}: {found[0].remedy}"
         warn_fallback(on_event, what="embedding", source="the GPU", target="cpu", reason=reason)

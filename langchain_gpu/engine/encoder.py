@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.hardware.devices import Device
 
 Vectors = NDArray[np.float32]
+# A batch that was started: calling it waits for its rows. Shape (rows, dimension).
+Pending = Callable[[], Vectors]
+
+
+def done(vectors: Vectors) -> Pending:
+    """Wrap rows that are there already."""
+    return lambda: vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Encoder(Protocol):
     """Items to float32 rows on one device.
 
     `tokenize` and `prepare` run on feeder threads, beside `forward`; the engine calls `forward`
-    and `to` from one thread at a time.
+    and `to` from one thread at a time. What `forward` returns may be called from another one.
     """
 
     @property
@@ -49,6 +57,10 @@ class Encoder(Protocol):
     @property
     def dimension(self) -> int:
         """Width of a row."""
+
+    @property
+    def rules(self) -> BatchRules:
+        """How batches are to be planned on the device it runs on now."""
 
     def tokenize(self, items: Sequence[Any], options: Any, *, start: int = 0) -> Tokenized:
         """Turn items into rows of tokens.
@@ -66,10 +78,12 @@ class Encoder(Protocol):
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         """Build the features of one batch in host memory."""
 
-    def forward(self, features: Any) -> Vectors:
-        """Compute one batch and copy it back. Shape (rows, dimension).
+    def forward(self, features: Any) -> Pending:
+        """Start one batch.
 
-        Raises whatever the runtime raises when memory runs out.
+        A runtime that works while the caller goes on returns at once; others compute here and
+        return `done(rows)`. At most `rules.in_flight` batches are on their way at a time. This, or
+        the call of what it returns, raises whatever the runtime raises when memory runs out.
         """
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:

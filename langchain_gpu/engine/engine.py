@@ -12,14 +12,13 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_gpu.engine.ahead import ahead
 from langchain_gpu.engine.batching import plan_batches
 from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
-from langchain_gpu.engine.ladder import Ladder
+from langchain_gpu.engine.ladder import Finished, Ladder, Work
 from langchain_gpu.engine.report import Rows, Tally
-from langchain_gpu.events import BatchDone, FellBack, Listener
+from langchain_gpu.events import FellBack, Listener
 from langchain_gpu.hardware.devices import Device
 
 ItemT = TypeVar("ItemT")
@@ -161,9 +160,6 @@ class Engine(Generic[ItemT]):
         return out
 
 
-_Work = tuple[_Chunk, NDArray[np.int64], Any]  # a chunk, the rows of one batch, its features
-
-
 @dataclass(slots=True)
 class _Run:
     """One call of `Engine.run`: what its threads share."""
@@ -204,16 +200,20 @@ class _Run:
             yield _Chunk.of(tokens, result[start:stop])
             start, size = stop, min(size * 2, LARGEST_CHUNK)
 
-    def _prepare(self, chunks: Iterable[_Chunk]) -> Iterator[_Work]:
+    def _prepare(self, chunks: Iterable[_Chunk]) -> Iterator[Work[_Chunk]]:
         for chunk in chunks:
             budget = min(ladder.budget for ladder in self.ladders)
             batches = plan_batches(
-                chunk.tokens.lengths, max_tokens=budget, max_items=self.max_items
+                chunk.tokens.lengths,
+                max_tokens=budget,
+                max_items=self.max_items,
+                rules=self.encoder.rules,
             )
             for batch in batches:
-                yield chunk, batch.rows, self.encoder.prepare(chunk.tokens, batch.rows)
+                features = self.encoder.prepare(chunk.tokens, batch.rows)
+                yield Work(chunk, batch.rows, features)
 
-    def _share(self, ladder: Ladder, shared: _Shared[_Work]) -> None:
+    def _share(self, ladder: Ladder, shared: _Shared[Work[_Chunk]]) -> None:
         """Take work beside other devices; the first one that fails ends the work of all."""
         try:
             self._drain(ladder, shared)
@@ -221,27 +221,25 @@ class _Run:
             shared.stop()
             raise
 
-    def _drain(self, ladder: Ladder, works: Iterable[_Work]) -> None:
-        for chunk, rows, features in works:
-            for part, vectors, fact in ladder.run(chunk.tokens, rows, features):
-                self._write(chunk, part, vectors, fact)
+    def _drain(self, ladder: Ladder, works: Iterable[Work[_Chunk]]) -> None:
+        for finished in ladder.run(works):
+            self._write(finished)
 
-    def _write(
-        self, chunk: _Chunk, rows: NDArray[np.int64], vectors: Vectors, fact: BatchDone
-    ) -> None:
-        chunk.vectors[rows] = vectors
+    def _write(self, finished: Finished[_Chunk]) -> None:
+        chunk, rows = finished.owner, finished.rows
+        chunk.vectors[rows] = finished.vectors
         with self.lock:
-            self.tally.add(fact)
+            self.tally.add(finished.fact)
             chunk.missing -= len(rows)
             complete = chunk.missing == 0
         if chunk.tokens.owners is None:
-            finished = len(rows)
+            items = len(rows)
         else:  # windows count when their chunk is whole and they are folded into items
-            finished = len(chunk.result) if complete else 0
+            items = len(chunk.result) if complete else 0
             if complete:
                 chunk.result[:] = self.encoder.merge(chunk.tokens, chunk.vectors)
-        if self.progress is not None and finished:
-            self.progress(finished)
+        if self.progress is not None and items:
+            self.progress(items)
 
 
 class _Shared(Generic[ItemT]):

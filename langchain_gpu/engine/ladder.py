@@ -7,14 +7,17 @@ inside it the traceback still holds the tensors; at one item, move to the next d
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
+from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
+from langchain_gpu.engine.turns import Turns
 from langchain_gpu.events import (
     BatchDone,
     BudgetChanged,
@@ -31,17 +34,65 @@ class EngineOutOfMemoryError(MemoryError):
     """One item alone does not fit into the memory of any device the policy allows."""
 
 
+class HasTokens(Protocol):
+    """Whatever a batch belongs to."""
+
+    @property
+    def tokens(self) -> Tokenized:
+        """The rows a batch takes from."""
+
+
+OwnerT = TypeVar("OwnerT", bound=HasTokens)
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[OwnerT]):
+    """One planned batch.
+
+    Attributes:
+        owner: Whose rows these are.
+        rows: Which of them, longest first.
+        features: The batch as `encoder.prepare` built it; None to have it built when its turn
+            comes.
+    """
+
+    owner: OwnerT
+    rows: Rows
+    features: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[OwnerT]):
+    """A batch, or a part of one, and what came of it."""
+
+    owner: OwnerT
+    rows: Rows
+    vectors: Vectors
+    fact: BatchDone
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight(Generic[OwnerT]):
+    """A batch that was started."""
+
+    work: Work[OwnerT]
+    device: Device
+    began: float
+    pending: Pending
+
+
 class Ladder:
     """One encoder, its learned budget, and the devices it may fall back to.
 
     Args:
         encoder: The model on its device.
-        budget_for: Padded tokens per batch to start with on a device.
+        budget_for: Computed tokens per batch to start with on a device.
         fallback: Devices to move to, in order, when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
 
     Attributes:
-        budget: Padded tokens per batch now; it only shrinks while the device stays the same.
+        budget: Computed tokens per batch now; it only shrinks while the device stays the same.
         fallbacks: Moves so far.
     """
 
@@ -58,70 +109,104 @@ class Ladder:
         self._budget_for = budget_for
         self._next = list(fallback)
         self._on_event = on_event
-        # One batch at a time: callers on other threads wait here instead of fighting for memory.
-        self._turn = threading.Lock()
+        # One batch starts at a time: callers on other threads queue up here, batch by batch,
+        # instead of fighting for memory.
+        self._turns = Turns()
+        self._landed = 0.0
 
-    def run(
-        self, tokens: Tokenized, rows: NDArray[np.int64], features: object
-    ) -> Iterator[tuple[NDArray[np.int64], Vectors, BatchDone]]:
-        """Compute one planned batch in as many steps as it takes.
+    def run(self, works: Iterable[Work[OwnerT]]) -> Iterator[Finished[OwnerT]]:
+        """Compute planned batches, each in as many steps as it takes.
 
-        Args:
-            tokens: What the rows are rows of.
-            rows: The batch, longest row first.
-            features: The batch as `encoder.prepare` built it.
+        As many batches are on their way as the encoder's rules allow: while the device computes
+        one, the next is started.
 
         Yields:
-            Finished rows, their vectors, and the facts of the forward pass.
+            Finished rows, in the order they were started.
 
         Raises:
             EngineOutOfMemoryError: A single item does not fit anywhere.
         """
-        pending: list[tuple[NDArray[np.int64], object | None]] = [(rows, features)]
-        while pending:
-            part, ready = pending.pop()
-            width = max(1, int(tokens.lengths[part].max()))
-            if len(part) > 1 and len(part) * width > self.budget:
-                # Planned before the budget shrank. Reversed: the longest piece goes first.
-                pending += [(piece, None) for piece in reversed(self._cut(part, width))]
-                continue
-            with self._turn:
-                began = perf_counter()
-                vectors, problem = self._attempt(
-                    self.encoder.prepare(tokens, part) if ready is None else ready
-                )
-                seconds = perf_counter() - began
-                if vectors is None:
-                    release(self.encoder.device)
-                    self._step_down(tokens, part, width, problem)
-                    pending.append((part, None))
-                    continue
-                device = str(self.encoder.device)
-            fact = BatchDone(
-                device=device,
-                items=len(part),
-                tokens=int(tokens.lengths[part].sum()),
-                padded_tokens=len(part) * width,
-                seconds=seconds,
-            )
-            emit(self._on_event, fact)
-            yield part, vectors, fact
+        flights: deque[_Flight[OwnerT]] = deque()
+        for work in works:
+            yield from self._climb([work], flights)
+        while flights:
+            yield from self._land(flights)
 
-    def _attempt(self, features: object) -> tuple[Vectors | None, str]:
+    def _climb(
+        self, todo: list[Work[OwnerT]], flights: deque[_Flight[OwnerT]]
+    ) -> Iterator[Finished[OwnerT]]:
+        """Start everything in `todo`, in smaller pieces where it does not fit."""
+        while todo:
+            work = todo.pop()
+            cost = self.encoder.rules.cost(work.owner.tokens.lengths[work.rows])
+            if len(work.rows) > 1 and cost > self.budget:
+                # Planned before the budget shrank. Reversed: the longest piece goes first.
+                todo += reversed(self._cut(work, cost))
+                continue
+            while len(flights) >= self.encoder.rules.in_flight:
+                yield from self._land(flights)
+            flight, problem = self._start(work)
+            if flight is not None:
+                flights.append(flight)
+                continue
+            while flights:  # what is on its way holds memory, and its rows are as good as done
+                yield from self._land(flights)
+            self._recover(work, problem)
+            todo.append(Work(work.owner, work.rows))
+
+    def _start(self, work: Work[OwnerT]) -> tuple[_Flight[OwnerT] | None, str]:
+        with self._turns:
+            began, device = perf_counter(), self.encoder.device
+            features = work.features
+            if features is None:
+                features = self.encoder.prepare(work.owner.tokens, work.rows)
+            try:
+                return _Flight(work, device, began, self.encoder.forward(features)), ""
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                return None, _first_line(error)
+
+    def _land(self, flights: deque[_Flight[OwnerT]]) -> Iterator[Finished[OwnerT]]:
+        """Wait for the oldest flight; compute it in pieces if it ran out of memory under way."""
+        flight = flights.popleft()
+        work = flight.work
         try:
-            return self.encoder.forward(features), ""
+            vectors: Vectors | None = flight.pending()
+            problem = ""
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            lines = str(error).strip().splitlines()
-            return None, lines[0] if lines else type(error).__name__
+            vectors, problem = None, _first_line(error)
+        if vectors is None:
+            while flights:
+                yield from self._land(flights)
+            self._recover(work, problem)
+            yield from self._climb([Work(work.owner, work.rows)], flights)
+            return
+        now = perf_counter()
+        # Batches overlap: a second counts for one of them only.
+        began, self._landed = max(flight.began, self._landed), now
+        lengths = work.owner.tokens.lengths[work.rows]
+        fact = BatchDone(
+            device=str(flight.device),
+            items=len(work.rows),
+            tokens=int(lengths.sum()),
+            padded_tokens=self.encoder.rules.cost(lengths),
+            seconds=max(0.0, now - began),
+        )
+        emit(self._on_event, fact)
+        yield Finished(work.owner, work.rows, vectors, fact)
 
-    def _step_down(
-        self, tokens: Tokenized, part: NDArray[np.int64], width: int, problem: str
-    ) -> None:
-        device = self.encoder.device
+    def _recover(self, work: Work[OwnerT], problem: str) -> None:
+        with self._turns:
+            release(self.encoder.device)
+            self._step_down(work.owner.tokens, work.rows, problem)
+
+    def _step_down(self, tokens: Tokenized, part: Rows, problem: str) -> None:
+        device, lengths = self.encoder.device, tokens.lengths[part]
         if len(part) > 1:
-            old, self.budget = self.budget, max(1, len(part) * width // 2)
+            old, self.budget = self.budget, max(1, self.encoder.rules.cost(lengths) // 2)
             emit(
                 self._on_event,
                 BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
@@ -130,7 +215,7 @@ class Ladder:
         if not self._next:
             item = int(part[0]) if tokens.owners is None else int(tokens.owners[part[0]])
             raise EngineOutOfMemoryError(
-                f"item {item} ({width} tokens) does not fit on {device} even alone "
+                f"item {item} ({lengths[0]} tokens) does not fit on {device} even alone "
                 f"({free_memory(device)} bytes free): {problem}. Shorten it, lower the model's "
                 f"window, or allow another device with fallback='cpu'."
             )
@@ -143,10 +228,19 @@ class Ladder:
                 what="embedding",
                 source=str(device),
                 target=str(target),
-                reason=f"one item of {width} tokens does not fit: {problem}",
+                reason=f"one item of {lengths[0]} tokens does not fit: {problem}",
             )
         )
 
-    def _cut(self, part: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
-        step = max(1, self.budget // width)
-        return [part[start : start + step] for start in range(0, len(part), step)]
+    def _cut(self, work: Work[OwnerT], cost: int) -> list[Work[OwnerT]]:
+        """Cut a batch into pieces of about the budget; its rows are sorted, so they are alike."""
+        step = max(1, min(len(work.rows) - 1, len(work.rows) * self.budget // cost))
+        return [
+            Work(work.owner, work.rows[start : start + step])
+            for start in range(0, len(work.rows), step)
+        ]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.batching import BatchRules
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.hardware.devices import Device
 
 GPU = Device(kind="cuda", index=0, name="a card", reason="the test says so", dtype="float16")
@@ -39,6 +40,7 @@ class FakeEncoder:
         self.failures = 0
         self.computed: list[int] = []  # every item whose row came back
         self.closed = False
+        self.rules = BatchRules()
         self._busy = threading.Lock()
 
     def tokenize(self, items: Sequence[int], options: Any, *, start: int = 0) -> Tokenized:
@@ -50,7 +52,7 @@ class FakeEncoder:
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         return tokens.payload[rows]
 
-    def forward(self, features: Any) -> Vectors:
+    def forward(self, features: Any) -> Pending:
         assert self._busy.acquire(blocking=False), "two forward passes on one device at once"
         try:
             time.sleep(self.delay)
@@ -62,7 +64,7 @@ class FakeEncoder:
                 )
             self.forwards.append((str(self.device), len(features)))
             self.computed += features.tolist()
-            return np.outer(features, [1, 2, 3]).astype(np.float32)
+            return done(np.outer(features, [1, 2, 3]).astype(np.float32))
         finally:
             self._busy.release()
 

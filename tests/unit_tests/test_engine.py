@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.events import BatchDone, BudgetChanged, Event, FallbackWarning, FellBack
@@ -62,7 +62,7 @@ def test_tokenizing_goes_on_while_the_device_works() -> None:
             tokenized.release()
             return super().tokenize(items, options, start=start)
 
-        def forward(self, features: Any) -> Vectors:
+        def forward(self, features: Any) -> Pending:
             if not self.forwards:
                 assert tokenized.acquire(timeout=20)
                 assert tokenized.acquire(timeout=20), "nobody tokenized the next chunk"
@@ -119,7 +119,7 @@ def test_nowhere_left_names_the_item_and_the_numbers() -> None:
 
 def test_another_error_is_not_taken_for_memory() -> None:
     class Broken(FakeEncoder):
-        def forward(self, features: Any) -> Vectors:
+        def forward(self, features: Any) -> Pending:
             raise RuntimeError("device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="device-side assert"):
@@ -164,7 +164,7 @@ def test_a_small_device_beside_a_large_one() -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_device_that_fails_ends_the_work_of_all(devices: int) -> None:
     class Broken(FakeEncoder):
-        def forward(self, features: Any) -> Vectors:
+        def forward(self, features: Any) -> Pending:
             raise RuntimeError("device-side assert triggered")
 
     others = [FakeEncoder(delay=0.01) for _ in range(devices - 1)]

@@ -217,8 +217,9 @@ class TestOpenVINO:
 
     def test_another_device_is_refused(self, tiny: Tiny) -> None:
         from langchain_gpu.engine.backends import create
+        from langchain_gpu.engine.config import EmbedderConfig
         from langchain_gpu.hardware.devices import Device
 
         card = Device(kind="cuda", index=0, name="fake", reason="fake")
         with pytest.raises(ValueError, match="runs on the CPU, not on cuda:0"):
-            create("openvino", Path(tiny("bert")), card, "float32", {})
+            create(EmbedderConfig(model=tiny("bert"), backend="openvino"), card)

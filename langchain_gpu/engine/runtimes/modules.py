@@ -20,6 +20,7 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.tasks.embed import (
     EmbedOptions,
@@ -70,6 +71,11 @@ class ModulesEncoder:
         self._unit = isinstance(self._model[len(self._model) - 1], Normalize)
 
     @property
+    def rules(self) -> BatchRules:
+        """How batches are to be planned: padded, one at a time."""
+        return PADDED
+
+    @property
     def device(self) -> Device:
         """Where `forward` runs now."""
         return self._device
@@ -118,6 +124,12 @@ class ModulesEncoder:
             )
         lengths = np.minimum(lengths, limit) if limit else lengths
         return Tokenized(lengths, (list(items), options), None, truncated)
+
+    def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
+        """See `TextEncoder.from_ids`."""
+        if self._tokenizer is None:
+            raise ValueError("this model prepares its texts in its own way; it takes no token ids")
+        return self._tokenizer.from_ids(rows, start=start)
 
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
         """See `Encoder.prepare`."""

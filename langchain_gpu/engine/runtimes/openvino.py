@@ -26,7 +26,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.backends import NotConvertibleError
-from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.encoder import Pending, Vectors, done
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
@@ -63,11 +63,11 @@ class OpenVINOEncoder(ModulesEncoder):
         self.to(device)
         self.dimension = int(self._compiled.output(0).partial_shape[1].get_length())
 
-    def forward(self, features: dict[str, Any]) -> Vectors:
+    def forward(self, features: dict[str, Any]) -> Pending:
         """See `Encoder.forward`."""
         inputs = {name: features[name].numpy() for name in self._names}
         vectors: Vectors = self._compiled(inputs, share_inputs=True)[0]
-        return vectors
+        return done(vectors)
 
     def to(self, device: Device) -> None:
         """Compile for the CPU; other devices are refused."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
@@ -47,7 +47,7 @@ class TorchEncoder(ModulesEncoder):
         }
 
     @torch.inference_mode()
-    def forward(self, features: dict[str, Any]) -> Vectors:
+    def forward(self, features: dict[str, Any]) -> Pending:
         """See `Encoder.forward`."""
         name = self._device.torch_name
         moved = {
@@ -60,7 +60,7 @@ class TorchEncoder(ModulesEncoder):
             # The model's own last step, repeated where half precision rounded its result.
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         result: Vectors = vectors.cpu().numpy()
-        return result
+        return done(result)
 
     def to(self, device: Device) -> None:
         """Move the model; with `dtype="auto"` it computes in what the new device prefers."""
@@ -74,5 +74,6 @@ class TorchEncoder(ModulesEncoder):
     def _dimension(self) -> int:
         width = self._model.get_embedding_dimension()
         if width is None:  # a list of modules that does not say: ask it
-            width = self.forward(self.prepare(self.tokenize(["a"], EmbedOptions()), _ONE)).shape[1]
+            probe = self.prepare(self.tokenize(["a"], EmbedOptions()), _ONE)
+            width = self.forward(probe)().shape[1]
         return int(width)

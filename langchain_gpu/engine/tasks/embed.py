@@ -106,6 +106,7 @@ class TextTokenizer:
     ) -> None:
         self.window = window
         self._tokenizer = tokenizer
+        self._size = tokenizer.get_vocab_size()
         self._inputs = tuple(inputs)
         self._pad_id = pad_id
         self._left = left
@@ -152,11 +153,33 @@ class TextTokenizer:
         owners = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
         return self._pack([each.ids for each in chain(*windows)], options, owners=owners)
 
-    def batch(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Features:
-        """Pad some rows to the longest of them. Arrays have the shape (rows, longest)."""
+    def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
+        """Take rows that are token ids already; see `TextEncoder.from_ids`."""
+        for index, row in enumerate(rows):
+            if not len(row):
+                problem = "is empty"
+            elif self.window is not None and len(row) > self.window:
+                problem = f"has {len(row)} ids, and the model's window {self.window}"
+            elif min(row) < 0 or max(row) >= self._size:
+                problem = f"holds an id outside the vocabulary of {self._size}"
+            else:
+                continue
+            raise ValueError(f"token row {start + index} {problem}")
+        return self._pack([list(row) for row in rows], EmbedOptions())
+
+    def batch(
+        self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
+    ) -> Features:
+        """Pad some rows to the longest of them. Arrays have the shape (rows, width).
+
+        Args:
+            tokens: What `tokenize` made.
+            rows: Which of them.
+            multiple_of: The width is rounded up to a multiple of this.
+        """
         packed: Packed = tokens.payload
         lengths = tokens.lengths[rows][:, None]
-        width = int(lengths.max())
+        width = -(-int(lengths.max()) // multiple_of) * multiple_of
         columns = np.arange(width) - (width - lengths if self._left else 0)
         mask = (columns >= 0) & (columns < lengths)
         ids = np.full(mask.shape, self._pad_id, np.int64)

@@ -1,0 +1,63 @@
+"""What decides how an embedder is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Fallback = Literal["cpu", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A server that computes vectors, and how patiently it is asked.
+
+    Attributes:
+        url: Where it is; None for the place where the back end's server usually listens.
+        api_key: Sent as a bearer token; never shown.
+        timeout: Seconds a request may take.
+        max_retries: Further attempts after an overload, a server's error or a broken connection.
+        concurrency: Requests in flight at the same time.
+        batch_size: Texts per request at most.
+        headers: More headers; their values are never shown.
+    """
+
+    url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout: float = 60.0
+    max_retries: int = 3
+    concurrency: int = 8
+    batch_size: int = 64
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderConfig:
+    """Everything that decides how an embedder is loaded.
+
+    Attributes:
+        model: Path or name; see `models.resolve`. For a server, the name it knows the model by.
+        device: A name, `"auto"`, `"all"`, or several names to spread the work over.
+        backend: Which library, or which kind of server, runs the model.
+        dtype: What is computed in; `"auto"` asks the device.
+        fallback: `"cpu"` moves there with a warning when a device is missing or too small,
+            `"error"` raises.
+        max_batch_tokens: Computed tokens per batch; None for a default by device.
+        where: More arguments of `resolve`: revision, cache_folder, token and so on.
+        options: More arguments for the back end's library.
+        calibration: Texts that show an integer quantization which values to expect; empty for
+            texts drawn by the back end.
+        server: Set where a server runs the model.
+    """
+
+    model: str
+    device: str | Sequence[str] = "auto"
+    backend: str = "auto"
+    dtype: str = "auto"
+    fallback: Fallback = "cpu"
+    max_batch_tokens: int | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Sequence[str] = ()
+    server: Server = field(default_factory=Server)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from threading import Lock
 from typing import Any, Literal, Self
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from langchain_gpu._extras import require
-from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.checks import (
+    NonFiniteVectorError,
+    as_list,
+    non_finite,
+    progress_bar,
+    text_problem,
+)
+from langchain_gpu.engine.config import EmbedderConfig, Server
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
-from langchain_gpu.engine.engine import Progress
+from langchain_gpu.engine.keeper import Keeper
+from langchain_gpu.engine.outputs import Output, Precision
 from langchain_gpu.engine.report import Report, Rows, Skipped
-from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts, surrogate_problem
+from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 from langchain_gpu.events import Listener, TruncationWarning
 from langchain_gpu.hardware.devices import Device
 
@@ -29,21 +38,44 @@ from langchain_gpu.hardware.devices import Device
 _WHERE = ("revision", "token", "local_files_only")
 
 
-class NonFiniteVectorError(ValueError):
-    """The model returned NaN or infinity for a text."""
+# Texts of a call up to which it is merged with others that wait; more fill batches by themselves.
+_SMALL = 32
+# Texts that are embedded between two writes into a buffer of another precision.
+_STRETCH = 65536
 
 
 class _Loaded:
     """The model once it is loaded. A copy or an unpickled object loads its own."""
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.keeper: Keeper[Embedder] = Keeper()
         self.config: EmbedderConfig | None = None
-        self.embedder: Embedder | None = None
         self.warned_of_truncation = False
 
     def __reduce__(self) -> tuple[type[_Loaded], tuple[()]]:
         return _Loaded, ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One request, read before the model is there and completed once it is."""
+
+    kind: Kind
+    kwargs: EncodeKwargs
+    output: Output
+    on_long: Literal["truncate", "mean", "error"]
+
+    def options(self, embedder: Embedder) -> EmbedOptions:
+        prompt = self.kwargs.resolve_prompt(embedder.encoder, self.kind)
+        return EmbedOptions(prompt=prompt, task=self.kind, on_long=self.on_long)
+
+    @property
+    def plain(self) -> bool:
+        """Whether vectors go out as the engine made them."""
+        return self.output.plain and not self.kwargs.finishes
+
+    def finish(self, vectors: NDArray[Any]) -> NDArray[Any]:
+        return self.output.apply(self.kwargs.finish(vectors))
 
 
 class GPUEmbeddings(BaseModel, Embeddings):
@@ -106,11 +138,33 @@ class GPUEmbeddings(BaseModel, Embeddings):
     """Show a progress bar."""
 
     device: str | list[str] = "auto"
-    """Where to run."""
-    backend: Literal["auto", "torch", "openvino"] = "auto"
-    """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What is computed in; vectors are returned in float32."""
+    """Where to run; `"all"` shares the work among all GPUs."""
+    backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp", "openai", "ollama"] = "auto"
+    """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed,
+    llama.cpp for a GGUF file, and a server where `base_url` is given."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """What is computed in; `precision` is what is returned."""
+    calibration_texts: list[str] = Field(default_factory=list, repr=False)
+    """With `dtype="int8"`: texts like those that will be embedded, for the ranges of the numbers;
+    without them, texts are drawn."""
+    truncate_dim: int | None = Field(default=None, ge=1)
+    """Leading dimensions to keep, for models trained for that; vectors keep their length."""
+    precision: Precision = "float32"
+    """What is returned: `"float16"`, or `"int8"` (every vector scaled by itself, for cosine
+    similarity)."""
+    idle_timeout: float | None = Field(default=None, gt=0)
+    """Seconds without use after which the model's memory is freed; the next use loads it again."""
+    base_url: str | None = None
+    """A server that computes the vectors: Ollama, or one that speaks the OpenAI form (vLLM, TEI,
+    infinity, OpenLLM, NIM, llama-server)."""
+    api_key: SecretStr | None = None
+    """For that server."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds a request to it may take."""
+    max_retries: int = Field(default=3, ge=0)
+    """Further attempts when it is overloaded, fails or breaks off."""
+    max_concurrency: int = Field(default=8, ge=1)
+    """Requests in flight at the same time."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward pass, padding included; None takes a default for the device."""
     on_long: Literal["truncate", "mean", "error"] = "truncate"
@@ -139,7 +193,7 @@ class GPUEmbeddings(BaseModel, Embeddings):
     @property
     def dimension(self) -> int:
         """Width of a vector. Loads the model."""
-        return self._load().engine.dimension
+        return self._output().width(self._load().engine.dimension)
 
     @property
     def window(self) -> int | None:
@@ -163,7 +217,7 @@ class GPUEmbeddings(BaseModel, Embeddings):
             TypeError: An item is not a string; the message has its position.
             ValueError: A text cannot be embedded; the same.
         """
-        documents = _as_list(texts)
+        documents = as_list(texts)
         if not documents:
             return []
         vectors: list[list[float]] = self._embed(documents, "document")[0].tolist()
@@ -174,17 +228,69 @@ class GPUEmbeddings(BaseModel, Embeddings):
         vector: list[float] = self._embed([text], "query")[0][0].tolist()
         return vector
 
-    def embed_to_array(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Do what `embed_documents` does; small calls of many tasks share forward passes."""
+        documents = as_list(texts)
+        if not documents:
+            return []
+        vectors: list[list[float]] = (await self._aembed(documents, "document")).tolist()
+        return vectors
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Do what `embed_query` does; calls of many tasks share forward passes."""
+        vector: list[float] = (await self._aembed([text], "query"))[0].tolist()
+        return vector
+
+    def embed_to_array(
+        self, texts: Sequence[str], *, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Embed texts, as documents, into one array of shape (len(texts), dimension).
 
         A list of floats takes eight times the memory and most of the time; what can take an array
         should. Raises as `embed_documents`.
-        """
-        return self._embed(_as_list(texts), "document")[0]
 
-    def embed_queries_to_array(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        Args:
+            texts: What to embed.
+            out: An array of that shape, in the dtype of `precision`, to write into, for example a
+                `numpy.memmap`; it is returned.
+        """
+        items = as_list(texts)
+        if out is None:
+            return self._embed(items, "document")[0]
+        shape = (len(items), self.dimension)
+        if out.shape != shape or out.dtype != self._output().dtype:
+            wanted = f"{self._output().dtype} of shape {shape}"
+            raise ValueError(f"out must be {wanted}, not {out.dtype} {out.shape}")
+        if self._ask("document").plain:
+            return self._embed(items, "document", out=out)[0]
+        for start in range(0, len(items), _STRETCH):
+            part = items[start : start + _STRETCH]
+            out[start : start + len(part)] = self._embed(part, "document")[0]
+        return out
+
+    def embed_tokens(self, input_ids: Sequence[Sequence[int]]) -> NDArray[Any]:
+        """Embed rows of token ids, special tokens included, into an array (rows, dimension).
+
+        For callers who tokenize themselves. No prompt is added and nothing is cut off.
+
+        Raises:
+            ValueError: A row is empty, longer than the window or holds an unknown id; or the back
+                end takes texts only.
+        """
+        ask = self._ask("document")
+        items: list[Any] = list(input_ids)
+        with self._use() as embedder:
+            read = embedder.encoder.from_ids
+            rows = embedder.engine.run(
+                items,
+                max_items=ask.kwargs.batch_size,
+                tokenize=lambda part, start: read(part, start=start),
+            )
+            return self._finish(rows, ask, embedder, check=True)
+
+    def embed_queries_to_array(self, texts: Sequence[str]) -> NDArray[Any]:
         """Embed many texts at once, as queries, into one array of shape (len(texts), dimension)."""
-        return self._embed(_as_list(texts), "query")[0]
+        return self._embed(as_list(texts), "query")[0]
 
     def embed_with_report(
         self, texts: Sequence[str], *, on_error: Literal["raise", "skip"] = "raise"
@@ -196,23 +302,27 @@ class GPUEmbeddings(BaseModel, Embeddings):
             on_error: `"skip"` lists items that cannot be embedded in the report and gives them a
                 row of NaN; `"raise"` raises as `embed_documents`.
         """
-        items = _as_list(texts)
+        items = as_list(texts)
         if on_error == "raise":
-            return Rows(*self._embed(items, "document"))
-        if (precision := EncodeKwargs.of(self.encode_kwargs).precision) != "float32":
-            raise ValueError(f"on_error='skip' marks rows with NaN, which {precision} cannot hold")
+            return Rows(*self._embed(items, "document", merge=False))
+        ask = self._ask("document")
+        form = ask.kwargs.precision if ask.output.precision == "float32" else ask.output.precision
+        if form not in ("float32", "float16"):
+            raise ValueError(f"on_error='skip' marks rows with NaN, which {form} cannot hold")
         skipped = [
             Skipped(index, problem)
             for index, item in enumerate(items)
-            if (problem := _problem(item)) is not None
+            if (problem := text_problem(item)) is not None
         ]
         bad = {each.index for each in skipped}
         good = [index for index in range(len(items)) if index not in bad]
-        part, report = self._embed([items[index] for index in good], "document", check=False)
+        part, report = self._embed(
+            [items[index] for index in good], "document", check=False, merge=False
+        )
         vectors = np.full((len(items), part.shape[1]), np.nan, part.dtype)
         vectors[good] = part
         skipped += [
-            Skipped(good[row], "the model returned NaN or infinity") for row in _non_finite(part)
+            Skipped(good[row], "the model returned NaN or infinity") for row in non_finite(part)
         ]
         truncated = tuple(good[row] for row in report.truncated)
         skipped.sort(key=lambda each: each.index)
@@ -251,14 +361,12 @@ class GPUEmbeddings(BaseModel, Embeddings):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""
-        return self._load().encoder.count_tokens(_as_list(texts))
+        with self._use() as embedder:
+            return embedder.encoder.count_tokens(as_list(texts))
 
     def close(self) -> None:
-        """Free the model's memory. The next use loads it again."""
-        with self._loaded.lock:
-            embedder, self._loaded.embedder = self._loaded.embedder, None
-        if embedder is not None:
-            embedder.close()
+        """Free the model's memory, once calls under way are done. The next use loads it again."""
+        self._loaded.keeper.close()
 
     def __enter__(self) -> Self:
         return self
@@ -267,40 +375,84 @@ class GPUEmbeddings(BaseModel, Embeddings):
         self.close()
 
     def _embed(
-        self, texts: list[Any], kind: Kind, *, check: bool = True
+        self,
+        texts: list[Any],
+        kind: Kind,
+        *,
+        check: bool = True,
+        merge: bool = True,
+        out: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], Report]:
-        """Return the vectors and the report; with `check`, refuse vectors that are not finite."""
+        """Return the vectors and the report.
+
+        With `check`, vectors that are not finite are refused; with `merge`, a small call goes
+        together with others, and its report counts what they shared.
+        """
+        ask, texts = self._ask(kind), self._read(texts)
+        shown = self.show_progress or bool(ask.kwargs.show_progress_bar)
+        most = ask.kwargs.batch_size
+        with self._use() as embedder:
+            options = ask.options(embedder)
+            if merge and not shown and out is None and most is None and len(texts) <= _SMALL:
+                rows = embedder.engine.call(texts, options)
+            else:
+                with progress_bar(len(texts), shown=shown) as bar:
+                    rows = embedder.engine.run(
+                        texts, options, max_items=most, out=out, progress=bar
+                    )
+            return self._finish(rows, ask, embedder, check=check), rows.report
+
+    async def _aembed(self, texts: list[Any], kind: Kind) -> NDArray[Any]:
+        ask = self._ask(kind)
+        if self._loaded.keeper.loaded is None:
+            await run_in_executor(None, self._load)
+        if len(texts) > _SMALL or ask.kwargs.batch_size is not None or self.show_progress:
+            whole = partial(self._embed, texts, kind)
+            return (await run_in_executor(None, whole))[0]
+        texts = self._read(texts)
+        with self._use() as embedder:
+            future = embedder.engine.submit(texts, ask.options(embedder))
+            rows = await asyncio.wrap_future(future)
+            return self._finish(rows, ask, embedder, check=True)
+
+    def _ask(self, kind: Kind) -> _Ask:
         kwargs = EncodeKwargs.of(
             (self.query_encode_kwargs if kind == "query" else {}) or self.encode_kwargs
         )
+        output = self._output()
+        if kwargs.precision != "float32" and output.precision != "float32":
+            raise ValueError("precision and encode_kwargs['precision'] are both given; take one")
+        return _Ask(kind, kwargs, output, self.on_long)
+
+    def _output(self) -> Output:
+        return Output(self.truncate_dim, self.precision)
+
+    def _read(self, texts: list[Any]) -> list[str]:
         check_texts(texts)
-        if self.replace_newlines:
-            texts = [text.replace("\n", " ") for text in texts]
-        embedder = self._load()
-        prompt = kwargs.resolve_prompt(embedder.encoder, kind)
-        options = EmbedOptions(prompt=prompt, task=kind, on_long=self.on_long)
-        with _bar(len(texts), shown=self.show_progress or bool(kwargs.show_progress_bar)) as bar:
-            rows = embedder.engine.run(texts, options, max_items=kwargs.batch_size, progress=bar)
-        if check and (broken := _non_finite(rows.vectors)):
+        return [text.replace("\n", " ") for text in texts] if self.replace_newlines else texts
+
+    def _finish(self, rows: Rows, ask: _Ask, embedder: Embedder, *, check: bool) -> NDArray[Any]:
+        if check and (broken := non_finite(rows.vectors)):
             raise NonFiniteVectorError(
                 f"the model returned NaN or infinity for text {broken[0]} ({len(broken)} such texts"
                 f" here, computed in {embedder.encoder.dtype}); try dtype='float32'"
             )
         if rows.report.truncated:
-            self._warn_of_truncation(len(rows.report.truncated), len(texts), embedder)
-        return kwargs.finish(rows.vectors), rows.report
+            self._warn_of_truncation(len(rows.report.truncated), len(rows.vectors), embedder)
+        return rows.vectors if ask.plain else ask.finish(rows.vectors)
 
-    def _load(self) -> Embedder:
+    def _use(self) -> AbstractContextManager[Embedder]:
         config = self._config()
         if self._loaded.config not in (None, config):
             # A copy with other settings, or settings changed since: another model, not that one.
             self._loaded = _Loaded()
-        loaded = self._loaded
-        with loaded.lock:
-            if loaded.embedder is None:
-                loaded.embedder = load(config, self.on_event)
-                loaded.config = config
-            return loaded.embedder
+        self._loaded.config = config
+        self._loaded.keeper.idle_timeout = self.idle_timeout
+        return self._loaded.keeper.use(lambda: load(config, self.on_event))
+
+    def _load(self) -> Embedder:
+        with self._use() as embedder:
+            return embedder
 
     def _config(self) -> EmbedderConfig:
         options = dict(self.model_kwargs)
@@ -327,6 +479,14 @@ class GPUEmbeddings(BaseModel, Embeddings):
             max_batch_tokens=self.max_batch_tokens,
             where=where,
             options=options,
+            calibration=tuple(self.calibration_texts),
+            server=Server(
+                url=self.base_url,
+                api_key=self.api_key.get_secret_value() if self.api_key else None,
+                timeout=self.timeout,
+                max_retries=self.max_retries,
+                concurrency=self.max_concurrency,
+            ),
         )
 
     def _warn_of_truncation(self, count: int, total: int, embedder: Embedder) -> None:
@@ -338,37 +498,5 @@ class GPUEmbeddings(BaseModel, Embeddings):
             f"{self.model} reads, and were cut (said once). on_long='mean' embeds all of a text, "
             f"on_long='error' refuses it; embed_with_report lists which.",
             TruncationWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-
-
-def _as_list(texts: Any) -> list[Any]:
-    """Take any iterable of texts but a lone string, which would be embedded letter by letter."""
-    if isinstance(texts, str | bytes):
-        raise TypeError(f"texts is one {type(texts).__name__}; pass a list: [text]")
-    try:
-        return texts if isinstance(texts, list) else list(texts)
-    except TypeError:
-        raise TypeError(f"texts is {type(texts).__name__}, not a list of str") from None
-
-
-def _problem(item: object) -> str | None:
-    if not isinstance(item, str):
-        return f"is {type(item).__name__}, not str"
-    return surrogate_problem(item)
-
-
-def _non_finite(vectors: NDArray[Any]) -> list[int]:
-    rows: list[int] = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
-    return rows
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Progress | None]:
-    """Open a progress bar, or nothing."""
-    if not shown:
-        yield None
-        return
-    tqdm = require("tqdm.auto", extra="local").tqdm
-    with tqdm(total=total, desc="Embedding", unit="text") as bar:
-        yield bar.update

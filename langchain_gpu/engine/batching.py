@@ -57,6 +57,63 @@ class Batch:
 PADDED = BatchRules()
 
 
+class Plan:
+    """Items sorted by length, from which batches are taken up to a budget of computed tokens.
+
+    Sorting removes the padding, the budget keeps every batch about as much work; either one alone
+    leaves much of the device unused. Longest first, so that a batch that does not fit is met at
+    the start and not after an hour. Batches are cut when they are taken: each device takes what
+    suits it now.
+
+    Args:
+        lengths: Tokens of each item, shape (n,).
+
+    Raises:
+        ValueError: A length is negative.
+    """
+
+    def __init__(self, lengths: ArrayLike) -> None:
+        sizes = np.asarray(lengths, dtype=np.int64).reshape(-1)
+        if len(sizes) and int(sizes.min()) < 0:
+            raise ValueError(
+                f"item {int(sizes.argmin())} has the negative length {int(sizes.min())}"
+            )
+        self._order = np.argsort(-sizes, kind="stable")
+        self._sizes = sizes[self._order]
+        self._ends = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._start = 0
+
+    def take(
+        self, max_tokens: int, *, max_items: int | None = None, rules: BatchRules = PADDED
+    ) -> Batch | None:
+        """Return the next batch, None when all items are taken.
+
+        Args:
+            max_tokens: Computed tokens a batch may hold. An item longer than this is a batch of
+                its own.
+            max_items: Items a batch may hold; None for no limit. The rules may have a lower one.
+            rules: What the back end wants.
+
+        Raises:
+            ValueError: A limit is smaller than 1.
+        """
+        if max_tokens < 1 or (max_items is not None and max_items < 1):
+            raise ValueError(f"limits must be >= 1, got {max_tokens=}, {max_items=}")
+        start = self._start
+        if start >= len(self._order):
+            return None
+        width = rules.width(int(self._sizes[start]))
+        if rules.padded:
+            count = max_tokens // width
+        else:
+            end = self._ends[start] + max_tokens
+            count = int(np.searchsorted(self._ends, end, "right")) - 1 - start
+        limits = [limit for limit in (max_items, rules.max_items) if limit is not None]
+        self._start = stop = start + max(1, min(count, *limits, len(self._order)))
+        part = self._sizes[start:stop]
+        return Batch(self._order[start:stop], int(part.sum()), width, rules.cost(part))
+
+
 def plan_batches(
     lengths: ArrayLike,
     *,
@@ -64,44 +121,9 @@ def plan_batches(
     max_items: int | None = None,
     rules: BatchRules = PADDED,
 ) -> list[Batch]:
-    """Sort items by length and fill batches up to a budget of computed tokens.
-
-    Sorting removes the padding, the budget keeps every batch about as much work; either one alone
-    leaves much of the device unused. Longest first, so that a batch that does not fit is met at
-    the start and not after an hour.
-
-    Args:
-        lengths: Tokens of each item, shape (n,).
-        max_tokens: Computed tokens a batch may hold. An item longer than this is a batch of its
-            own.
-        max_items: Items a batch may hold; None for no limit. The rules may have a lower one.
-        rules: What the back end wants.
-
-    Returns:
-        Batches that together hold every position exactly once.
-
-    Raises:
-        ValueError: A limit is smaller than 1, or a length is negative.
-    """
-    if max_tokens < 1 or (max_items is not None and max_items < 1):
-        raise ValueError(f"limits must be >= 1, got {max_tokens=}, {max_items=}")
-    sizes = np.asarray(lengths, dtype=np.int64).reshape(-1)
-    if len(sizes) and int(sizes.min()) < 0:
-        raise ValueError(f"item {int(sizes.argmin())} has the negative length {int(sizes.min())}")
-    limits = [limit for limit in (max_items, rules.max_items) if limit is not None]
-    most = min(limits, default=len(sizes))
-    order = np.argsort(-sizes, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(sizes[order])])
+    """Take all batches of a `Plan`: together they hold every position exactly once."""
+    plan = Plan(lengths)
     batches: list[Batch] = []
-    start = 0
-    while start < len(order):
-        width = rules.width(int(sizes[order[start]]))
-        if rules.padded:
-            count = max_tokens // width
-        else:
-            count = int(np.searchsorted(ends, ends[start] + max_tokens, "right")) - 1 - start
-        rows = order[start : start + max(1, min(count, most))]
-        part = sizes[rows]
-        batches.append(Batch(rows, int(part.sum()), width, rules.cost(part)))
-        start += len(rows)
+    while (batch := plan.take(max_tokens, max_items=max_items, rules=rules)) is not None:
+        batches.append(batch)
     return batches

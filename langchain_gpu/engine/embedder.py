@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import TextEncoder
+from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.events import Listener, warn_fallback
@@ -18,11 +19,6 @@ from langchain_gpu.hardware.devices import (
     select_device,
 )
 from langchain_gpu.hardware.memory import is_out_of_memory, release
-
-# Padded tokens per batch to begin with. On a CPU a batch's activations should stay in the cache;
-# a GPU wants enough work to fill it. The out-of-memory ladder corrects a guess that is too high.
-CPU_BUDGET = 2048
-GPU_BUDGET = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +63,16 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
     encoders = [encoder for encoder, _ in loaded]
     engine: Engine[str] = Engine(
         encoders,
-        budget_for=lambda device: config.max_batch_tokens or default_budget(device),
+        budgets=Budgets(_identity(config), fixed=config.max_batch_tokens),
         fallback=[cpu] if cpu is not None else [],
         on_event=on_event,
     )
     return Embedder(engine, *loaded[0])
 
 
-def default_budget(device: Device) -> int:
-    """Return the padded tokens per batch to begin with on `device`."""
-    return CPU_BUDGET if device.kind == "cpu" else GPU_BUDGET
+def _identity(config: EmbedderConfig) -> object:
+    """Tell apart what takes different amounts of memory."""
+    return config.model, config.backend, config.dtype, repr(sorted(config.options.items()))
 
 
 def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:

@@ -93,6 +93,15 @@ class EncodeKwargs:
                 return prompts.get(name) or ""
         return ""
 
+    @property
+    def finishes(self) -> bool:
+        """Whether `finish` does anything."""
+        return (
+            self.normalize_embeddings
+            or self.truncate_dim is not None
+            or self.precision != "float32"
+        )
+
     def finish(self, vectors: Vectors) -> NDArray[Any]:
         """Shorten, normalize and quantize vectors, in the order sentence-transformers does."""
         if self.truncate_dim is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,9 +12,12 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langchain_gpu.engine.ahead import ahead
-from langchain_gpu.engine.batching import plan_batches
+from langchain_gpu.engine.batching import Plan
+from langchain_gpu.engine.budgets import Budgets
+from langchain_gpu.engine.collector import Collector
 from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
 from langchain_gpu.engine.ladder import Finished, Ladder, Work
 from langchain_gpu.engine.report import Rows, Tally
@@ -23,6 +26,7 @@ from langchain_gpu.hardware.devices import Device
 
 ItemT = TypeVar("ItemT")
 Progress = Callable[[int], None]
+Tokenize = Callable[[Sequence[Any], int], Tokenized]
 
 # Items tokenized together. The first chunk is small so that the device starts early, later ones
 # are large so that sorting has something to choose from; 8,192 texts of 512 tokens are 17 MB.
@@ -60,25 +64,27 @@ class Engine(Generic[ItemT]):
 
     Args:
         encoders: One per device, all of the same model.
-        budget_for: Padded tokens per batch to start with on a device.
+        budgets: Computed tokens per batch, by device.
         fallback: Devices an encoder may move to when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
 
-    Safe to call from several threads: they take turns on each device, batch by batch.
+    Safe to call from several threads: `run` takes turns on each device, batch by batch, and `call`
+    and `submit` merge small calls into shared batches.
     """
 
     def __init__(
         self,
         encoders: Sequence[Encoder],
         *,
-        budget_for: Callable[[Device], int],
+        budgets: Budgets,
         fallback: Sequence[Device] = (),
         on_event: Listener | None = None,
     ) -> None:
         if not encoders:
             raise ValueError("an engine needs at least one encoder")
         self._encoder = encoders[0]
-        self._ladders = [Ladder(each, budget_for, fallback, on_event) for each in encoders]
+        self._ladders = [Ladder(each, budgets, fallback, on_event) for each in encoders]
+        self._collector: Collector[ItemT] = Collector(self.run, most=FIRST_CHUNK)
 
     @property
     def devices(self) -> list[Device]:
@@ -103,6 +109,7 @@ class Engine(Generic[ItemT]):
         max_items: int | None = None,
         out: Vectors | None = None,
         progress: Progress | None = None,
+        tokenize: Tokenize | None = None,
     ) -> Rows:
         """Compute one row per item.
 
@@ -112,6 +119,8 @@ class Engine(Generic[ItemT]):
             max_items: Items per batch; None for no limit.
             out: A float32 buffer of shape (len(items), dimension) to write into.
             progress: Called with the number of items finished since the last call.
+            tokenize: Takes the place of `Encoder.tokenize`, for items that are tokens already:
+                called with items and the position of the first.
 
         Raises:
             EngineOutOfMemoryError: An item does not fit on any device the policy allows.
@@ -120,12 +129,38 @@ class Engine(Generic[ItemT]):
         """
         began = perf_counter()
         result = self._buffer(len(items), out)
-        run = _Run(self._encoder, self._ladders, max_items, options, progress)
+        if tokenize is None:
+
+            def tokenize(part: Sequence[Any], start: int) -> Tokenized:
+                return self._encoder.tokenize(part, options, start=start)
+
+        run = _Run(self._encoder, self._ladders, max_items, tokenize, progress)
         moves = len(self.fallbacks)
         if items:
             run.go(items, result)
         run.tally.fallbacks = self.fallbacks[moves:]
         return Rows(result, run.tally.report(items=len(items), seconds=perf_counter() - began))
+
+    def call(self, items: Sequence[ItemT], options: Any = None) -> Rows:
+        """Compute one row per item of a small call, together with others that wait meanwhile.
+
+        Args:
+            items: A few; a large call is better off with `run`.
+            options: As in `run`.
+
+        Returns:
+            Rows whose report counts the shared run, but for items and truncated.
+
+        Raises:
+            EngineOutOfMemoryError: As in `run`. An error reaches the call it belongs to only.
+            TypeError: As in `run`.
+            ValueError: As in `run`.
+        """
+        return self._collector.call(items, options)
+
+    def submit(self, items: Sequence[ItemT], options: Any = None) -> Future[Rows]:
+        """Do what `call` does without waiting. Cancelling the future disturbs nobody else."""
+        return self._collector.submit(items, options)
 
     def stream(
         self, items: Iterable[ItemT], options: Any = None, *, chunk: int = LARGEST_CHUNK
@@ -167,7 +202,7 @@ class _Run:
     encoder: Encoder
     ladders: list[Ladder]
     max_items: int | None
-    options: Any
+    tokenize: Tokenize
     progress: Progress | None
     tally: Tally = field(default_factory=Tally)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -175,16 +210,17 @@ class _Run:
     def go(self, items: Sequence[Any], result: Vectors) -> None:
         chunks = self._tokenize(items, result)
         if len(items) <= _INLINE:
-            self._drain(self.ladders[0], self._prepare(chunks))
+            ladder = min(self.ladders, key=lambda each: each.callers)
+            self._drain(ladder, self._prepare(_Feed(chunks, self.max_items), ladder))
             return
         # Closed here: after an error the traceback would keep the feeders alive.
-        with closing(ahead(self._prepare(ahead(chunks, 1)), 2)) as works:
+        with closing(ahead(chunks, 1)) as tokenized:
+            feed = _Feed(tokenized, self.max_items)
             if len(self.ladders) == 1:
-                self._drain(self.ladders[0], works)
+                self._pull(feed, self.ladders[0])
                 return
-            shared = _Shared(works)
             with ThreadPoolExecutor(len(self.ladders), "langchain-gpu-device") as pool:
-                futures = [pool.submit(self._share, ladder, shared) for ladder in self.ladders]
+                futures = [pool.submit(self._share, feed, ladder) for ladder in self.ladders]
             for future in futures:
                 future.result()
 
@@ -193,33 +229,30 @@ class _Run:
         while start < len(items):
             stop = min(len(items), start + size)
             began = perf_counter()
-            tokens = self.encoder.tokenize(items[start:stop], self.options, start=start)
+            tokens = self.tokenize(items[start:stop], start)
             with self.lock:
                 self.tally.tokenize_seconds += perf_counter() - began
                 self.tally.truncated += (tokens.truncated + start).tolist()
             yield _Chunk.of(tokens, result[start:stop])
             start, size = stop, min(size * 2, LARGEST_CHUNK)
 
-    def _prepare(self, chunks: Iterable[_Chunk]) -> Iterator[Work[_Chunk]]:
-        for chunk in chunks:
-            budget = min(ladder.budget for ladder in self.ladders)
-            batches = plan_batches(
-                chunk.tokens.lengths,
-                max_tokens=budget,
-                max_items=self.max_items,
-                rules=self.encoder.rules,
-            )
-            for batch in batches:
-                features = self.encoder.prepare(chunk.tokens, batch.rows)
-                yield Work(chunk, batch.rows, features)
+    def _prepare(self, feed: _Feed, ladder: Ladder) -> Iterator[Work[_Chunk]]:
+        while (taken := feed.take(ladder)) is not None:
+            chunk, rows = taken
+            device = ladder.encoder.device  # read first: it may move while the batch is built
+            yield Work(chunk, rows, ladder.encoder.prepare(chunk.tokens, rows), device)
 
-    def _share(self, ladder: Ladder, shared: _Shared[Work[_Chunk]]) -> None:
+    def _share(self, feed: _Feed, ladder: Ladder) -> None:
         """Take work beside other devices; the first one that fails ends the work of all."""
         try:
-            self._drain(ladder, shared)
+            self._pull(feed, ladder)
         except BaseException:
-            shared.stop()
+            feed.stop()
             raise
+
+    def _pull(self, feed: _Feed, ladder: Ladder) -> None:
+        with closing(ahead(self._prepare(feed, ladder), 2)) as works:
+            self._drain(ladder, works)
 
     def _drain(self, ladder: Ladder, works: Iterable[Work[_Chunk]]) -> None:
         for finished in ladder.run(works):
@@ -242,21 +275,33 @@ class _Run:
             self.progress(items)
 
 
-class _Shared(Generic[ItemT]):
-    """One iterator for several threads."""
+class _Feed:
+    """Chunks, of which every device takes batches of the size that suits it."""
 
-    def __init__(self, source: Iterable[ItemT]) -> None:
-        self._iterator = iter(source)
+    def __init__(self, chunks: Iterator[_Chunk], max_items: int | None) -> None:
+        self._chunks = chunks
+        self._max_items = max_items
+        self._current: tuple[_Chunk, Plan] | None = None
         self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[ItemT]:
-        return self
-
-    def __next__(self) -> ItemT:
+    def take(self, ladder: Ladder) -> tuple[_Chunk, NDArray[np.int64]] | None:
+        """Return the rows of one batch and their chunk, None when there are no more."""
         with self._lock:
-            return next(self._iterator)
+            while True:
+                if self._current is not None:
+                    chunk, plan = self._current
+                    batch = plan.take(
+                        ladder.budget, max_items=self._max_items, rules=ladder.encoder.rules
+                    )
+                    if batch is not None:
+                        return chunk, batch.rows
+                following = next(self._chunks, None)
+                if following is None:
+                    self._current = None
+                    return None
+                self._current = following, Plan(following.tokens.lengths)
 
     def stop(self) -> None:
         """Give nothing more to anybody."""
         with self._lock:
-            self._iterator = iter(())
+            self._chunks, self._current = iter(()), None

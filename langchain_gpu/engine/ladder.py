@@ -8,7 +8,7 @@ inside it the traceback still holds the tensors; at one item, move to the next d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
 from langchain_gpu.engine.turns import Turns
 from langchain_gpu.events import (
@@ -55,11 +56,13 @@ class Work(Generic[OwnerT]):
         rows: Which of them, longest first.
         features: The batch as `encoder.prepare` built it; None to have it built when its turn
             comes.
+        device: Where the encoder was when it built them.
     """
 
     owner: OwnerT
     rows: Rows
     features: Any = None
+    device: Device | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Ladder:
 
     Args:
         encoder: The model on its device.
-        budget_for: Computed tokens per batch to start with on a device.
+        budgets: Computed tokens per batch, by device; learns from what happens here.
         fallback: Devices to move to, in order, when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
 
@@ -99,20 +102,25 @@ class Ladder:
     def __init__(
         self,
         encoder: Encoder,
-        budget_for: Callable[[Device], int],
+        budgets: Budgets,
         fallback: Sequence[Device] = (),
         on_event: Listener | None = None,
     ) -> None:
         self.encoder = encoder
-        self.budget = budget_for(encoder.device)
+        self.budget = budgets.first(encoder)
         self.fallbacks: list[FellBack] = []
-        self._budget_for = budget_for
+        self._budgets = budgets
         self._next = list(fallback)
         self._on_event = on_event
         # One batch starts at a time: callers on other threads queue up here, batch by batch,
         # instead of fighting for memory.
         self._turns = Turns()
         self._landed = 0.0
+
+    @property
+    def callers(self) -> int:
+        """How many threads use the device or wait for it."""
+        return self._turns.callers
 
     def run(self, works: Iterable[Work[OwnerT]]) -> Iterator[Finished[OwnerT]]:
         """Compute planned batches, each in as many steps as it takes.
@@ -158,7 +166,7 @@ class Ladder:
         with self._turns:
             began, device = perf_counter(), self.encoder.device
             features = work.features
-            if features is None:
+            if features is None or work.device != device:  # it moved since, or the batch was cut
                 features = self.encoder.prepare(work.owner.tokens, work.rows)
             try:
                 return _Flight(work, device, began, self.encoder.forward(features)), ""
@@ -207,6 +215,7 @@ class Ladder:
         device, lengths = self.encoder.device, tokens.lengths[part]
         if len(part) > 1:
             old, self.budget = self.budget, max(1, self.encoder.rules.cost(lengths) // 2)
+            self._budgets.learn(device, self.budget)
             emit(
                 self._on_event,
                 BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
@@ -221,7 +230,7 @@ class Ladder:
             )
         target = self._next.pop(0)
         self.encoder.to(target)
-        self.budget = self._budget_for(target)
+        self.budget = self._budgets.first(self.encoder)
         self.fallbacks.append(
             warn_fallback(
                 self._on_event,

@@ -18,6 +18,11 @@ class Turns:
         self._held = False
         self._waiting: deque[threading.Lock] = deque()
 
+    @property
+    def callers(self) -> int:
+        """How many hold it or wait for it."""
+        return len(self._waiting) + self._held
+
     def __enter__(self) -> None:
         with self._mutex:
             if not self._held:

@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from langchain_gpu import GPUEmbeddings
-from langchain_gpu.embeddings import NonFiniteVectorError
+from langchain_gpu.engine.checks import NonFiniteVectorError
 from langchain_gpu.engine.runtimes import torch as torch_runtime
 from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.events import BatchDone, Event, FallbackWarning, TruncationWarning
@@ -335,7 +335,7 @@ class TestConcurrency:
     def test_copies_and_pickles_load_their_own(self, embeddings: GPUEmbeddings) -> None:
         vector = embeddings.embed_query("one")
         for other in (copy.deepcopy(embeddings), pickle.loads(pickle.dumps(embeddings))):  # noqa: S301
-            assert other._loaded.embedder is None
+            assert other._loaded.keeper.loaded is None
             assert np.allclose(other.embed_query("one"), vector, atol=1e-6)
 
     def test_a_copy_with_other_settings_loads_for_itself(self, tiny: Tiny) -> None:
@@ -355,8 +355,8 @@ class TestDevices:
         loaded = embeddings = GPUEmbeddings(model=tiny("bert"))
         with loaded:
             vector = embeddings.embed_query("one")
-            assert embeddings._loaded.embedder is not None
-        assert loaded._loaded.embedder is None
+            assert embeddings._loaded.keeper.loaded is not None
+        assert loaded._loaded.keeper.loaded is None
         assert embeddings.embed_query("one") == vector
         embeddings.close()
         embeddings.close()

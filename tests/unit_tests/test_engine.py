@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
+from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.events import BatchDone, BudgetChanged, Event, FallbackWarning, FellBack
@@ -20,7 +21,7 @@ def make(
     encoders: FakeEncoder | list[FakeEncoder], budget: int = 1000, **options: Any
 ) -> Engine[int]:
     several = encoders if isinstance(encoders, list) else [encoders]
-    return Engine(several, budget_for=lambda _: budget, **options)
+    return Engine(several, budgets=Budgets(object(), fixed=budget), **options)
 
 
 def lengths(count: int, longest: int = 100) -> list[int]:

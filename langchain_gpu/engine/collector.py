@@ -1,0 +1,134 @@
+"""Small calls of many threads and tasks, merged into shared runs.
+
+Nobody waits for company: a call that comes while nothing runs starts at once, on the caller's own
+thread. Those that come meanwhile wait, and go together when it is done. So a lone caller pays
+nothing, and sixty-four at once cost a few forward passes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from langchain_gpu.engine.report import Rows
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[ItemT]):
+    """Somebody's items, and where the rows go."""
+
+    items: Sequence[ItemT]
+    options: Any
+    future: Future[Rows] = field(default_factory=Future)
+
+
+class Collector(Generic[ItemT]):
+    """Queues calls while one runs, and merges those that ask for the same.
+
+    Args:
+        run: Computes rows for items and options; called from one thread at a time.
+        most: Items that go together at most.
+    """
+
+    def __init__(self, run: Callable[[list[ItemT], Any], Rows], most: int) -> None:
+        self._run = run
+        self._most = most
+        self._waiting: deque[_Call[ItemT]] = deque()
+        self._busy = False
+        self._lock = threading.Lock()
+        # Its thread lives only while there is work, and ends with the collector.
+        self._worker = ThreadPoolExecutor(1, "langchain-gpu-collector")
+
+    def call(self, items: Sequence[ItemT], options: Any) -> Rows:
+        """Compute rows, on this thread if nothing runs.
+
+        Raises:
+            Exception: Whatever `run` raises for these items.
+        """
+        with self._lock:
+            lead = not self._busy
+            self._busy = True
+        if not lead:
+            future = self.submit(items, options)
+            try:
+                return future.result()
+            except BaseException:
+                future.cancel()  # interrupted: nobody needs it any more
+                raise
+        try:
+            return self._run(list(items), options)
+        finally:
+            self._pass_on()
+
+    def submit(self, items: Sequence[ItemT], options: Any) -> Future[Rows]:
+        """Queue a call and return at once."""
+        call = _Call(items, options)
+        with self._lock:
+            self._waiting.append(call)
+            start, self._busy = not self._busy, True
+        if start:
+            self._worker.submit(self._serve)
+        return call.future
+
+    def _pass_on(self) -> None:
+        """Let the worker go on with those who came meanwhile."""
+        with self._lock:
+            self._busy = bool(self._waiting)
+            if not self._busy:
+                return
+        self._worker.submit(self._serve)
+
+    def _serve(self) -> None:
+        while group := self._take():
+            self._compute(group)
+
+    def _take(self) -> list[_Call[ItemT]]:
+        """Take the oldest call, and all others that may go with it."""
+        with self._lock:
+            group: list[_Call[ItemT]] = []
+            left: deque[_Call[ItemT]] = deque()
+            items = 0
+            for call in self._waiting:
+                fits = not group or (
+                    call.options == group[0].options and items + len(call.items) <= self._most
+                )
+                if not fits:
+                    left.append(call)
+                elif call.future.set_running_or_notify_cancel():
+                    group.append(call)
+                    items += len(call.items)
+            self._waiting = left
+            self._busy = bool(group)
+            return group
+
+    def _compute(self, group: list[_Call[ItemT]]) -> None:
+        try:
+            rows = self._run([item for call in group for item in call.items], group[0].options)
+        except BaseException as error:  # noqa: BLE001 - it goes to whom it belongs
+            if len(group) == 1 or not isinstance(error, Exception):
+                for call in group:
+                    call.future.set_exception(error)
+                return
+        else:
+            start = 0
+            for call in group:
+                call.future.set_result(_part(rows, start, start + len(call.items)))
+                start += len(call.items)
+            return
+        for call in group:  # one of them is at fault: the others get their rows
+            self._compute([call])
+
+
+def _part(rows: Rows, start: int, stop: int) -> Rows:
+    """Cut one call's rows out of a shared run; a copy, which does not hold the others' memory."""
+    truncated = tuple(at - start for at in rows.report.truncated if start <= at < stop)
+    return Rows(
+        rows.vectors[start:stop].copy(),
+        replace(rows.report, items=stop - start, truncated=truncated),
+    )

@@ -81,7 +81,7 @@ def is_remote(config: EmbedderConfig) -> bool:
 def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     """Build an encoder with the back end that `config` names, and say why it is that one.
 
-    `"auto"` takes OpenVINO on a CPU where it is installed and can run the model, else torch.
+    `"auto"` asks a server, where one is given, which form it speaks. Else it takes OpenVINO on a CPU where it is installed and can run the model, else torch.
 
     Raises:
         ModelNotFoundError: No files for the model.
@@ -98,6 +98,8 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
 
 
 def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
+    if config.server.url is not None:
+        return _auto_remote(config, device)
     reason = "it runs on every device"
     if device.kind == "cpu":
         half = (device.dtype if config.dtype == "auto" else config.dtype) == "float16"
@@ -136,3 +138,52 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 
     return OpenVINOEncoder(_folder(config), device, dtype=config.dtype, options=config.options)
+
+
+@register("onnx")
+def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
+    extra = "onnx-gpu" if device.kind == "cuda" else "onnx"
+    require("onnxruntime", extra=extra)
+    require("onnx", extra=extra)
+    require("torch", extra="local")
+    require("sentence_transformers", extra="local")
+    from langchain_gpu.engine.runtimes.onnx import OnnxEncoder
+
+    return OnnxEncoder(
+        _folder(config),
+        device,
+        dtype=config.dtype,
+        options=config.options,
+        fallback=config.fallback,
+        calibration=config.calibration,
+        max_tokens=config.max_batch_tokens,
+    )
+
+
+def _auto_remote(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
+    _require_http()
+    from langchain_gpu.engine.remote.detect import detect
+
+    form, reason = detect(config.server)
+    return _FACTORIES[form](config, device), f"{form}: {reason}"
+
+
+def _require_http() -> None:
+    require("httpx", extra="remote")
+    require("tenacity", extra="remote")
+
+
+@register("openai", remote=True)
+def _openai(config: EmbedderConfig, _: Device) -> TextEncoder:
+    _require_http()
+    from langchain_gpu.engine.remote.openai import OpenAIEncoder
+
+    return OpenAIEncoder(config)
+
+
+@register("ollama", remote=True)
+def _ollama(config: EmbedderConfig, _: Device) -> TextEncoder:
+    _require_http()
+    from langchain_gpu.engine.remote.ollama import OllamaEncoder
+
+    return OllamaEncoder(config)

@@ -11,7 +11,7 @@ import pytest
 import langchain_gpu
 from langchain_gpu import _extras
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "xllamacpp", "openvino")
+HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "xllamacpp", "openvino", "onnx")
 
 
 def python(code: str) -> str:
@@ -72,6 +72,7 @@ def test_the_base_is_light() -> None:
 def test_the_extras() -> None:
     extras = set(metadata("langchain-gpu").get_all("Provides-Extra") or [])
     promised = {"local", "faiss", "faiss-gpu", "faiss-gpu-cuvs", "llama-cpp", "openvino", "cli"}
+    promised |= {"onnx", "onnx-gpu"}
     assert extras == promised
 
 

@@ -14,11 +14,17 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     BertConfig,
     BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3Model,
     RobertaConfig,
     RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
 )
 
 WORDS = [
@@ -37,6 +43,9 @@ def build(folder: Path, name: str) -> str:
         "bert": _bert,
         "bert-without-prompt": _bert_without_prompt,
         "roberta-cls": _roberta,
+        "xlm-roberta": _xlm_roberta,
+        "modernbert": _modernbert,
+        "mpnet": _mpnet,
         "qwen3-last-token": _qwen3,
         "static": _static,
         "nan": _nan,
@@ -106,6 +115,36 @@ def _roberta(folder: Path) -> SentenceTransformer:
         Pooling(24, "cls"),
     ]
     return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _xlm_roberta(folder: Path) -> SentenceTransformer:
+    config = XLMRobertaConfig(
+        max_position_embeddings=WINDOW + 2, pad_token_id=0, type_vocab_size=1, **_SIZES
+    )
+    transformer = _transformer(folder, XLMRobertaModel(config), _tokenizer(bert=False))
+    modules = [transformer, Pooling(24, ["mean", "max", "weightedmean"])]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _modernbert(folder: Path) -> SentenceTransformer:
+    """Layers that see all tokens and layers that see three to each side, by turns."""
+    config = ModernBertConfig(
+        max_position_embeddings=64,
+        local_attention=6,
+        layer_types=["full_attention", "sliding_attention"],
+        pad_token_id=0,
+        **_SIZES,
+    )
+    transformer = _transformer(folder, ModernBertModel(config), _tokenizer(bert=False))
+    return SentenceTransformer(modules=[transformer, Pooling(24, "cls")], device="cpu")
+
+
+def _mpnet(folder: Path) -> SentenceTransformer:
+    config = MPNetConfig(max_position_embeddings=WINDOW + 2, pad_token_id=0, **_SIZES)
+    transformer = _transformer(folder, MPNetModel(config), _tokenizer(bert=False))
+    return SentenceTransformer(
+        modules=[transformer, Pooling(24, "mean"), Normalize()], device="cpu"
+    )
 
 
 def _qwen3(folder: Path) -> SentenceTransformer:

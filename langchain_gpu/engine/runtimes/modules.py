@@ -131,7 +131,7 @@ class ModulesEncoder:
             raise ValueError("this model prepares its texts in its own way; it takes no token ids")
         return self._tokenizer.from_ids(rows, start=start)
 
-    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
+    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         """See `Encoder.prepare`."""
         if self._tokenizer is None:
             texts, options = tokens.payload

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
+from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, kernel_for
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
+from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, prove
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
 
+logger = logging.getLogger(__name__)
+
 _ONE = np.zeros(1, np.int64)
+_ATTENTIONS = ("auto", "packed", "padded")
+_IN_FLIGHT = 2  # while the card computes one batch, the next is copied and launched
 
 
 class TorchEncoder(ModulesEncoder):
-    """A sentence-transformers model behind the engine's contract; see `ModulesEncoder`."""
+    """A sentence-transformers model behind the engine's contract; see `ModulesEncoder`.
+
+    On NVIDIA and AMD cards in half precision, rows lie end to end and nothing is padded, if the
+    model is proven to compute the same that way; elsewhere rows are padded to the longest.
+
+    Args:
+        path: Folder of the model.
+        device: Where to run.
+        dtype: `"float32" | "bfloat16" | "float16"`, or `"auto"` for the device's own.
+        options: More arguments of `SentenceTransformer`, and `attention`: `"auto"`, `"padded"`, or
+            `"packed"` to have rows end to end on any device, slowly where no kernel takes them.
+
+    Attributes:
+        attention: How batches are laid out on the device it runs on now, and why.
+
+    Raises:
+        ValueError: `dtype` or `attention` is not one of those above, or the model cannot be
+            `"packed"`.
+    """
+
+    attention: str
 
     def __init__(
         self,
@@ -29,47 +58,158 @@ class TorchEncoder(ModulesEncoder):
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(path, device, dtype=dtype, options=options)
+        own = dict(options or {})
+        wanted = own.pop("attention", "auto")
+        if wanted not in _ATTENTIONS:
+            raise ValueError(f"attention {wanted!r} is not one of {', '.join(_ATTENTIONS)}")
+        super().__init__(path, device, dtype=dtype, options=own)
         if device.kind == "cpu" and device.cores and torch.get_num_threads() > device.cores:
             # In a container torch counts the machine's cores; threads above the quota only wait.
             torch.set_num_threads(device.cores)
+        self._asked = (wanted, device)
+        self._packer, self._unpackable = self._packing()
         self.to(device)
         self.dimension = self._dimension()
 
-    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
+    @property
+    def rules(self) -> BatchRules:
+        """How batches are to be planned on the device it runs on now."""
+        if not self._on_card:
+            return PADDED if not self._packed else BatchRules(padded=False)
+        return BatchRules(padded=not self._packed, in_flight=_IN_FLIGHT)
+
+    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         """See `Encoder.prepare`. Pinned for a copy that does not wait, where the device is CUDA."""
+        if self._packed and self._packer is not None:
+            batch = self._pack(tokens, rows)
+            return batch.with_features(_pinned(batch.features)) if self._on_card else batch
         features = super().prepare(tokens, rows)
-        if not self._device.torch_name.startswith("cuda"):
-            return features
-        return {
-            name: value.pin_memory() if isinstance(value, torch.Tensor) else value
-            for name, value in features.items()
-        }
+        return _pinned(features) if self._on_card else features
 
     @torch.inference_mode()
-    def forward(self, features: dict[str, Any]) -> Pending:
+    def forward(self, features: dict[str, Any] | PackedBatch) -> Pending:
         """See `Encoder.forward`."""
+        if isinstance(features, PackedBatch):
+            vectors = self._compute(features.features, packed=True)
+            if len(features.empty):
+                vectors[torch.from_numpy(features.empty)] = 0
+        else:
+            vectors = self._compute(features, packed=False)
+        return _land(vectors, self._device.torch_name)
+
+    def to(self, device: Device) -> None:
+        """Move the model; with `dtype="auto"` it computes in what the new device prefers."""
+        self._device = device
+        self._model.to(device=device.torch_name, dtype=DTYPES[self.dtype])
+        self._packed, self.attention = self._layout()
+
+    def close(self) -> None:
+        """Drop the weights; the encoder cannot be used after that."""
+        self._model = self._tokenizer = self._packer = None
+
+    def peak_bytes(self, tokens: int) -> int | None:
+        """Run one batch of about `tokens` in the longest rows; return the bytes it took meanwhile.
+
+        None where torch keeps no such statistic, or the model takes no token ids. Raises what torch
+        raises when memory runs out.
+        """
+        api: Any = {"cuda": torch.cuda, "rocm": torch.cuda, "xpu": torch.xpu}.get(self._device.kind)
+        if api is None or self._tokenizer is None:
+            return None
+        width = min(self.window or tokens, tokens)
+        filled = self._rows([width] * max(1, tokens // width))
+        features = self.prepare(filled, np.arange(len(filled.lengths)))
+        name = self._device.torch_name
+        api.synchronize(name)
+        before: int = api.memory_allocated(name)
+        api.reset_peak_memory_stats(name)
+        self.forward(features)()
+        peak: int = api.max_memory_allocated(name)
+        return max(0, peak - before)
+
+    @property
+    def _on_card(self) -> bool:
+        return self._device.torch_name.startswith("cuda")
+
+    def _pack(self, tokens: Tokenized, rows: NDArray[np.int64]) -> PackedBatch:
+        assert self._packer is not None  # noqa: S101 - whoever asks has looked
+        batch = self._packer.pack(tokens, rows)
+        if (length := self._prompt_length(tokens.payload.prompt)) is not None:
+            batch.features["prompt_length"] = length
+        return batch
+
+    def _compute(self, features: dict[str, Any], *, packed: bool) -> torch.Tensor:
+        """Return vectors of the shape [rows, dimension], float32, on the device."""
+        if self._packer is not None:
+            self._packer.switch(packed=packed)
         name = self._device.torch_name
         moved = {
             key: value.to(name, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for key, value in features.items()
         }
         kwargs = {"task": moved["task"]} if "task" in moved else {}
-        vectors = self._model(moved, **kwargs)["sentence_embedding"].float()
+        vectors: torch.Tensor = self._model(moved, **kwargs)["sentence_embedding"].float()
         if self._unit and self.dtype != "float32":
             # The model's own last step, repeated where half precision rounded its result.
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        result: Vectors = vectors.cpu().numpy()
-        return done(result)
+        return vectors
 
-    def to(self, device: Device) -> None:
-        """Move the model; with `dtype="auto"` it computes in what the new device prefers."""
-        self._device = device
-        self._model.to(device=device.torch_name, dtype=DTYPES[self.dtype])
+    def _packing(self) -> tuple[Packer | None, str]:
+        """Return what packs rows for this model, or why there is nothing."""
+        config = getattr(getattr(self._model[0], "model", None), "config", None)
+        if config is not None and getattr(config, "use_cache", False):
+            config.use_cache = False  # nothing is generated: keys and values only fill memory
+        if self._tokenizer is None:
+            return None, "the model prepares its texts in its own way"
+        try:
+            return Packer(self._model[0]), ""
+        except NotPackableError as error:
+            return None, str(error)
 
-    def close(self) -> None:
-        """Drop the weights; the encoder cannot be used after that."""
-        self._model = self._tokenizer = None
+    def _layout(self) -> tuple[bool, str]:
+        """Decide whether rows lie end to end on this device, and say why."""
+        asked, there = self._asked
+        wanted = asked if asked != "packed" or self._device == there else "auto"
+        if wanted == "padded":
+            return False, "padded: asked for"
+        kernel = kernel_for(torch.device(self._device.torch_name).type, DTYPES[self.dtype])
+        if wanted == "auto" and kernel is None:
+            return False, f"padded: {self._no_kernel()}"
+        why = self._unpackable or self._prove()
+        if why and wanted == "packed":
+            raise ValueError(f"attention='packed' is not possible here: {why}")
+        if why:
+            logger.warning("batches are padded: %s", why)
+            return False, f"padded: {why}"
+        return True, f"packed ({kernel.name if kernel else 'row by row'})"
+
+    def _no_kernel(self) -> str:
+        if not self._on_card:
+            return f"no attention kernel takes rows end to end on {self._device.kind}"
+        if DTYPES[self.dtype] not in HALVES:
+            return "attention kernels for rows end to end compute in float16 and bfloat16 only"
+        return "torch here has no complete varlen_attn, and flash-attn is not installed"
+
+    def _prove(self) -> str | None:
+        def run(features: dict[str, Any], *, packed: bool) -> Vectors:
+            with torch.inference_mode():
+                vectors: Vectors = self._compute(features, packed=packed).cpu().numpy()
+            return vectors
+
+        assert self._packer is not None  # noqa: S101 - else it is known to be impossible
+        return prove(
+            lambda tokens, rows: run(ModulesEncoder.prepare(self, tokens, rows), packed=False),
+            lambda tokens, rows: run(self._pack(tokens, rows).features, packed=True),
+            self._rows,
+            window=self.window,
+            dtype=self.dtype,
+        )
+
+    def _rows(self, lengths: list[int]) -> Tokenized:
+        """Return rows of these lengths, filled with tokens of a sentence."""
+        sentence = self.tokenize(["The quick brown fox jumps over the lazy dog."], EmbedOptions())
+        ids = sentence.payload.ids.tolist() or [0]
+        return self.from_ids([(ids * length)[:length] for length in lengths])
 
     def _dimension(self) -> int:
         width = self._model.get_embedding_dimension()
@@ -77,3 +217,48 @@ class TorchEncoder(ModulesEncoder):
             probe = self.prepare(self.tokenize(["a"], EmbedOptions()), _ONE)
             width = self.forward(probe)().shape[1]
         return int(width)
+
+
+class Event(Protocol):
+    """What tells that a device has come so far."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """Rows on their way into host memory.
+
+    Attributes:
+        host: Where they arrive, pinned.
+        event: Comes when they have.
+    """
+
+    host: torch.Tensor
+    event: Event
+
+    def __call__(self) -> Vectors:
+        """Wait, and return them."""
+        self.event.synchronize()
+        vectors: Vectors = self.host.numpy()
+        return vectors
+
+
+def _land(vectors: torch.Tensor, name: str) -> Pending:
+    """Start the copy of rows into host memory."""
+    if not vectors.is_cuda:
+        result: Vectors = vectors.cpu().numpy()
+        return done(result)
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    host.copy_(vectors, non_blocking=True)
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(name))
+    return Landing(host, event)
+
+
+def _pinned(features: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.pin_memory() if isinstance(value, torch.Tensor) else value
+        for name, value in features.items()
+    }

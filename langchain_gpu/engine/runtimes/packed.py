@@ -1,0 +1,190 @@
+"""Batches without padding: rows end to end, with the offsets where they begin.
+
+sentence-transformers' modules understand such batches; what is ours is building them without a
+Python step per token, the attention they go through (`attention.py`), and the proof that a model
+computes the same with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.runtimes.attention import NAME, NotPackableError
+from langchain_gpu.engine.tasks.embed import Packed
+from langchain_gpu.hardware.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+# What the model has to let through to its attention.
+_PASSED_ON = {"cu_seq_lens_q", "max_length_q"}
+# Two batches of different lengths: one token, a few, more than the local windows of any model. The
+# engine sorts rows; nothing here may depend on that.
+PROOFS = ((3, 1, 300, 17), (140, 2, 9))
+# Half precision rounds the two ways differently; wrong positions or a missing window cost more.
+LEAST_COSINE = {"float32": 0.99999, "float16": 0.999, "bfloat16": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Rows end to end.
+
+    Attributes:
+        features: What the modules take: `input_ids`, `position_ids` and `seq_idx` of the shape
+            [1, tokens], `cu_seq_lens_q` [rows + 1], `max_length_q`, and what else the model wants.
+        rows: How many.
+        tokens: All their tokens.
+        longest: Tokens of the longest row.
+        empty: Rows without a token, ascending. One pad token stands for each; a batch cannot hold
+            none, and the vector is zero, as it is with padding.
+    """
+
+    features: dict[str, Any]
+    rows: int
+    tokens: int
+    longest: int
+    empty: NDArray[np.int64]
+
+    def with_features(self, features: dict[str, Any]) -> PackedBatch:
+        """Return the same rows with other features."""
+        return replace(self, features=features)
+
+
+class Packer:
+    """Builds packed batches for one model and leads them through its attention.
+
+    Args:
+        transformer: sentence-transformers' `Transformer`.
+
+    Raises:
+        NotPackableError: Its attention cannot be replaced.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        model = transformer.model
+        if not isinstance(model, PreTrainedModel):
+            raise NotPackableError(f"{type(model).__name__} is no model of transformers")
+        self._model: Any = model
+        self._own: str = self._model.config._attn_implementation  # noqa: SLF001 - its only name
+        self._typed = "token_type_ids" in transformer.tokenizer.model_input_names
+        self._pad = int(transformer.tokenizer.pad_token_id or 0)
+        self._counted_from = _counted_from(self._model)
+        self._use(NAME)
+        self._use(self._own)
+        if transformer.model_forward_params is not None:
+            transformer.model_forward_params |= _PASSED_ON
+
+    def pack(self, tokens: Tokenized, rows: NDArray[np.int64]) -> PackedBatch:
+        """Build the features of a batch in host memory."""
+        packed: Packed = tokens.payload
+        lengths = tokens.lengths[rows]
+        empty = np.flatnonzero(lengths == 0)
+        sizes = np.maximum(lengths, 1)
+        ends = np.cumsum(sizes)
+        starts, total = ends - sizes, int(ends[-1])
+        places = np.arange(total) - np.repeat(starts, sizes)
+        source = places + np.repeat(packed.offsets[rows], sizes)
+        source[starts[empty]] = 0
+        ids = packed.ids[source].astype(np.int64) if len(packed.ids) else np.zeros(total, np.int64)
+        ids[starts[empty]] = self._pad
+        if self._counted_from is not None:
+            # These models count the tokens that are no padding, wherever they stand.
+            counted = ids != self._counted_from
+            before = np.cumsum(counted) - counted
+            inside = before - np.repeat(before[starts], sizes) + 1
+            places = inside * counted + self._counted_from
+        features: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids)[None],
+            "position_ids": torch.from_numpy(places)[None],
+            "seq_idx": torch.from_numpy(np.repeat(np.arange(len(rows)), sizes))[None],
+            "cu_seq_lens_q": torch.from_numpy(np.append(0, ends).astype(np.int32)),
+            "max_length_q": int(sizes.max()),
+        }
+        if self._typed:
+            features["token_type_ids"] = torch.zeros(1, total, dtype=torch.int64)
+        return PackedBatch(features, len(rows), total, int(sizes.max()), empty)
+
+    def switch(self, *, packed: bool) -> None:
+        """Let the model attend within packed rows, or in its own way; cheap where it does."""
+        self._use(NAME if packed else self._own)
+
+    def _use(self, name: str) -> None:
+        if self._model.config._attn_implementation == name:  # noqa: SLF001
+            return
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # a refusal is a warning there, an error here
+        try:
+            self._model.set_attn_implementation(name)
+        finally:
+            transformers_logging.set_verbosity(level)
+        if self._model.config._attn_implementation != name:  # noqa: SLF001
+            raise NotPackableError(
+                f"{type(self._model).__name__} has an attention of its own, which takes no other"
+            )
+
+
+def prove(
+    padded: Callable[[Tokenized, NDArray[np.int64]], Vectors],
+    packed: Callable[[Tokenized, NDArray[np.int64]], Vectors],
+    fill: Callable[[list[int]], Tokenized],
+    *,
+    window: int | None,
+    dtype: str,
+) -> str | None:
+    """Say why packed batches do not give what padded ones give, None if they do.
+
+    Args:
+        padded: Vectors of rows the safe way.
+        packed: The way to prove.
+        fill: Makes rows of these lengths.
+        window: Tokens the model reads at most.
+        dtype: What is computed in.
+
+    Raises:
+        Exception: Memory ran out; anything else is a reason.
+    """
+    least = LEAST_COSINE[dtype]
+    for lengths in PROOFS:
+        sizes = [min(length, window or length) for length in lengths]
+        tokens = fill(sizes)
+        rows = np.arange(len(sizes))
+        wanted = padded(tokens, rows)
+        try:
+            found = packed(tokens, rows)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            logger.info("packed rows are not possible", exc_info=True)
+            return (str(error).strip() or type(error).__name__).splitlines()[0]
+        cosine = _least_cosine(wanted, found)
+        if not cosine >= least:
+            return f"packed rows give something else (cosine {cosine:.5f}, {least} wanted)"
+    return None
+
+
+def _least_cosine(wanted: Vectors, found: Vectors) -> float:
+    if wanted.shape != found.shape:
+        return float("nan")
+    norms = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
+    return float(((wanted * found).sum(axis=1) / norms).min())
+
+
+def _counted_from(model: torch.nn.Module) -> int | None:
+    """Return the padding id above which RoBERTa and its kin count positions; None for others."""
+    for module in model.modules():
+        positions, padding = (
+            getattr(module, "position_embeddings", None),
+            getattr(module, "padding_idx", None),
+        )
+        if isinstance(positions, torch.nn.Embedding) and isinstance(padding, int):
+            return padding
+    return None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Precision = Literal["float32", "float16", "int8"]
 _INT8 = 127
+_TINY = np.finfo(np.float32).tiny  # what zeros are divided by
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,9 @@ class Output:
             before = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors[:, :width]
             after = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors * (before / np.maximum(after, np.finfo(np.float32).tiny))
+            vectors = vectors / np.maximum(after, _TINY) * before
         if self.precision == "int8":
             largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-            scale = _INT8 / np.maximum(largest, np.finfo(np.float32).tiny)
-            vectors = np.rint(vectors * scale)
+            vectors = np.rint(vectors / np.maximum(largest, _TINY) * _INT8)
         form: NDArray[Any] = vectors.astype(self.dtype)
         return form

@@ -6,6 +6,7 @@ of its memory.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import os
@@ -85,11 +86,14 @@ def _is_one(exc: BaseException) -> bool:
 
 
 def release(device: Device) -> None:
-    """Give memory back: collect garbage, then empty the cache torch keeps for `device`.
+    """Give memory back: collect garbage, then empty the caches kept for `device`.
 
-    Call it outside an `except` block: inside, the traceback still holds the tensors.
+    On the CPU that is what the C library keeps of freed memory, on a GPU what torch does. Call it
+    outside an `except` block: inside, the traceback still holds the tensors.
     """
     gc.collect()
+    if device.kind == "cpu":
+        _trim()
     torch = _loaded_torch()
     if torch is None:
         return
@@ -99,6 +103,14 @@ def release(device: Device) -> None:
         torch.xpu.empty_cache()
     elif device.kind == "mps":
         torch.mps.empty_cache()
+
+
+def _trim() -> None:
+    """Let glibc return the pages of freed blocks; other C libraries do that by themselves."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def free_memory(device: Device) -> int | None:

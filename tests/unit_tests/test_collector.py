@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from langchain_gpu.engine.collector import Collector
+from langchain_gpu.engine.report import Report, Rows
+
+
+class Slow:
+    """A run that waits to be let through, and counts."""
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[list[int], object]] = []
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+
+    def __call__(self, items: list[int], options: object) -> Rows:
+        self.groups.append((items, options))
+        self.started.release()
+        assert self.gate.acquire(timeout=20)
+        if any(item < 0 for item in items):
+            raise ValueError(f"bad among {items}")
+        truncated = tuple(at for at, item in enumerate(items) if item > 100)
+        vectors = np.array([[item] for item in items], np.float32)
+        return Rows(vectors, Report(items=len(items), truncated=truncated))
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as threads:
+        yield threads
+
+
+def values(future: Future[Rows]) -> list[float]:
+    found: list[float] = future.result(20).vectors[:, 0].tolist()
+    return found
+
+
+def open_gate(slow: Slow, times: int = 50) -> None:
+    slow.gate.release(times)
+
+
+def test_a_lone_call_runs_on_its_own_thread(slow: Slow) -> None:
+    threads: list[threading.Thread] = []
+
+    def run(items: list[int], options: object) -> Rows:
+        threads.append(threading.current_thread())
+        return Rows(np.zeros((len(items), 1), np.float32), Report())
+
+    Collector(run, 8).call([1], None)
+    assert threads == [threading.current_thread()]
+
+
+def test_those_who_wait_go_together(slow: Slow) -> None:
+    collector = Collector(slow, 100)
+    first = collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    rest = [collector.submit([number, number + 1], None) for number in range(1, 20)]
+    open_gate(slow)
+    assert values(first) == [0]
+    assert [values(each) for each in rest] == [[n, n + 1] for n in range(1, 20)]
+    assert len(slow.groups) == 2
+
+
+def test_other_options_go_apart_and_in_order(slow: Slow) -> None:
+    collector = Collector(slow, 100)
+    collector.submit([0], "a")
+    assert slow.started.acquire(timeout=20)
+    futures = [collector.submit([number], "ab"[number % 2]) for number in range(6)]
+    open_gate(slow)
+    assert [values(each) for each in futures] == [[number] for number in range(6)]
+    assert [(sorted(items), options) for items, options in slow.groups[1:]] == [
+        ([0, 2, 4], "a"),
+        ([1, 3, 5], "b"),
+    ]
+
+
+def test_a_group_has_a_limit_and_a_large_call_still_runs(slow: Slow) -> None:
+    collector = Collector(slow, 5)
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    futures = [collector.submit([number] * 2, None) for number in range(4)]
+    large = collector.submit(list(range(9)), None)
+    open_gate(slow)
+    assert values(large) == list(range(9))
+    assert [values(each) for each in futures] == [[number] * 2 for number in range(4)]
+    assert max(len(items) for items, _ in slow.groups if len(items) != 9) <= 5
+
+
+def test_an_error_reaches_only_the_call_it_belongs_to(slow: Slow) -> None:
+    collector = Collector(slow, 100)
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    good, bad, also = (collector.submit([number], None) for number in (1, -1, 2))
+    open_gate(slow)
+    assert values(good) == [1]
+    assert values(also) == [2]
+    with pytest.raises(ValueError, match=r"bad among \[-1\]"):
+        bad.result(20)
+
+
+def test_a_cancelled_call_is_left_out_and_disturbs_nobody(slow: Slow) -> None:
+    collector = Collector(slow, 100)
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    before, gone, after = (collector.submit([number], None) for number in (1, 2, 3))
+    assert gone.cancel()
+    open_gate(slow)
+    assert values(before) == [1]
+    assert values(after) == [3]
+    with pytest.raises(CancelledError):
+        gone.result(20)
+    assert [2] not in [items for items, _ in slow.groups]
+
+
+def test_after_an_error_of_the_first_the_others_go_on(slow: Slow, pool: ThreadPoolExecutor) -> None:
+    collector = Collector(slow, 100)
+    first = pool.submit(collector.call, [-5], None)
+    assert slow.started.acquire(timeout=20)
+    second = pool.submit(collector.call, [7], None)
+    while not collector._waiting:
+        pass
+    open_gate(slow)
+    with pytest.raises(ValueError, match="bad"):
+        first.result(20)
+    assert second.result(20).vectors.tolist() == [[7]]
+    assert collector.submit([8], None).result(20).vectors.tolist() == [[8]]
+
+
+def test_truncations_are_told_to_whom_they_belong(slow: Slow) -> None:
+    collector = Collector(slow, 100)
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    first = collector.submit([1, 500], None)
+    second = collector.submit([600, 2], None)
+    open_gate(slow)
+    assert first.result(20).report.truncated == (1,)
+    assert second.result(20).report.truncated == (0,)
+    assert second.result(20).report.items == 2
+
+
+def test_rows_do_not_hold_the_memory_of_others(slow: Slow) -> None:
+    collector = Collector(slow, 100)
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    futures = [collector.submit([number], None) for number in range(3)]
+    open_gate(slow)
+    assert all(each.result(20).vectors.base is None for each in futures)
+
+
+def test_many_threads_get_their_own(pool: ThreadPoolExecutor) -> None:
+    groups = []
+
+    def run(items: list[int], options: object) -> Rows:
+        groups.append(len(items))
+        return Rows(np.array(items, np.float32).reshape(-1, 1), Report())
+
+    collector = Collector(run, 64)
+
+    def ask(number: int) -> bool:
+        items = [number * 10 + extra for extra in range(number % 4)]
+        return collector.call(items, number % 3).vectors[:, 0].tolist() == items
+
+    assert all(pool.map(ask, range(3000)))
+    assert sum(groups) == sum(number % 4 for number in range(3000))

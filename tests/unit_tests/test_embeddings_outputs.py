@@ -1,0 +1,143 @@
+"""The forms in which vectors come back, and the memory they leave behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from langchain_gpu import GPUEmbeddings
+from tests.unit_tests.tiny_models import WINDOW
+
+Tiny = Callable[[str], str]
+TEXTS = ["the gpu is fast", "one", "memory of the model and the batch", "two two two"] * 5
+
+
+def test_tokens_are_texts(tiny: Tiny) -> None:
+    model = GPUEmbeddings(model=tiny("bert"), dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(tiny("bert"))
+    ids = [tokenizer(text)["input_ids"] for text in TEXTS]
+    assert np.allclose(model.embed_tokens(ids), model.embed_to_array(TEXTS), atol=1e-6)
+    assert np.allclose(
+        model.embed_tokens([np.array(each) for each in ids][:2]),
+        model.embed_to_array(TEXTS[:2]),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([[2, 3], []], "token row 1 is empty"),
+        ([[2, 3], [1] * (WINDOW + 1)], f"token row 1 has {WINDOW + 1} ids"),
+        ([[2, 3], [2, 10**6]], "token row 1 holds an id outside the vocabulary"),
+        ([[2, -1]], "token row 0 holds an id outside the vocabulary"),
+    ],
+)
+def test_bad_tokens_are_named(tiny: Tiny, rows: list[list[int]], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        GPUEmbeddings(model=tiny("bert")).embed_tokens(rows)
+
+
+def test_fewer_dimensions(tiny: Tiny) -> None:
+    whole = GPUEmbeddings(model=tiny("bert"), dtype="float32")
+    short = GPUEmbeddings(model=tiny("bert"), dtype="float32", truncate_dim=8)
+    assert (whole.dimension, short.dimension) == (24, 8)
+    vectors = whole.embed_to_array(TEXTS)
+    wanted = vectors[:, :8] / np.linalg.norm(vectors[:, :8], axis=1, keepdims=True)
+    wanted *= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.allclose(short.embed_documents(TEXTS), wanted, atol=1e-5)
+    assert len(short.embed_query(TEXTS[0])) == 8
+    with pytest.raises(ValueError, match="truncate_dim=25, but the model's vectors have 24"):
+        GPUEmbeddings(model=tiny("bert"), truncate_dim=25).embed_query("one")
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_smaller_numbers(tiny: Tiny, precision: Any) -> None:
+    model = GPUEmbeddings(model=tiny("bert"), dtype="float32", precision=precision)
+    vectors = model.embed_to_array(TEXTS)
+    assert vectors.dtype == precision
+    exact = GPUEmbeddings(model=tiny("bert"), dtype="float32").embed_to_array(TEXTS)
+    wide = vectors.astype(np.float32)
+    norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(exact, axis=1)
+    assert ((wide * exact).sum(1) / norms).min() > 0.9995
+    assert np.array_equal(model.embed_documents(TEXTS[:2]), model.embed_to_array(TEXTS[:2]))
+
+
+def test_precision_in_two_places(tiny: Tiny) -> None:
+    model = GPUEmbeddings(
+        model=tiny("bert"), precision="int8", encode_kwargs={"precision": "ubinary"}
+    )
+    with pytest.raises(ValueError, match="take one"):
+        model.embed_query("one")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_into_the_callers_file(tiny: Tiny, tmp_path: Path, precision: Any) -> None:
+    model = GPUEmbeddings(model=tiny("bert"), dtype="float32", precision=precision)
+    shape = (len(TEXTS), 24)
+    out = np.memmap(tmp_path / "vectors", dtype=precision, mode="w+", shape=shape)
+    assert model.embed_to_array(TEXTS, out=out) is out
+    out.flush()
+    found = np.fromfile(tmp_path / "vectors", dtype=precision).reshape(shape)
+    assert np.array_equal(found, model.embed_to_array(TEXTS))
+
+
+def test_a_buffer_that_does_not_fit(tiny: Tiny) -> None:
+    model = GPUEmbeddings(model=tiny("bert"), precision="float16")
+    for out in (np.empty((1, 24), np.float16), np.empty((20, 24), np.float32)):
+        with pytest.raises(ValueError, match=r"out must be float16 of shape \(20, 24\)"):
+            model.embed_to_array(TEXTS, out=out)
+
+
+def test_idle_it_frees_its_memory_and_comes_back(tiny: Tiny) -> None:
+    model = GPUEmbeddings(model=tiny("bert"), dtype="float32", idle_timeout=0.1)
+    vector = model.embed_query("one")
+    deadline = time.monotonic() + 20
+    while model._loaded.keeper.loaded is not None:
+        assert time.monotonic() < deadline, "never freed"
+        time.sleep(0.02)
+    assert np.allclose(model.embed_query("one"), vector, atol=1e-6)
+
+
+_FREED = """
+import gc, sys, psutil
+from langchain_gpu import GPUEmbeddings
+
+def used():
+    gc.collect()
+    return psutil.Process().memory_full_info().uss
+
+def large():
+    return GPUEmbeddings(model=sys.argv[1], backend=sys.argv[2], dtype="float32")
+
+tiny = GPUEmbeddings(model=sys.argv[3], backend=sys.argv[2], dtype="float32")
+tiny.embed_query("libraries, threads and buffers are there after this")
+tiny.close()
+start = used()
+model = large()
+model.embed_documents(["a text of some words " * 20] * 64)
+full = used()
+model.close()
+print(start, full, used())
+"""
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_closing_gives_the_memory_back_to_the_system(tiny: Tiny, backend: str) -> None:
+    from langchain_gpu.models.resolve import resolve
+
+    large = str(resolve("sentence-transformers/all-MiniLM-L6-v2").path)
+    command = [sys.executable, "-c", _FREED, large, backend, tiny("bert")]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
+    start, full, after = map(int, done.stdout.split())
+    assert full - start > 60_000_000, "the weights alone are 90 MB"
+    assert after - start < 0.25 * (full - start)

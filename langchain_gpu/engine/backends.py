@@ -81,7 +81,8 @@ def is_remote(config: EmbedderConfig) -> bool:
 def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     """Build an encoder with the back end that `config` names, and say why it is that one.
 
-    `"auto"` asks a server, where one is given, which form it speaks. Else it takes OpenVINO on a CPU where it is installed and can run the model, else torch.
+    `"auto"` asks a server, where one is given, which form of request it speaks. Elsewhere it takes
+    OpenVINO on a CPU where it is installed and can run the model, else torch.
 
     Raises:
         ModelNotFoundError: No files for the model.

@@ -75,6 +75,7 @@ def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
     """A module under the faces imports numpy at most, unless it is a back end's own file."""
     back_ends = {
         "engine/runtimes",
+        "engine/remote",
         "engine/llama_cpp.py",
         "generators/llama_cpp.py",
         "generators/transformers.py",

@@ -1,0 +1,104 @@
+"""Where a server is, and which headers it is sent."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+from langchain_gpu.engine.config import Server
+
+OLLAMA_PORT = 11434
+_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+def check_url(url: str) -> str:
+    """Return `url` without a slash at its end.
+
+    Raises:
+        ValueError: It is no http(s) address, or holds a password, a query or a fragment.
+    """
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc:  # never shown: what stands before the @ is a secret
+        raise ValueError("an address must hold no user or password; use api_key or headers")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_port(parts):
+        raise ValueError(
+            f"{url!r} is no address of a server; write http://HOST:PORT or https://HOST"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError(f"the address of {parts.netloc} must end before '?' and '#'")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def host_of(url: str) -> str:
+    """Return the host and port of `url`, for messages."""
+    return urlsplit(url).netloc
+
+
+def has_path(url: str) -> bool:
+    """Say whether `url` names a place on its server."""
+    return urlsplit(url).path.strip("/") != ""
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether `url` is on this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def ollama_url(environ: Mapping[str, str] = os.environ) -> str:
+    """Return where Ollama listens: OLLAMA_HOST as its own client reads it, or its usual port."""
+    value = environ.get("OLLAMA_HOST", "").strip().strip("\"'")
+    scheme, separator, rest = value.rpartition("://")
+    place, _, path = rest.partition("/")
+    host, colon, port = place.rpartition(":")
+    if not colon or place.endswith("]"):  # no port, or a bare IPv6 address in brackets
+        host, port = place, ""
+    # The server is told to listen on every interface by these; nobody can call them.
+    host = "127.0.0.1" if host in {"", "0.0.0.0", "[::]"} else host  # noqa: S104
+    port = port or {"http": "80", "https": "443"}.get(scheme if separator else "", str(OLLAMA_PORT))
+    return check_url(f"{scheme or 'http'}://{host}:{port}" + (f"/{path}" if path else ""))
+
+
+def headers_of(server: Server) -> dict[str, str]:
+    """Return the headers of every request.
+
+    Raises:
+        ValueError: A value cannot be sent; the message does not show it.
+    """
+    headers = dict(server.headers)
+    for name, value in headers.items():
+        if not _SENDABLE.fullmatch(value):
+            raise ValueError(f"the value of header {name!r} holds characters that cannot be sent")
+    if server.api_key:
+        if not _SENDABLE.fullmatch(server.api_key):
+            raise ValueError(
+                "api_key holds characters that cannot be sent, perhaps a space or a newline at "
+                "its end"
+            )
+        headers["Authorization"] = f"Bearer {server.api_key}"
+    return headers
+
+
+def secrets_of(server: Server) -> list[str]:
+    """Return what no message may show, longest first."""
+    words = [word for value in server.headers.values() for word in [value, *value.split()]]
+    found = {word for word in words if len(word) >= 6}  # noqa: PLR2004 - "true" is no secret
+    if server.api_key:
+        found.add(server.api_key)
+    return sorted(found, key=len, reverse=True)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Say whether the port is a number, or left out."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False

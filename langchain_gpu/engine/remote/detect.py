@@ -1,0 +1,40 @@
+"""Which form of request a server speaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from langchain_gpu.engine.config import Server
+from langchain_gpu.engine.remote import address
+from langchain_gpu.engine.remote.errors import RefusedError, ServerError
+from langchain_gpu.engine.remote.http import JsonClient
+
+Form = Literal["ollama", "openai"]
+
+
+def detect(server: Server) -> tuple[Form, str]:
+    """Say which form the server at `server.url` speaks, and why it is that one.
+
+    Raises:
+        ServerError: Nothing answers there.
+        ValueError: `server.url` is no address.
+    """
+    if server.url is None:
+        raise ValueError("there is no address to ask")
+    url = address.check_url(server.url)
+    host = address.host_of(url)
+    if address.has_path(url):
+        return "openai", f"the address of {host} names a place as OpenAI-compatible servers do"
+    client = JsonClient(url, replace(server, max_retries=min(1, server.max_retries)))
+    try:
+        answer = client.run(client.get(f"{url}/api/version"))
+    except (RefusedError, ServerError) as error:
+        if error.status is None:  # nothing came back that could be called an answer
+            raise
+        return "openai", f"{host} does not answer as Ollama does ({error.status})"
+    finally:
+        client.close()
+    if isinstance(answer, dict) and isinstance(answer.get("version"), str):
+        return "ollama", f"{host} is Ollama {answer['version']}"
+    return "openai", f"{host} does not answer as Ollama does"

@@ -1,0 +1,236 @@
+"""What every encoder behind a server does: texts go out, rows come back, in order."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.engine.batching import BatchRules
+from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
+from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
+from langchain_gpu.engine.remote.halves import by_halves
+from langchain_gpu.engine.remote.http import JsonClient
+from langchain_gpu.engine.remote.request import PROBE, Fields, Items, Request, estimate
+from langchain_gpu.engine.tasks.embed import (
+    EmbedOptions,
+    TextTooLongError,
+    check_texts,
+    surrogate_problem,
+)
+from langchain_gpu.events import TruncationWarning
+from langchain_gpu.hardware.devices import Device
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteEncoder(ABC):
+    """An `engine.backends.TextEncoder` whose model runs behind a server.
+
+    Args:
+        config: The model's name there, the server, and `options`: more fields of the request's
+            body. Fields under the keys `"query"` and `"document"` go with texts of that kind only.
+        client: Reaches the server.
+
+    Raises:
+        ValueError: A dtype or a device was asked for; or an option that is set here.
+    """
+
+    reserved: frozenset[str] = frozenset({"model", "input"})
+    """Fields of the body that are not the user's."""
+
+    def __init__(self, config: EmbedderConfig, client: JsonClient) -> None:
+        if config.dtype != "auto":
+            raise ValueError(
+                f"dtype={config.dtype!r} cannot be chosen here: {client.host} computes in what it "
+                f"was started with"
+            )
+        if config.device != "auto":
+            raise ValueError(
+                f"device={config.device!r} cannot be chosen here: the model runs on {client.host}"
+            )
+        self._fields = Fields.of(config.options, self.reserved)
+        self._model = config.model
+        self._client = client
+        self._max_items = config.server.batch_size
+        self._in_flight = config.server.concurrency
+        self._warned = False
+        self._device = Device(
+            kind="remote", name=client.host, reason=f"{client.host} serves {config.model}"
+        )
+        self._dimension = 0
+        # An encoder that is forgotten still ends its thread.
+        self._closing = weakref.finalize(self, client.close)
+        try:
+            self.window = client.run(self._connect())
+            self._dimension = client.run(self._ask(PROBE, cut=False)).shape[1]
+        except BaseException:
+            self._closing()
+            raise
+
+    @property
+    def device(self) -> Device:
+        """The server."""
+        return self._device
+
+    @property
+    def dimension(self) -> int:
+        """Width of a row, as the server returned it for a first text."""
+        return self._dimension
+
+    @property
+    def dtype(self) -> str:
+        """What is computed in: only the server knows."""
+        return "as served"
+
+    @property
+    def rules(self) -> BatchRules:
+        """Batches by items, several in flight; the server sees to its own padding."""
+        return BatchRules(padded=False, max_items=self._max_items, in_flight=self._in_flight)
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """None: a server does not tell."""
+        return {}
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """None: a server does not tell."""
+        return None
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Refuse: the texts are tokenized behind the server."""
+        check_texts(texts)
+        raise ValueError(f"{self._client.host} does not count tokens without computing vectors")
+
+    def tokenize(self, items: Sequence[str], options: EmbedOptions, *, start: int = 0) -> Tokenized:
+        """Estimate lengths; see `Encoder.tokenize`."""
+        check_texts(items, start=start)
+        for index, text in enumerate(items):
+            if (problem := surrogate_problem(text)) is not None:
+                raise ValueError(f"text {start + index} {problem}")
+        if options.on_long == "mean":
+            raise ValueError(
+                "on_long='mean' needs the model's tokenizer, which is behind the server: split "
+                "long texts before, or choose on_long='truncate' or 'error'"
+            )
+        inputs = [options.prompt + text for text in items] if options.prompt else list(items)
+        return Tokenized(estimate(inputs), Items(inputs, options, start))
+
+    def from_ids(
+        self,
+        rows: Sequence[Sequence[int]],  # noqa: ARG002 - the contract's
+        *,
+        start: int = 0,  # noqa: ARG002
+    ) -> Tokenized:
+        """Refuse; see `TextEncoder.from_ids`."""
+        raise ValueError(f"{self._client.host} takes texts only, not token ids")
+
+    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Request:
+        """See `Encoder.prepare`."""
+        items: Items = tokens.payload
+        return items.request(rows.tolist())
+
+    def forward(self, features: Request) -> Pending:
+        """Send a request."""
+        return self._client.start(self._rows(features))
+
+    def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:  # noqa: ARG002
+        """See `Encoder.merge`: an item has one row here."""
+        return vectors
+
+    def to(self, device: Device) -> None:
+        """Refuse: the model stays where it is."""
+        raise ValueError(f"the model runs on {self._client.host} and cannot move to {device}")
+
+    def close(self) -> None:
+        """Cancel what is under way and close the connections."""
+        self._closing()
+
+    @abstractmethod
+    async def _connect(self) -> int | None:
+        """Find out how the server wants to be asked, and return the model's window."""
+
+    @abstractmethod
+    async def _vectors(self, request: Request, *, cut: bool) -> Vectors:
+        """Ask for vectors, one per input.
+
+        Args:
+            request: What to embed.
+            cut: Let the server cut what is longer than the model's window.
+        """
+
+    @property
+    @abstractmethod
+    def _cuts(self) -> bool:
+        """Whether the server can be told to cut what is too long, and else refuses it."""
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        """Return the fields that every form of request has, and the user's own."""
+        fields = self._fields.of_kind(request.options.task)
+        return {"model": self._model, "input": request.inputs, **fields}
+
+    async def _rows(self, request: Request) -> Vectors:
+        cut = self._cuts and request.options.on_long == "truncate"
+
+        async def ask(part: Request) -> Vectors:
+            try:
+                return await self._ask(part, cut=False)
+            except RefusedError as error:
+                if not (cut and error.too_long):
+                    raise
+            # Asked to refuse first: only so does anybody learn that something was cut.
+            vectors = await self._ask(part, cut=True)
+            self._warn_of_cut(part)
+            return vectors
+
+        return await by_halves(request, ask, self._named, self._too_many)
+
+    async def _ask(self, request: Request, *, cut: bool) -> Vectors:
+        vectors = await self._vectors(request, cut=cut)
+        wanted = (len(request), self._dimension or vectors.shape[-1])
+        if vectors.ndim != 2 or vectors.shape != wanted:  # noqa: PLR2004 - rows and columns
+            raise BadAnswerError(
+                f"{self._client.host} returned vectors of shape {vectors.shape} instead of {wanted}"
+            )
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            bad = request.positions[int(np.flatnonzero(~finite)[0])]
+            raise BadAnswerError(
+                f"{self._client.host} returned NaN or infinity for {request.what} {bad}"
+            )
+        return vectors
+
+    def _named(self, request: Request, error: RefusedError) -> Exception:
+        text = f"{request.what} {request.positions[0]} was refused: {error}"
+        if not error.too_long:
+            return RefusedError(text, status=error.status or 0, detail=error.detail)
+        remedy = "split it" if self._cuts is False else "split it, or choose on_long='truncate'"
+        return TextTooLongError(f"{text}. It is longer than the model's window: {remedy}")
+
+    def _too_many(self, items: int) -> None:
+        smaller = max(1, items // 2)
+        if smaller < self._max_items:
+            self._max_items = smaller
+            logger.warning("%s takes at most %d texts per request", self._client.host, smaller)
+
+    def _warn_of_cut(self, request: Request) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        some = request.positions[0]
+        window = f"the {self.window} tokens" if self.window else "the window"
+        warnings.warn(
+            f"texts are longer than {window} that {self._model!r} reads, and were cut by "
+            f"{self._client.host} (in the request that begins with {request.what} {some}); "
+            f"split them, or choose on_long='error'",
+            TruncationWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,80 @@
+"""What can go wrong between here and a server."""
+
+from __future__ import annotations
+
+import re
+
+# How servers say that an item has more tokens than the model reads: OpenAI and vLLM, Ollama, TEI,
+# llama.cpp, NIM.
+_TOO_LONG = re.compile(
+    r"(context|input|sequence|prompt|model) (length|size|window)"
+    r"|must have less than \d+ tokens"
+    r"|input is too large to process"
+    r"|maximum allowed token size"
+    r"|too many tokens",
+    re.IGNORECASE,
+)
+# Statuses that may be about what was sent, not about who asked or for which model.
+_ABOUT_ITEMS = frozenset({400, 413, 422})
+
+
+class ServerError(RuntimeError):
+    """A server did not do what it was asked for.
+
+    Attributes:
+        status: HTTP status of the answer; None where there was none.
+        again: Asking again may help.
+        after: Seconds the server wants to be left alone first; None where it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        again: bool = False,
+        after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.again = again
+        self.after = after
+
+
+class ServerUnreachableError(ServerError):
+    """Nothing listens there, or the connection broke."""
+
+
+class ServerTimeoutError(ServerError):
+    """The server took longer than it was given."""
+
+
+class BadAnswerError(ServerError):
+    """The answer is not what the form of the request promises."""
+
+
+class RefusedError(ServerError):
+    """The server will not do it, however often it is asked.
+
+    Attributes:
+        detail: The server's own words.
+    """
+
+    def __init__(self, message: str, *, status: int, detail: str) -> None:
+        super().__init__(message, status=status)
+        self.detail = detail
+
+    @property
+    def too_long(self) -> bool:
+        """Whether an item is longer than the model's window."""
+        return says_too_long(self.detail)
+
+    @property
+    def about_items(self) -> bool:
+        """Whether one of the items, or their number, may be the reason."""
+        return self.status in _ABOUT_ITEMS or self.too_long
+
+
+def says_too_long(detail: str) -> bool:
+    """Say whether a server's words mean that an item is longer than the model's window."""
+    return _TOO_LONG.search(detail) is not None

@@ -1,0 +1,58 @@
+"""Which item of a refused request is the bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.engine.remote.errors import RefusedError
+
+
+class Sliceable(Protocol):
+    """Items of which a part can be taken."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Self: ...
+
+
+ItemsT = TypeVar("ItemsT", bound=Sliceable)
+Rows = NDArray[np.float32]
+
+
+async def by_halves(
+    items: ItemsT,
+    ask: Callable[[ItemsT], Awaitable[Rows]],
+    name: Callable[[ItemsT, RefusedError], Exception],
+    too_many: Callable[[int], None],
+) -> Rows:
+    """Ask for all items at once; where that is refused, find the item that is to blame.
+
+    A refusal that may be about the items costs about two requests per halving: 12 for 64 items.
+
+    Args:
+        items: What to ask for; sliced, never empty.
+        ask: Returns one row per item.
+        name: Makes the error for one item that was refused alone.
+        too_many: Told of a number of items that was refused although each half was taken.
+
+    Raises:
+        RefusedError: The refusal has nothing to do with the items.
+        Exception: What `name` made.
+    """
+    try:
+        return await ask(items)
+    except RefusedError as error:
+        if not error.about_items:
+            raise
+        refusal = error
+    if len(items) == 1:
+        raise name(items, refusal)
+    middle = (len(items) + 1) // 2
+    parts = (items[:middle], items[middle:])
+    rows = [await by_halves(part, ask, name, too_many) for part in parts]
+    too_many(len(items))
+    return np.concatenate(rows)

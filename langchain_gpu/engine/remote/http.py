@@ -1,0 +1,229 @@
+"""JSON over HTTP: time-outs, retries with back-off and jitter, errors without secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from langchain_gpu.engine.config import Server
+from langchain_gpu.engine.remote import address
+from langchain_gpu.engine.remote.errors import (
+    BadAnswerError,
+    RefusedError,
+    ServerError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+    says_too_long,
+)
+from langchain_gpu.engine.remote.loop import Flight, Loop
+from langchain_gpu.hardware.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Statuses after which the same request may succeed; so may it after any 5xx.
+_AGAIN = frozenset({408, 409, 425, 429})
+_CONNECT = 10.0  # seconds: a server that is there accepts at once
+_BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)  # full jitter
+_SHOWN = 300  # characters of an answer that an error quotes
+
+
+def new_transport() -> httpx.AsyncBaseTransport | None:
+    """Return what carries requests; None for the network."""
+    return None
+
+
+class JsonClient:
+    """Asks one server, with a bounded number of requests in flight.
+
+    Redirects are not followed: an API that moved should be named where it is, and a key must not
+    travel to another host. Proxies and certificates are taken from the environment, as every
+    client does, except for a server on this machine.
+
+    Args:
+        url: Where it is, without a slash at its end.
+        server: How patiently it is asked, and with which key.
+
+    Attributes:
+        url: The same.
+        host: Host and port, for messages.
+    """
+
+    def __init__(self, url: str, server: Server) -> None:
+        self.url = address.check_url(url)
+        self.host = address.host_of(self.url)
+        self._server = server
+        self._headers = address.headers_of(server)
+        self._secrets = address.secrets_of(server)
+        self._client: httpx.AsyncClient | None = None
+        self._slots: asyncio.Semaphore | None = None
+        self._loop = Loop(self._close)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
+        """Start a coroutine that asks the server; calling the result waits for it."""
+        return self._loop.submit(work)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine that asks the server, and wait for it."""
+        return self._loop.submit(work)()
+
+    async def get(self, url: str) -> Any:
+        """Return the JSON at `url`."""
+        return await self._ask("GET", url, None)
+
+    async def post(self, url: str, body: dict[str, Any]) -> Any:
+        """Return the JSON that answers `body`.
+
+        Raises:
+            RefusedError: The server will not do it, however often it is asked.
+            ServerError: It did not do it, although it was asked several times.
+        """
+        return await self._ask("POST", url, json.dumps(body, separators=(",", ":")).encode())
+
+    def close(self) -> None:
+        """Cancel what is under way, and close all connections."""
+        self._loop.close()
+
+    async def _ask(self, method: str, url: str, content: bytes | None) -> Any:
+        if self._client is None or self._slots is None:
+            self._slots = asyncio.Semaphore(self._server.concurrency)
+            self._client = self._open()
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(1 + self._server.max_retries),
+            wait=_wait,
+            retry=retry_if_exception(lambda error: getattr(error, "again", False)),
+            before_sleep=self._note,
+            reraise=True,
+        )
+        # The slot is kept while waiting: a server that is overloaded is not sent others instead.
+        async with self._slots:
+            return await retrying(self._once, self._client, method, url, content)
+
+    async def _once(
+        self, client: httpx.AsyncClient, method: str, url: str, content: bytes | None
+    ) -> Any:
+        try:
+            async with asyncio.timeout(self._server.timeout):
+                response = await client.request(method, url, content=content)
+        except (TimeoutError, httpx.TimeoutException):
+            raise ServerTimeoutError(
+                f"{self.host} did not answer within {self._server.timeout:g} seconds; raise "
+                f"timeout, or lower the number of texts per request",
+                again=True,
+            ) from None
+        except httpx.HTTPError as error:
+            broken = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+            what = "broke the connection" if broken else "cannot be reached"
+            raise ServerUnreachableError(
+                self._clean(f"{self.host} {what}: {str(error) or type(error).__name__}"), again=True
+            ) from None
+        if response.is_success:
+            try:
+                return response.json()
+            except ValueError:
+                text = response.text[:_SHOWN]
+                raise BadAnswerError(
+                    self._clean(f"{self.host} answered with something else than JSON: {text!r}"),
+                    again=True,
+                ) from None
+        raise self._error(response)
+
+    def _error(self, response: httpx.Response) -> ServerError:
+        status, detail = response.status_code, self._clean(_detail(response))
+        message = f"{self.host} answered {status}: {detail}"
+        if response.is_redirect:
+            place = self._clean(response.headers.get("location", "an unknown place"))
+            return ServerError(
+                f"{self.host} points to {place!r}; redirects are not followed: give that address",
+                status=status,
+            )
+        if says_too_long(detail):  # some servers say so with a 500
+            return RefusedError(message, status=status, detail=detail)
+        if status in _AGAIN or response.is_server_error:
+            after = _retry_after(response)
+            error = ServerError(message, status=status, again=True, after=after)
+            # The same batch would not fit either; and nobody wants to sleep for an hour unasked.
+            patience = max(self._server.timeout, _CONNECT)
+            if is_out_of_memory(error) or (after is not None and after > patience):
+                error.again = False
+            return error
+        if status in {401, 403}:
+            message += (
+                " (is api_key right?)" if self._server.api_key else " (it may want an api_key)"
+            )
+        return RefusedError(message, status=status, detail=detail)
+
+    def _open(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers={"Content-Type": "application/json", **self._headers},
+            timeout=httpx.Timeout(
+                self._server.timeout, connect=min(_CONNECT, self._server.timeout)
+            ),
+            limits=httpx.Limits(
+                max_connections=self._server.concurrency,
+                max_keepalive_connections=self._server.concurrency,
+            ),
+            follow_redirects=False,
+            trust_env=not address.is_loopback(self.url),
+            transport=new_transport(),
+        )
+
+    async def _close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _note(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        pause = state.next_action.sleep if state.next_action is not None else 0.0
+        logger.warning("%s; asking again in %.1f s", error, pause)
+
+    def _clean(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return the seconds to wait: as long as the server asked for, at least a jittered back-off."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    after: float | None = getattr(error, "after", None)
+    return max(_BACK_OFF(state), after or 0.0)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(
+        0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    )
+
+
+def _detail(response: httpx.Response) -> str:
+    """Return the server's own words for what went wrong."""
+    try:
+        found: Any = response.json()
+    except ValueError:
+        return response.text.strip()[:_SHOWN] or response.reason_phrase
+    for _ in range(2):  # {"error": {"message": ...}}, {"error": ...}, {"detail": ...}
+        if isinstance(found, dict):
+            names = ("message", "error", "detail")
+            found = next((found[name] for name in names if found.get(name)), found)
+    return str(found)[:_SHOWN]

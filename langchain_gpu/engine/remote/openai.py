@@ -1,0 +1,186 @@
+"""`POST /embeddings` as OpenAI defined it: vLLM, TEI, infinity, OpenLLM, NIM, llama-server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.remote import address
+from langchain_gpu.engine.remote.encoder import RemoteEncoder
+from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
+from langchain_gpu.engine.remote.http import JsonClient
+from langchain_gpu.engine.remote.request import PROBE, Items, Request
+from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
+
+DEFAULT_URL = "http://localhost:8000"  # where vLLM and NIM listen
+_NO_SUCH_PLACE = frozenset({404, 405})
+
+
+class OpenAIEncoder(RemoteEncoder):
+    """A model behind any server that speaks OpenAI's form.
+
+    The address may end with `/v1` or not; without a path both are tried. Vectors travel as base64
+    where the server takes that, else as numbers.
+
+    Texts beyond the model's window: vLLM refuses them or cuts them, as `on_long` says, and a cut is
+    warned about. Other servers decide for themselves: what they refuse is an error that names the
+    text, and what they cut without a word nobody can know.
+    """
+
+    reserved = frozenset({"model", "input", "encoding_format", "truncate_prompt_tokens"})
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        self._base64 = True
+        self._owner = ""
+        self._known: list[str] = []
+        client = JsonClient(config.server.url or DEFAULT_URL, config.server)
+        self._base = client.url
+        super().__init__(config, client)
+
+    @property
+    def _cuts(self) -> bool:
+        return self._owner == "vllm"
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text, special tokens included, nothing cut off.
+
+        Raises:
+            ValueError: The server does not count; vLLM does.
+        """
+        check_texts(texts)
+        if self._owner != "vllm":
+            return super().count_tokens(texts)
+        return self._client.run(self._counts(texts))
+
+    def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
+        """See `TextEncoder.from_ids`; whether an id exists only the server knows."""
+        for index, row in enumerate(rows):
+            if not len(row) or min(row) < 0:
+                problem = "holds a negative id" if len(row) else "is empty"
+                raise ValueError(f"token row {start + index} {problem}")
+            if self.window is not None and len(row) > self.window:
+                raise ValueError(
+                    f"token row {start + index} has {len(row)} ids, and the model's window "
+                    f"{self.window}"
+                )
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        plain = [[int(item) for item in row] for row in rows]
+        return Tokenized(lengths, Items(plain, EmbedOptions(), start, "token row"))
+
+    async def _connect(self) -> int | None:
+        candidates = [self._base]
+        if not address.has_path(self._base):
+            candidates = [f"{self._base}/v1", self._base]
+        entries: list[dict[str, Any]] = []
+        for candidate in candidates:
+            try:
+                answer = await self._client.get(f"{candidate}/models")
+            except RefusedError as error:
+                if error.status in {401, 403}:
+                    raise
+                continue  # not every server lists its models
+            self._base = candidate
+            data = answer.get("data") if isinstance(answer, dict) else answer
+            entries = [each for each in data or [] if isinstance(each, dict)]
+            break
+        else:
+            self._base = await self._first_that_answers(candidates)
+        self._known = [str(each.get("id")) for each in entries]
+        mine = next((each for each in entries if each.get("id") == self._model), None)
+        if mine is None:
+            mine = entries[0] if len(entries) == 1 else {}
+        self._owner = str(mine.get("owned_by", ""))
+        await self._choose_encoding()
+        window = mine.get("max_model_len")
+        return window if isinstance(window, int) else None
+
+    async def _first_that_answers(self, candidates: Sequence[str]) -> str:
+        for candidate in candidates[:-1]:
+            try:
+                await self._client.post(f"{candidate}/embeddings", self._probe())
+            except RefusedError as error:
+                if error.status in _NO_SUCH_PLACE:
+                    continue
+            return candidate
+        return candidates[-1]
+
+    async def _choose_encoding(self) -> None:
+        """Ask once for base64, and once for numbers where that is refused."""
+        try:
+            answer = await self._post(self._probe())
+        except RefusedError as error:
+            if not error.about_items:
+                raise
+            self._base64 = False
+            await self._post(self._probe())
+        else:
+            rows = answer.get("data") if isinstance(answer, dict) else None
+            first = rows[0] if isinstance(rows, list) and rows else {}
+            # Some servers read over the wish; then it is not repeated.
+            self._base64 = isinstance(first, dict) and isinstance(first.get("embedding"), str)
+
+    def _probe(self) -> dict[str, Any]:
+        return self._with_encoding(self._body(PROBE))
+
+    def _with_encoding(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body | ({"encoding_format": "base64"} if self._base64 else {})
+
+    async def _post(self, body: dict[str, Any]) -> Any:
+        try:
+            return await self._client.post(f"{self._base}/embeddings", body)
+        except RefusedError as error:
+            if error.status != 404:  # noqa: PLR2004 - a model or a place that is not there
+                raise
+            known = f"; it serves: {', '.join(self._known)}" if self._known else ""
+            raise RefusedError(
+                f"{self._client.host} has no model {self._model!r} for embeddings at "
+                f"{self._base}/embeddings{known} ({error.detail})",
+                status=404,
+                detail=error.detail,
+            ) from None
+
+    async def _vectors(self, request: Request, *, cut: bool) -> Vectors:
+        body = self._with_encoding(self._body(request))
+        if cut:
+            body["truncate_prompt_tokens"] = -1  # to the model's window
+        answer = await self._post(body)
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadAnswerError(f"{self._client.host} returned no list of vectors")
+        if len(rows) != len(request):
+            raise BadAnswerError(
+                f"{self._client.host} returned {len(rows)} vectors for {len(request)} texts"
+            )
+        places = [row.get("index", place) for place, row in enumerate(rows)]
+        if sorted(places) != list(range(len(rows))):
+            raise BadAnswerError(f"{self._client.host} returned the positions {places[:10]} ...")
+        vectors = _read([row.get("embedding") for row in rows], self._client.host)
+        ordered = np.empty_like(vectors)
+        ordered[places] = vectors
+        return ordered
+
+    async def _counts(self, texts: Sequence[str]) -> list[int]:
+        root = self._base.removesuffix("/v1")
+        asked = [
+            self._client.post(f"{root}/tokenize", {"model": self._model, "prompt": text})
+            for text in texts
+        ]
+        return [int(answer["count"]) for answer in await asyncio.gather(*asked)]
+
+
+def _read(rows: list[Any], host: str) -> Vectors:
+    """Read vectors that are base64 of little-endian float32, or lists of numbers."""
+    try:
+        if rows and isinstance(rows[0], str):
+            data = [base64.b64decode(row, validate=True) for row in rows]
+            return np.stack([np.frombuffer(each, "<f4") for each in data]).astype(np.float32)
+        return np.array(rows, np.float32, ndmin=2)
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise BadAnswerError(f"{host} returned vectors that cannot be read: {error}") from None

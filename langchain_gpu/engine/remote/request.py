@@ -1,0 +1,109 @@
+"""What goes into one request, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.engine.tasks.embed import EmbedOptions
+
+# The server tokenizes; these lengths only sort texts and fill reports. English has 4 to 5
+# characters per token, and most models add two special tokens.
+_CHARACTERS_PER_TOKEN = 4
+_SPECIAL = 2
+
+_KINDS = ("query", "document")
+
+
+def estimate(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Guess the tokens of each text. Shape (texts,)."""
+    characters = np.fromiter(map(len, texts), np.int64, len(texts))
+    return characters // _CHARACTERS_PER_TOKEN + _SPECIAL
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request.
+
+    Attributes:
+        inputs: Texts, or rows of token ids.
+        positions: Where they stand in the caller's sequence.
+        options: How they are to be read.
+        what: What an error calls one of them.
+    """
+
+    inputs: Sequence[Any]
+    positions: Sequence[int]
+    options: EmbedOptions
+    what: str = "text"
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, part: slice) -> Request:
+        return replace(self, inputs=self.inputs[part], positions=self.positions[part])
+
+
+PROBE = Request(["dimension"], [0], EmbedOptions())
+"""The first text a server is sent: it shows the model, the width and the form of its answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Everything that was given at once, from which requests take their part.
+
+    Attributes:
+        inputs: Texts, or rows of token ids.
+        options: How they are to be read.
+        start: Position of the first in the caller's sequence.
+        what: What an error calls one of them.
+    """
+
+    inputs: Sequence[Any]
+    options: EmbedOptions
+    start: int
+    what: str = "text"
+
+    def request(self, rows: Sequence[int]) -> Request:
+        """Take some of them."""
+        inputs = [self.inputs[row] for row in rows]
+        return Request(inputs, [self.start + row for row in rows], self.options, self.what)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """More fields of a request's body, as the user wants them.
+
+    Attributes:
+        always: For every text.
+        by_kind: For texts of the kinds `"query"` and `"document"`, on top of those.
+    """
+
+    always: Mapping[str, Any]
+    by_kind: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], reserved: frozenset[str]) -> Fields:
+        """Read a user's options.
+
+        Raises:
+            ValueError: An option is not the user's to set.
+            TypeError: What stands under a kind is no mapping.
+        """
+        by_kind = {kind: options.get(kind) or {} for kind in _KINDS}
+        for kind, fields in by_kind.items():
+            if not isinstance(fields, Mapping):
+                raise TypeError(f"the option {kind!r} must hold fields for texts of that kind")
+        always = {name: value for name, value in options.items() if name not in _KINDS}
+        for name in (name for fields in (always, *by_kind.values()) for name in fields):
+            if name in reserved:
+                raise ValueError(f"the option {name!r} is set by the encoder; leave it out")
+        return cls(always, by_kind)
+
+    def of_kind(self, kind: str | None) -> dict[str, Any]:
+        """Return the fields for texts of this kind."""
+        return {**self.always, **self.by_kind.get(kind or "", {})}

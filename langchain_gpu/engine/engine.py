@@ -41,22 +41,24 @@ class _Chunk:
     """A slice of the items on its way.
 
     Attributes:
+        start: Position of its first item.
         tokens: Its rows.
         vectors: Where rows are written: the result itself, or a buffer of windows to fold.
         result: Its slice of what the caller gets.
         missing: Rows that are not written yet.
     """
 
+    start: int
     tokens: Tokenized
     vectors: Vectors
     result: Vectors
     missing: int
 
     @classmethod
-    def of(cls, tokens: Tokenized, result: Vectors) -> _Chunk:
+    def of(cls, start: int, tokens: Tokenized, result: Vectors) -> _Chunk:
         rows = len(tokens.lengths)
         windows = np.empty((rows, result.shape[1]), np.float32)
-        return cls(tokens, result if tokens.owners is None else windows, result, rows)
+        return cls(start, tokens, result if tokens.owners is None else windows, result, rows)
 
 
 class Engine(Generic[ItemT]):
@@ -233,7 +235,7 @@ class _Run:
             with self.lock:
                 self.tally.tokenize_seconds += perf_counter() - began
                 self.tally.truncated += (tokens.truncated + start).tolist()
-            yield _Chunk.of(tokens, result[start:stop])
+            yield _Chunk.of(start, tokens, result[start:stop])
             start, size = stop, min(size * 2, LARGEST_CHUNK)
 
     def _prepare(self, feed: _Feed, ladder: Ladder) -> Iterator[Work[_Chunk]]:

@@ -35,15 +35,19 @@ class EngineOutOfMemoryError(MemoryError):
     """One item alone does not fit into the memory of any device the policy allows."""
 
 
-class HasTokens(Protocol):
+class Owner(Protocol):
     """Whatever a batch belongs to."""
 
     @property
     def tokens(self) -> Tokenized:
         """The rows a batch takes from."""
 
+    @property
+    def start(self) -> int:
+        """Position of its first item in the caller's sequence."""
 
-OwnerT = TypeVar("OwnerT", bound=HasTokens)
+
+OwnerT = TypeVar("OwnerT", bound=Owner)
 Rows = NDArray[np.int64]
 
 
@@ -209,11 +213,12 @@ class Ladder:
     def _recover(self, work: Work[OwnerT], problem: str) -> None:
         with self._turns:
             release(self.encoder.device)
-            self._step_down(work.owner.tokens, work.rows, problem)
+            self._step_down(work, problem)
 
-    def _step_down(self, tokens: Tokenized, part: Rows, problem: str) -> None:
-        device, lengths = self.encoder.device, tokens.lengths[part]
-        if len(part) > 1:
+    def _step_down(self, work: Work[OwnerT], problem: str) -> None:
+        device, tokens = self.encoder.device, work.owner.tokens
+        lengths = tokens.lengths[work.rows]
+        if len(lengths) > 1:
             old, self.budget = self.budget, max(1, self.encoder.rules.cost(lengths) // 2)
             self._budgets.learn(device, self.budget)
             emit(
@@ -222,7 +227,8 @@ class Ladder:
             )
             return
         if not self._next:
-            item = int(part[0]) if tokens.owners is None else int(tokens.owners[part[0]])
+            row = int(work.rows[0])
+            item = work.owner.start + (row if tokens.owners is None else int(tokens.owners[row]))
             raise EngineOutOfMemoryError(
                 f"item {item} ({lengths[0]} tokens) does not fit on {device} even alone "
                 f"({free_memory(device)} bytes free): {problem}. Shorten it, lower the model's "

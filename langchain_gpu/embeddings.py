@@ -268,7 +268,9 @@ class GPUEmbeddings(BaseModel, Embeddings):
             out[start : start + len(part)] = self._embed(part, "document")[0]
         return out
 
-    def embed_tokens(self, input_ids: Sequence[Sequence[int]]) -> NDArray[Any]:
+    def embed_tokens(
+        self, input_ids: Sequence[Sequence[int] | NDArray[np.integer[Any]]]
+    ) -> NDArray[Any]:
         """Embed rows of token ids, special tokens included, into an array (rows, dimension).
 
         For callers who tokenize themselves. No prompt is added and nothing is cut off.

@@ -169,7 +169,8 @@ def test_many_threads_get_their_own(pool: ThreadPoolExecutor) -> None:
 
     def ask(number: int) -> bool:
         items = [number * 10 + extra for extra in range(number % 4)]
-        return collector.call(items, number % 3).vectors[:, 0].tolist() == items
+        found: list[float] = collector.call(items, number % 3).vectors[:, 0].tolist()
+        return found == items
 
     assert all(pool.map(ask, range(3000)))
     assert sum(groups) == sum(number % 4 for number in range(3000))

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 from langchain_core.callbacks import (
@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.search import kinds
-from langchain_gpu.search.base import METRICS, Matrix, Metric, VectorIndex
+from langchain_gpu.search.base import METRICS, Effort, Matrix, Metric, VectorIndex
 from langchain_gpu.search.embed import embed, embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.search.mmr import select_diverse
@@ -40,9 +40,19 @@ from langchain_gpu.store.collection import Collection, Hit
 from langchain_gpu.store.documents import Entry
 from langchain_gpu.store.manifest import Manifest
 
-KIND = "flat"
-
 Scored = list[tuple[Document, float]]
+
+
+class SearchOptions(TypedDict, total=False):
+    """How far an approximate index looks, in place of the store's own numbers.
+
+    Attributes:
+        nprobe: Lists of an IVF index that are scanned.
+        ef_search: Candidates an HNSW graph keeps while it is walked.
+    """
+
+    nprobe: int | None
+    ef_search: int | None
 
 
 class FAISSVectorStore(VectorStore):
@@ -79,6 +89,22 @@ class FAISSVectorStore(VectorStore):
     JSON; documents come back as fresh copies. Threads may search while others add. The `a...`
     methods run in a thread.
 
+    Index kinds, by `index`; `langchain_gpu.search.kinds` has their memory, and any FAISS factory
+    string of these families will do:
+
+    | vectors | `index` | |
+    |---|---|---|
+    | up to 512 MiB: 350,000 of 384 numbers | `"flat"` | finds the true neighbors |
+    | the same in a half or a quarter of the memory | `"fp16"`, `"sq8"` | nearly the same |
+    | more, that come and go | `"ivf_flat"`, `"ivf_sq8"` | trained; `nprobe` |
+    | more, many searches and few changes | `"hnsw"` | slow to build; `ef_search` |
+    | more than memory holds in another form | `"ivf_pq"` | trained; finds about 80 of 100 |
+
+    `"auto"` is flat up to 512 MiB of vectors, and `"ivf_flat"` beyond. A kind that is trained stays
+    flat, and exact, until there are enough vectors to train from; moving is logged, and
+    `index_shape` says what the index is now. The compressed kinds give back vectors as they were
+    rounded: `merge_from` and MMR work with those.
+
     The CPU index is the truth; on a GPU a mirror of it answers, which is copied there again at the
     first search after a change. What the GPU cannot do (filters, a very large `k`) the CPU does; a
     `FallbackWarning` says so once. `device` says where searches run, with the reason.
@@ -90,6 +116,10 @@ class FAISSVectorStore(VectorStore):
         *,
         metric: Metric = "cosine",
         device: str = "auto",
+        index: str = "auto",
+        train_size: int | None = None,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
         relevance_score_fn: Callable[[float], float] | None = None,
         on_event: Listener | None = None,
     ) -> None:
@@ -99,11 +129,20 @@ class FAISSVectorStore(VectorStore):
             embedding: Embeds texts and queries. Any LangChain embedding will do.
             metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (squared distance).
             device: Where to search: `"auto"`, `"cpu"`, or a GPU such as `"cuda:0"`.
+            index: An index kind of the table above, or a FAISS factory string of its families, such
+                as `"IVF1024,SQ8"`.
+            train_size: Vectors to train from, for kinds that are trained. They stay flat until
+                there are so many. None takes the kind's own measure.
+            nprobe: Lists that a search of an IVF kind scans. None takes a 32nd of them, and at
+                least 16; all of them find the true neighbors.
+            ef_search: Candidates that a search of an HNSW kind keeps. None takes 64.
             relevance_score_fn: Turns a score into a relevance in [0, 1], in place of the table's.
             on_event: Receives fallbacks.
 
         Raises:
             ImportError: FAISS is not installed.
+            ValueError: There is no such metric, device or index kind, or a number does not go with
+                the kind.
         """
         if not (hasattr(embedding, "embed_documents") and hasattr(embedding, "embed_query")):
             raise TypeError(f"embedding must be an Embeddings, not {type(embedding).__name__}")
@@ -113,6 +152,8 @@ class FAISSVectorStore(VectorStore):
         self._metric: Metric = metric
         self._relevance = relevance_score_fn or RELEVANCE[metric]
         self._route = Route(device, on_event)
+        effort = Effort(nprobe, ef_search)
+        self._kind = kinds.get(index, train_size=train_size, effort=effort)
         self._identity: identities.Identity | None = None
         self._collection = self._collect()
 
@@ -130,6 +171,15 @@ class FAISSVectorStore(VectorStore):
     def device(self) -> Device:
         """Where searches run, with the reason."""
         return self._route.device
+
+    @property
+    def index_shape(self) -> str | None:
+        """What the index is now, as a FAISS factory string, None before the first vectors.
+
+        `"Flat"` finds the true neighbors; a kind that is trained is flat until it is.
+        """
+        index = self._collection.index
+        return None if index is None else index.shape
 
     def __len__(self) -> int:
         """Count the documents."""
@@ -224,17 +274,21 @@ class FAISSVectorStore(VectorStore):
         return _unscored(self.similarity_search_with_score(query, k, **kwargs))
 
     def similarity_search_with_score(
-        self, query: str, k: int = 4, filter: Filter | None = None
+        self, query: str, k: int = 4, filter: Filter | None = None, **how: Unpack[SearchOptions]
     ) -> Scored:
         """Return the `k` documents nearest to a text, with scores as the class says."""
-        return self.similarity_search_many([query], k, filter)[0]
+        return self.similarity_search_many([query], k, filter, **how)[0]
 
     def similarity_search_many(
-        self, queries: Sequence[str], k: int = 4, filter: Filter | None = None
+        self,
+        queries: Sequence[str],
+        k: int = 4,
+        filter: Filter | None = None,
+        **how: Unpack[SearchOptions],
     ) -> list[Scored]:
         """Search for several texts at once: one list of (document, score) for each."""
         vectors = embed_queries(self._embedding, strings(queries, "query"))
-        return list(map(_scored, self._find(vectors, k, filter)))
+        return list(map(_scored, self._find(vectors, k, filter, how)))
 
     def similarity_search_by_vector(
         self, embedding: ArrayLike, k: int = 4, **kwargs: Any
@@ -243,10 +297,14 @@ class FAISSVectorStore(VectorStore):
         return _unscored(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
 
     def similarity_search_with_score_by_vector(
-        self, embedding: ArrayLike, k: int = 4, filter: Filter | None = None
+        self,
+        embedding: ArrayLike,
+        k: int = 4,
+        filter: Filter | None = None,
+        **how: Unpack[SearchOptions],
     ) -> Scored:
         """Return the `k` documents nearest to a vector, with scores as the class says."""
-        return _scored(self._find([embedding], k, filter)[0])
+        return _scored(self._find([embedding], k, filter, how)[0])
 
     def max_marginal_relevance_search(
         self,
@@ -284,6 +342,7 @@ class FAISSVectorStore(VectorStore):
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
         filter: Filter | None = None,
+        **how: Unpack[SearchOptions],
     ) -> Scored:
         """Return documents near to a vector and unlike one another, in the order of their choice.
 
@@ -293,11 +352,14 @@ class FAISSVectorStore(VectorStore):
             fetch_k: Out of how many of the nearest; at least `k` are taken.
             lambda_mult: 1 looks at nearness only, 0 at variety only.
             filter: Admits documents by their metadata.
+            **how: `nprobe` or `ef_search`.
         """
         where = None if filter is None else compile_filter(filter)
         query = self._prepare([embedding], _name_query)
         k, fetch_k = _at_least_one("k", k), _at_least_one("fetch_k", fetch_k)
-        hits, vectors = self._collection.candidates(query, max(k, fetch_k), where)
+        hits, vectors = self._collection.candidates(
+            query, max(k, fetch_k), where, self._effort(how)
+        )
         self._route.report()
         chosen = select_diverse(query, vectors, k, lambda_mult)
         return _scored([hits[position] for position in chosen])
@@ -346,7 +408,8 @@ class FAISSVectorStore(VectorStore):
             folder_path: The folder.
             embedding: The model the store was built with. It is known by its name, or else by the
                 vector it makes of one fixed text.
-            **kwargs: Arguments of the constructor, but for the metric, which is the store's.
+            **kwargs: Arguments of the constructor, but for the metric and the index kind, which are
+                the store's.
 
         Raises:
             StoreError: There is no store, a newer version wrote it, a file is missing or damaged,
@@ -354,10 +417,17 @@ class FAISSVectorStore(VectorStore):
         """
 
         def accept(manifest: Manifest) -> None:
+            if numbers:  # what the caller gave is no damage of the store
+                _get_kind(manifest, numbers)
             identities.accept(manifest.identity, embedding, partial(_embed_text, embedding))
 
-        loaded = folders.load(Path(folder_path), read_index=_read_index, accept=accept)
-        store = cls(embedding, metric=loaded.index.metric, **kwargs)
+        numbers: dict[str, int] = {
+            name: kwargs.pop(name) for name in _NUMBERS if kwargs.get(name) is not None
+        }
+        read_index = partial(_read_index, numbers=numbers)
+        loaded = folders.load(Path(folder_path), read_index=read_index, accept=accept)
+        index = loaded.index
+        store = cls(embedding, metric=index.metric, index=index.kind, **(index.parameters | kwargs))
         store._identity = loaded.manifest.identity
         store._collection = store._collect(index=loaded.index, documents=loaded.documents)
         return store
@@ -396,7 +466,7 @@ class FAISSVectorStore(VectorStore):
         return self._relevance
 
     def _collect(self, **contents: Any) -> Collection:
-        make = partial(kinds.get(KIND).create, metric=self._metric)
+        make = partial(self._kind.create, metric=self._metric)
         return Collection(make, self._route.search, **contents)
 
     def _prepare(self, vectors: Sequence[ArrayLike], name: Callable[[int], str]) -> Matrix:
@@ -408,12 +478,20 @@ class FAISSVectorStore(VectorStore):
             name=name,
         )
 
-    def _find(self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None) -> list[list[Hit]]:
+    def _find(
+        self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None, how: SearchOptions
+    ) -> list[list[Hit]]:
         where = None if filter is None else compile_filter(filter)
         queries = self._prepare(vectors, _name_query)
-        found = self._collection.search(queries, _at_least_one("k", k), where)
+        found = self._collection.search(queries, _at_least_one("k", k), where, self._effort(how))
         self._route.report()
         return found
+
+    def _effort(self, how: SearchOptions) -> Effort:
+        known = Effort(how.get("nprobe"), how.get("ef_search"))
+        _refuse({name: value for name, value in how.items() if name not in known._fields})
+        self._kind.check(known)
+        return known
 
     def _identify(self) -> identities.Identity:
         model, revision = identities.names(self._embedding)
@@ -476,10 +554,20 @@ def _embed_text(embedding: Embeddings, text: str) -> NDArray[np.float32]:
     return vector
 
 
-def _read_index(path: Path, manifest: Manifest) -> VectorIndex:
+_NUMBERS = ("train_size", "nprobe", "ef_search")
+
+
+def _read_index(path: Path, manifest: Manifest, numbers: dict[str, int]) -> VectorIndex:
     if manifest.metric not in METRICS:
         raise ValueError(f"unknown metric {manifest.metric!r}")
-    return kinds.get(manifest.kind).load(path, manifest.metric)
+    if unknown := manifest.parameters.keys() - _NUMBERS:
+        raise ValueError(f"unknown index parameter {min(unknown)!r}")
+    return _get_kind(manifest, manifest.parameters | numbers).load(path, manifest.metric)
+
+
+def _get_kind(manifest: Manifest, numbers: Mapping[str, int]) -> kinds.Kind:
+    effort = Effort(numbers.get("nprobe"), numbers.get("ef_search"))
+    return kinds.get(manifest.kind, train_size=numbers.get("train_size"), effort=effort)
 
 
 def _document(entry: Entry) -> Document:

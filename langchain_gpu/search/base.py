@@ -6,6 +6,7 @@ from a mirror of it on a device. Rows are int64 ids that only grow and are never
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -35,39 +36,98 @@ class Found(NamedTuple):
     rows: NDArray[np.int64]
 
 
-class VectorIndex(Protocol):
-    """Vectors by row, on the CPU. One file in `search/kinds` implements each kind."""
+class Effort(NamedTuple):
+    """How far an approximate index looks; None leaves it to the index.
 
-    kind: str
+    Attributes:
+        nprobe: Lists of an IVF index that are scanned.
+        ef_search: Candidates an HNSW graph keeps while it is walked.
+    """
+
+    nprobe: int | None = None
+    ef_search: int | None = None
+
+
+class Mirrored(NamedTuple):
+    """What a FAISS index on a GPU is copied from.
+
+    Attributes:
+        index: A FAISS index on the CPU.
+        rows: [n], the row of each of its positions; None where it answers in rows itself.
+    """
+
+    index: Any
+    rows: Rows | None
+
+
+EFFORT = Effort()
+
+
+class VectorIndex(Protocol):
+    """Vectors by row, on the CPU. `langchain_gpu.search.kinds` makes them."""
+
+    kind: str  # what was asked for, for example "auto"
     metric: Metric
     dimension: int
-    version: int  # grows with each change, so that a mirror knows when it is stale
 
     @property
-    def faiss(self) -> Any:
-        """The FAISS index: answers in rows."""
+    def version(self) -> int:
+        """A number that grows with each change, so that a mirror knows when it is stale."""
 
     @property
-    def flat(self) -> Any:
-        """The FAISS index under the row ids: answers in positions of `rows()`."""
+    def parameters(self) -> dict[str, int]:
+        """What the kind needs to be made again, beside its name."""
+
+    @property
+    def shape(self) -> str:
+        """What it is now, as a FAISS factory string: `"Flat"`, `"IVF894,Flat"`, `"HNSW32"`."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it finds the true neighbors among the vectors as they were given."""
 
     def __len__(self) -> int:
         """Count the vectors."""
 
+    def improve(self, incoming: Matrix | None = None) -> Callable[[], None] | None:
+        """Do the slow work beside the searches: train, move, build again.
+
+        Nothing changes before the function that comes back is called, with no search under way.
+        One thread at a time, and no other change between the two.
+
+        Args:
+            incoming: [n, dimension], what will be added next.
+
+        Returns:
+            Takes the result over; None where there is nothing to do.
+        """
+
     def add(self, rows: Rows, vectors: Matrix) -> None:
-        """Add vectors under rows that were never used before."""
+        """Add vectors under rows that are higher than any before."""
 
     def remove(self, rows: Rows) -> None:
         """Remove rows; unknown ones are ignored."""
 
     def rows(self) -> Rows:
-        """Return the rows in the order of their positions."""
+        """Return the rows, in any order."""
 
     def vectors(self, rows: Rows) -> Matrix:
-        """Return the stored vectors of `rows` (normalized ones for cosine)."""
+        """Return the stored vectors of `rows`: normalized for cosine, decoded where compressed.
 
-    def search_parameters(self, allowed: Rows) -> Any:
-        """Build FAISS search parameters that admit only `allowed`."""
+        Raises:
+            KeyError: A row is not here.
+        """
+
+    def search(
+        self, queries: Matrix, k: int, allowed: Rows | None = None, effort: Effort = EFFORT
+    ) -> Found:
+        """Return the `k` nearest rows of each query, only out of `allowed` if that is given.
+
+        Equal scores come lowest row first. If there are `k` rows, `k` are found.
+        """
+
+    def mirrored(self) -> Mirrored | None:
+        """Return what a GPU can copy, None where FAISS has no GPU form of it (HNSW)."""
 
     def save(self, path: Path) -> None:
         """Write the index to `path`."""
@@ -81,7 +141,9 @@ class Searcher(Protocol):
     def build(self, index: VectorIndex) -> None:
         """Get ready to search `index` as it is now."""
 
-    def search(self, queries: Matrix, k: int, allowed: Rows | None = None) -> Found:
+    def search(
+        self, queries: Matrix, k: int, allowed: Rows | None = None, effort: Effort = EFFORT
+    ) -> Found:
         """Return the `k` nearest rows of each query, only out of `allowed` if that is given.
 
         Raises:
@@ -105,11 +167,14 @@ class CannotSearch(Exception):  # noqa: N818 - a turn in the road; users never s
 
 
 __all__ = [
+    "EFFORT",
     "METRICS",
     "CannotSearch",
+    "Effort",
     "Found",
     "Matrix",
     "Metric",
+    "Mirrored",
     "Rows",
     "Searcher",
     "VectorError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_gpu.search.base import Found, Matrix, Rows, VectorIndex
+from langchain_gpu.search.base import EFFORT, Effort, Found, Matrix, Rows, VectorIndex
 
 
 class FaissCPU:
@@ -15,10 +15,11 @@ class FaissCPU:
         """Search `index` from now on; nothing is copied."""
         self._index = index
 
-    def search(self, queries: Matrix, k: int, allowed: Rows | None = None) -> Found:
+    def search(
+        self, queries: Matrix, k: int, allowed: Rows | None = None, effort: Effort = EFFORT
+    ) -> Found:
         """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
-        parameters = None if allowed is None else self._index.search_parameters(allowed)
-        return Found(*self._index.faiss.search(queries, k, params=parameters))
+        return self._index.search(queries, k, allowed, effort)
 
 
 __all__ = ["FaissCPU"]

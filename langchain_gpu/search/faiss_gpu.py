@@ -22,7 +22,15 @@ from typing import Any
 import numpy as np
 
 from langchain_gpu._extras import require
-from langchain_gpu.search.base import CannotSearch, Found, Matrix, Rows, VectorIndex
+from langchain_gpu.search.base import (
+    EFFORT,
+    CannotSearch,
+    Effort,
+    Found,
+    Matrix,
+    Rows,
+    VectorIndex,
+)
 
 faiss: Any = require("faiss", extra="faiss")
 
@@ -82,7 +90,7 @@ class FaissGPU:
         self._device = index
         self._lock = Lock()
         self._mirror: Any = None
-        self._rows: Rows = np.empty(0, dtype=np.int64)
+        self._rows: Rows | None = None
         self._mirrored: tuple[VectorIndex, int] | None = None
         if fault := prove(index):
             raise CannotSearch(fault, cause="fault", lasting=True)
@@ -98,15 +106,20 @@ class FaissGPU:
         with self._lock:
             if self._mirrored == (index, index.version):
                 return
+            source = index.mirrored()
+            if source is None:
+                raise CannotSearch("FAISS walks HNSW graphs on the CPU only", cause="hnsw")
             self._mirror = self._mirrored = None  # the old copy goes before the new one comes
             try:
-                self._mirror = faiss.index_cpu_to_gpu(self._resources, self._device, index.flat)
+                self._mirror = faiss.index_cpu_to_gpu(self._resources, self._device, source.index)
             except RuntimeError as error:
                 raise CannotSearch(_sentence(error), cause="build", lasting=True) from error
-            self._rows = index.rows()
+            self._rows = source.rows
             self._mirrored = (index, index.version)
 
-    def search(self, queries: Matrix, k: int, allowed: Rows | None = None) -> Found:
+    def search(
+        self, queries: Matrix, k: int, allowed: Rows | None = None, effort: Effort = EFFORT
+    ) -> Found:
         """Return the `k` nearest rows of each query.
 
         Raises:
@@ -120,6 +133,8 @@ class FaissGPU:
             except RuntimeError as error:
                 cause = "k" if "max-K selection" in str(error) else "search"
                 raise CannotSearch(_sentence(error), cause=cause) from error
+            if self._rows is None:
+                return Found(scores, positions)
             found = positions >= 0
             rows = np.where(found, self._rows[np.where(found, positions, 0)], -1)
         return Found(scores, rows)

@@ -12,7 +12,16 @@ from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.gpu import visible_nvidia
 from langchain_gpu.hardware.nvidia import read_nvidia
-from langchain_gpu.search.base import CannotSearch, Found, Matrix, Rows, Searcher, VectorIndex
+from langchain_gpu.search.base import (
+    EFFORT,
+    CannotSearch,
+    Effort,
+    Found,
+    Matrix,
+    Rows,
+    Searcher,
+    VectorIndex,
+)
 from langchain_gpu.search.faiss_cpu import FaissCPU
 
 _NAMES = re.compile(r"auto|cpu|(?P<kind>cuda|rocm|xpu|mps)(:(?P<index>\d+))?")
@@ -66,18 +75,23 @@ class Route:
             warn_fallback(self._listener, what="search", source=name, target="cpu", reason=reason)
 
     def search(
-        self, index: VectorIndex, queries: Matrix, k: int, allowed: Rows | None = None
+        self,
+        index: VectorIndex,
+        queries: Matrix,
+        k: int,
+        allowed: Rows | None = None,
+        effort: Effort = EFFORT,
     ) -> Found:
         """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
         self._chosen()
         if (gpu := self._gpu) is not None:
             try:
                 gpu.build(index)
-                return gpu.search(queries, k, allowed)
+                return gpu.search(queries, k, allowed, effort)
             except CannotSearch as turn:
                 self._turn(gpu.name, turn)
         self._cpu.build(index)
-        return self._cpu.search(queries, k, allowed)
+        return self._cpu.search(queries, k, allowed, effort)
 
     def _chosen(self) -> Device:
         with self._lock:

@@ -24,6 +24,13 @@ Predicate: TypeAlias = Callable[[dict[str, Any]], bool]
 class Index(folders.SavedIndex, Protocol):
     """What a collection asks of an index."""
 
+    @property
+    def shape(self) -> str:
+        """What it is now."""
+
+    def improve(self, incoming: Matrix | None = None) -> Callable[[], None] | None:
+        """Do slow work beside the searches; what comes back takes the result over."""
+
     def add(self, rows: Rows, vectors: Matrix) -> None:
         """Add vectors under new rows."""
 
@@ -34,7 +41,7 @@ class Index(folders.SavedIndex, Protocol):
         """Return the vectors of rows."""
 
 
-Search: TypeAlias = Callable[[Any, Matrix, int, Rows | None], tuple[NDArray[np.float32], Rows]]
+Search: TypeAlias = Callable[..., tuple[NDArray[np.float32], Rows]]
 
 
 class Hit(NamedTuple):
@@ -64,8 +71,8 @@ class Collection:
 
         Args:
             make_index: Makes an empty index of a dimension; the first vectors decide which.
-            search: Finds the nearest rows of queries in an index: (index, queries, k, allowed rows)
-                -> (scores, rows), both [queries, k], -1 where there are fewer.
+            search: Finds the nearest rows of queries in an index: (index, queries, k, allowed rows,
+                *how) -> (scores, rows), both [queries, k], -1 where there are fewer.
             index: Holds the vectors of `documents`.
             documents: Theirs.
         """
@@ -79,6 +86,11 @@ class Collection:
     def __len__(self) -> int:
         """Count the documents."""
         return len(self._documents)
+
+    @property
+    def index(self) -> Index | None:
+        """The vectors, None before the first."""
+        return self._index
 
     @property
     def dimension(self) -> int | None:
@@ -109,7 +121,10 @@ class Collection:
                 )
             first = self._documents.next_row
             replaced = self._documents.rows_of(batch.ids)
+            improved = index.improve(vectors)
             with self._gate.writing():
+                if improved is not None:
+                    improved()
                 index.add(np.arange(first, first + len(vectors), dtype=np.int64), vectors)
                 self._take_away(index, replaced)
                 self._documents.append(batch.ids, batch.texts, batch.metadata)
@@ -122,6 +137,9 @@ class Collection:
             if self._index is not None and len(rows):
                 with self._gate.writing():
                     self._take_away(self._index, rows)
+                if (improved := self._index.improve()) is not None:
+                    with self._gate.writing():
+                        improved()
             return len(rows)
 
     def clear(self) -> None:
@@ -142,25 +160,28 @@ class Collection:
             columns = self._documents.columns()
         return list(map(Entry, *columns))
 
-    def search(self, queries: Matrix, k: int, where: Predicate | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any
+    ) -> list[list[Hit]]:
         """Return the `k` nearest documents of each query, or all if there are fewer.
 
         Args:
             queries: [q, dimension]
             k: At least 1.
             where: Admits documents by their metadata, before the cut at `k`.
+            how: Handed to the search function.
         """
         allowed = self._admitted(where)
         with self._gate.reading():
-            return self._nearest(queries, k, allowed)
+            return self._nearest(queries, k, allowed, *how)
 
     def candidates(
-        self, query: Matrix, k: int, where: Predicate | None = None
+        self, query: Matrix, k: int, where: Predicate | None = None, *how: Any
     ) -> tuple[list[Hit], Matrix]:
         """Return the `k` nearest documents of one query, and their vectors [hits, dimension]."""
         allowed = self._admitted(where)
         with self._gate.reading():
-            hits = self._nearest(query, k, allowed)[0]
+            hits = self._nearest(query, k, allowed, *how)[0]
             if self._index is None or not hits:
                 return [], np.empty((0, query.shape[1]), dtype=np.float32)
             rows = np.array([hit.row for hit in hits], dtype=np.int64)
@@ -196,11 +217,11 @@ class Collection:
         # Rows that go before the search are not found, and no later document can have their number.
         return rows[np.fromiter(admitted, dtype=np.bool_, count=len(rows))]
 
-    def _nearest(self, queries: Matrix, k: int, allowed: Rows | None) -> list[list[Hit]]:
+    def _nearest(self, queries: Matrix, k: int, allowed: Rows | None, *how: Any) -> list[list[Hit]]:
         k = min(k, len(self._documents) if allowed is None else len(allowed))
         if self._index is None or k == 0:
             return [[] for _ in queries]
-        scores, rows = self._search(self._index, queries, k, allowed)
+        scores, rows = self._search(self._index, queries, k, allowed, *how)
         return [
             [
                 Hit(entry, score, row)

@@ -44,6 +44,10 @@ class SavedIndex(Protocol):
     def dimension(self) -> int:
         """Width of the vectors."""
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Numbers the kind was given."""
+
     def rows(self) -> NDArray[np.int64]:
         """Return the rows, in any order."""
 
@@ -95,6 +99,7 @@ def save(folder: Path, *, index: SavedIndex, documents: Documents, identity: Ide
             identity=identity,
             index=_seal(index_path),
             documents=_seal(documents_path),
+            parameters=index.parameters,
         )
         temporary.write_text(manifest.to_json(), encoding="utf-8")
         _seal(temporary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,8 @@ class Manifest:
         identity: The embedding model.
         index: The vectors by row.
         documents: The documents by row, as lines of JSON.
+        parameters: Numbers the kind was given, such as `nprobe`. Stores of the exact kind have
+            none, and older ones lack the field.
     """
 
     generation: int
@@ -52,6 +54,7 @@ class Manifest:
     identity: Identity
     index: File
     documents: File
+    parameters: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""
@@ -119,7 +122,15 @@ def _manifest(values: Any) -> Manifest:
         ),
         index=_file(_take(values, "index", dict), index_name(generation)),
         documents=_file(_take(values, "documents", dict), documents_name(generation)),
+        parameters=_numbers(values),
     )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, int]:
+    if "parameters" not in values:
+        return {}
+    numbers = _take(values, "parameters", dict)
+    return {name: _take(numbers, name, int) for name in numbers}
 
 
 def _file(values: Mapping[str, Any], expected: str) -> File:

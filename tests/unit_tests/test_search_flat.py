@@ -40,7 +40,7 @@ def best(metric: Metric, stored: Any, query: Any, k: int) -> Any:
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown index kind 'ivf'; known: flat"):
+    with pytest.raises(ValueError, match="unknown index kind 'ivf'; known: auto, flat"):
         kinds.get("ivf")
 
 

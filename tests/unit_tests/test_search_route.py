@@ -105,7 +105,7 @@ def queries(count: int = 3) -> Any:
 
 
 def truth(index: VectorIndex, k: int) -> Any:
-    return index.faiss.search(queries(), k)[1].tolist()
+    return index.search(queries(), k).rows.tolist()
 
 
 def test_the_cpu_build_asks_nobody_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

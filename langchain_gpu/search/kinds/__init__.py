@@ -1,39 +1,79 @@
-"""Index kinds by name. One file each: `create(dimension, metric)` and `load(path, ...)`."""
+"""Index kinds by name, or by a FAISS factory string.
+
+| kind | finds | bytes of a 384-wide vector | removes | trains | take it for |
+|---|---|---|---|---|---|
+| `"flat"` | the true neighbors | 1,544 | yes | no | up to some 350,000 vectors; a GPU: millions |
+| `"fp16"` | nearly always the same | 776 | yes | no | as flat, with half the memory |
+| `"sq8"` | 99 of 100 | 392 | yes | yes | as flat, with a quarter of the memory |
+| `"ivf_flat"` | about 95 of 100 | 1,544 | yes | yes | a million and more that come and go |
+| `"ivf_sq8"` | about 95 of 100 | 392 | yes | yes | the same, with a quarter of the memory |
+| `"ivf_pq"` | about 80 of 100 | 104 | yes | yes | what fits in memory in no other form |
+| `"hnsw"` | about 97 of 100 | 1,816 | marks only | no | many searches, few changes; slow to build |
+| `"auto"` | | | | | flat up to 512 MiB of vectors, then `"ivf_flat"` |
+
+A kind that is trained keeps its vectors flat, and so finds the true neighbors, until there are
+enough to train from: 50,000 for a named IVF kind, 1,000 for `"sq8"`, `train_size` where it is
+given. `bytes_needed` says what an index takes.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from langchain_gpu.search.base import Metric, VectorIndex
-
-_HOMES = {"flat": "langchain_gpu.search.kinds.flat"}
+from langchain_gpu._extras import require
+from langchain_gpu.search.base import EFFORT, Effort, Metric, VectorIndex
+from langchain_gpu.search.kinds import shapes
+from langchain_gpu.search.kinds.shapes import NAMES, bytes_needed
 
 
 class Kind(Protocol):
-    """What the module of a kind offers."""
+    """What makes indexes of a kind."""
 
     def create(self, dimension: int, metric: Metric) -> VectorIndex:
-        """Return an empty index."""
+        """Return an empty index.
+
+        Raises:
+            ValueError: The kind cannot hold vectors of this width.
+        """
+
+    def check(self, effort: Effort) -> None:
+        """Do nothing if an index of this kind can search with this effort.
+
+        Raises:
+            ValueError: A number means nothing for it, or is below 1.
+        """
 
     def load(self, path: Path, metric: Metric) -> VectorIndex:
-        """Read an index from `path`."""
+        """Read an index from `path`.
+
+        Raises:
+            ValueError: The file holds another kind of index, or one of another metric.
+            RuntimeError: FAISS cannot read it.
+        """
 
 
-def get(kind: str) -> Kind:
+def get(
+    kind: str, *, train_size: int | None = None, seed: int = 0, effort: Effort = EFFORT
+) -> Kind:
     """Return the kind called `kind`.
 
+    Args:
+        kind: One of `NAMES`, or a FAISS factory string.
+        train_size: Vectors to train from; the index stays flat until there are so many.
+        seed: Decides which vectors training looks at, and where it starts.
+        effort: How far a search looks that does not say it.
+
     Raises:
-        ValueError: There is none; the message lists the known ones.
+        ValueError: There is no such kind (the message lists the known ones), or an argument does
+            not go with it.
         ImportError: FAISS is not installed; the message holds the pip line.
     """
-    try:
-        home = _HOMES[kind]
-    except KeyError:
-        known = ", ".join(sorted(_HOMES))
-        raise ValueError(f"unknown index kind {kind!r}; known: {known}") from None
-    return cast("Kind", import_module(home))
+    shapes.check(kind)
+    require("faiss", extra="faiss")
+    from langchain_gpu.search.kinds.index import FaissKind
+
+    return cast("Kind", FaissKind(kind, train_size, seed, effort))
 
 
-__all__ = ["Kind", "get"]
+__all__ = ["NAMES", "Kind", "bytes_needed", "get"]

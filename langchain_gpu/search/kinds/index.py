@@ -1,0 +1,251 @@
+"""An index of a kind: it starts as it can, and becomes what it should when there are enough."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from langchain_gpu.search.base import EFFORT, Effort, Found, Matrix, Metric, Mirrored, Rows
+from langchain_gpu.search.kinds import shapes
+from langchain_gpu.search.kinds.bodies import SLICE, Body, faiss, metric_type, shape_of
+from langchain_gpu.search.kinds.inverted import Inverted
+from langchain_gpu.search.kinds.ordered import Graph, Ordered
+from langchain_gpu.search.kinds.shapes import FLAT, Shape
+
+logger = logging.getLogger("langchain_gpu")
+
+EF_CONSTRUCTION = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FaissKind:
+    """Makes indexes of one kind; see `langchain_gpu.search.kinds.get` for the attributes."""
+
+    name: str
+    train_size: int | None = None
+    seed: int = 0
+    effort: Effort = EFFORT
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together, before there are vectors.
+
+        Raises:
+            ValueError: An argument does not go with the kind, or is no positive number.
+        """
+        _check(self.name, {"train_size": self.train_size})
+        self.check(self.effort)
+
+    def check(self, effort: Effort) -> None:
+        """Do nothing if an index of this kind can search with this effort."""
+        _check(self.name, effort._asdict())
+
+    def create(self, dimension: int, metric: Metric) -> FaissIndex:
+        """Return an empty index."""
+        shapes.choose(self.name, 2**62, dimension, self.train_size)  # refuses a width early
+        shape = shapes.choose(self.name, 0, dimension, self.train_size)
+        return FaissIndex(self, metric, _body(_make(shape, dimension, metric, self.seed)))
+
+    def load(self, path: Path, metric: Metric) -> FaissIndex:
+        """Read an index from `path`."""
+        index = faiss.read_index(str(path))
+        body = _read_body(index)
+        if body is None or not shapes.belongs(self.name, body.shape, index.d):
+            raise ValueError(f"{path.name} holds no {self.name} index with ids")
+        if index.metric_type != metric_type(metric):
+            raise ValueError(f"{path.name} was not built for the metric {metric!r}")
+        return FaissIndex(self, metric, body, index)
+
+
+class FaissIndex:
+    """Vectors by row. The truth; searchers on devices hold copies."""
+
+    def __init__(self, kind: FaissKind, metric: Metric, body: Body, owner: Any = None) -> None:
+        """Wrap a body.
+
+        Args:
+            kind: What it is to become.
+            metric: Its metric.
+            body: What it is now.
+            owner: The object that frees the body's memory, where the body itself does not.
+        """
+        self.kind = kind.name
+        self.metric = metric
+        self.version = 0
+        self._wanted = kind
+        self._body = body
+        self._owner = owner
+        written = owner if owner is not None else body.written()
+        self.dimension: int = written.d
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """What `get` needs beside the name: those of its numbers that were given."""
+        wanted = self._wanted
+        given = {"train_size": wanted.train_size, **wanted.effort._asdict()}
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def shape(self) -> str:
+        """What it is now, as a factory string."""
+        return str(self._body.shape)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every vector is looked at, as it was given."""
+        return self._body.shape == FLAT
+
+    def __len__(self) -> int:
+        """Count the vectors."""
+        return len(self._body)
+
+    def improve(self, incoming: Matrix | None = None) -> Callable[[], None] | None:
+        """Train, move, or build again, beside the searches; see `VectorIndex.improve`."""
+        if incoming is None:
+            incoming = np.empty((0, self.dimension), dtype=np.float32)
+        shape = self._next(len(self) + len(incoming))
+        if shape is None:
+            return None
+        before = self._body.shape
+        made = _make(shape, self.dimension, self.metric, self._wanted.seed)
+        if shape.trained:
+            made.train(self._sample(shape, incoming))
+        body = _body(made)
+        rows = self._body.rows()
+        for start in range(0, len(rows), SLICE):
+            part = rows[start : start + SLICE]
+            body.add(part, self._body.vectors(part))
+
+        def take_over() -> None:
+            self._body, self._owner = body, None
+            self.version += 1
+            logger.info(
+                "index %r: %s vectors moved from %s to %s",
+                self.kind,
+                f"{len(rows):,}",
+                before,
+                shape,
+            )
+
+        return take_over
+
+    def add(self, rows: Rows, vectors: Matrix) -> None:
+        """Add vectors under new rows, higher than any before."""
+        self._body.add(rows, vectors)
+        self.version += 1
+
+    def remove(self, rows: Rows) -> None:
+        """Remove rows; unknown ones are ignored."""
+        if self._body.remove(rows):
+            self.version += 1
+
+    def rows(self) -> Rows:
+        """Return the rows."""
+        return self._body.rows()
+
+    def vectors(self, rows: Rows) -> Matrix:
+        """Return the stored vectors of `rows`."""
+        return self._body.vectors(rows)
+
+    def search(
+        self, queries: Matrix, k: int, allowed: Rows | None = None, effort: Effort = EFFORT
+    ) -> Found:
+        """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
+        own = self._wanted.effort
+        return self._body.search(
+            queries,
+            k,
+            allowed,
+            Effort(effort.nprobe or own.nprobe, effort.ef_search or own.ef_search),
+        )
+
+    def mirrored(self) -> Mirrored | None:
+        """Return what a GPU can copy."""
+        return self._body.mirrored()
+
+    def save(self, path: Path) -> None:
+        """Write the index; a full disk raises Python's own OSError."""
+        with path.open("wb") as file:
+            faiss.write_index(self._body.written(), faiss.PyCallbackIOWriter(file.write))
+
+    def _next(self, count: int) -> Shape | None:
+        """Return what `count` vectors should be, if that is worth the work."""
+        wanted, now = self._wanted, self._body.shape
+        shape = shapes.choose(wanted.name, count, self.dimension, wanted.train_size)
+        if shape.family != now.family:
+            return shape if now == FLAT else None  # what was compressed does not come back
+        if now.family == "hnsw":
+            return now if self._body.dead > len(self._body) else None
+        # Lists that have become long; not where the vectors would be compressed a second time.
+        longer = (
+            now.family == "ivf"
+            and now.coding == "Flat"
+            and shape.lists >= shapes.GROWTH * now.lists
+        )
+        return shape if longer else None
+
+    def _sample(self, shape: Shape, incoming: Matrix) -> Matrix:
+        """Return the vectors to train from, a random part of all."""
+        rows = self._body.rows()
+        count = len(rows) + len(incoming)
+        size = min(count, self._wanted.train_size or max(shapes.SAMPLE * shape.centroids, SLICE))
+        chosen = np.random.default_rng(self._wanted.seed).choice(count, size, replace=False)
+        chosen.sort()
+        here = int(np.searchsorted(chosen, len(rows)))
+        old = self._body.vectors(rows[chosen[:here]])
+        return np.concatenate([old, incoming[chosen[here:] - len(rows)]])
+
+
+def _check(kind: str, given: Mapping[str, int | None]) -> None:
+    for name, value in given.items():
+        if value is not None and operator.index(value) < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    shapes.check_arguments(kind, given)
+
+
+def _make(shape: Shape, dimension: int, metric: Metric, seed: int) -> Any:
+    """Return an empty FAISS index."""
+    index = faiss.index_factory(dimension, str(shape), metric_type(metric))
+    if shape.family == "hnsw":
+        index.hnsw.efConstruction = EF_CONSTRUCTION
+    clusterings = [index.cp] if shape.family == "ivf" else []
+    clusterings += [index.pq.cp] if shape.coding == "PQ" else []
+    for clustering in clusterings:
+        clustering.seed = seed + 1
+        clustering.min_points_per_centroid = 1  # the sample is our choice: no warning on stderr
+        clustering.max_points_per_centroid = 2**30
+    return index
+
+
+def _body(index: Any, numbers: Rows | None = None) -> Body:
+    if isinstance(index, faiss.IndexIVF):
+        return Inverted(index)
+    if isinstance(index, faiss.IndexHNSW):
+        return Graph(index, numbers)
+    return Ordered(index, numbers)
+
+
+def _read_body(index: Any) -> Body | None:
+    """Return the body in what FAISS read, None where it is none of ours."""
+    numbers = None
+    inner = index
+    if isinstance(index, faiss.IndexIDMap):
+        numbers = faiss.vector_to_array(index.id_map)
+        index.id_map.clear()
+        inner = faiss.downcast_index(index.index)
+    numbered = numbers is not None
+    try:
+        family = shape_of(inner).family
+    except ValueError:
+        return None
+    if numbered is (family == "ivf"):
+        return None
+    return _body(inner, numbers)
+
+
+__all__ = ["FaissIndex", "FaissKind"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
+from langchain_gpu.engine.remote.cuts import Cuts
 from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
 from langchain_gpu.engine.remote.halves import by_halves
 from langchain_gpu.engine.remote.http import JsonClient
@@ -25,7 +25,6 @@ from langchain_gpu.engine.tasks.embed import (
     check_texts,
     surrogate_problem,
 )
-from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class RemoteEncoder(ABC):
         self._client = client
         self._max_items = config.server.batch_size
         self._in_flight = config.server.concurrency
-        self._warned = False
+        self._cuts = Cuts(client.host)
         self._device = Device(
             kind="remote", name=client.host, reason=f"{client.host} serves {config.model}"
         )
@@ -140,7 +139,14 @@ class RemoteEncoder(ABC):
 
     def forward(self, features: Request) -> Pending:
         """Send a request."""
-        return self._client.start(self._rows(features))
+        flight = self._client.start(self._rows(features))
+
+        def wait() -> Vectors:
+            vectors = flight()
+            self._cuts.tell()
+            return vectors
+
+        return wait
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:  # noqa: ARG002
         """See `Encoder.merge`: an item has one row here."""
@@ -167,29 +173,17 @@ class RemoteEncoder(ABC):
             cut: Let the server cut what is longer than the model's window.
         """
 
-    @property
-    @abstractmethod
-    def _cuts(self) -> bool:
-        """Whether the server can be told to cut what is too long, and else refuses it."""
-
     def _body(self, request: Request) -> dict[str, Any]:
         """Return the fields that every form of request has, and the user's own."""
         fields = self._fields.of_kind(request.options.task)
         return {"model": self._model, "input": request.inputs, **fields}
 
     async def _rows(self, request: Request) -> Vectors:
-        cut = self._cuts and request.options.on_long == "truncate"
+        allowed = request.options.on_long == "truncate"
 
         async def ask(part: Request) -> Vectors:
-            try:
-                return await self._ask(part, cut=False)
-            except RefusedError as error:
-                if not (cut and error.too_long):
-                    raise
-            # Asked to refuse first: only so does anybody learn that something was cut.
-            vectors = await self._ask(part, cut=True)
-            self._warn_of_cut(part)
-            return vectors
+            where = f"{part.what} {part.positions[0]}"
+            return await self._cuts.ask(self._ask, part, where, allowed=allowed)
 
         return await by_halves(request, ask, self._named, self._too_many)
 
@@ -212,7 +206,9 @@ class RemoteEncoder(ABC):
         text = f"{request.what} {request.positions[0]} was refused: {error}"
         if not error.too_long:
             return RefusedError(text, status=error.status or 0, detail=error.detail)
-        remedy = "split it" if self._cuts is False else "split it, or choose on_long='truncate'"
+        remedy = "split it, or choose on_long='truncate'"
+        if request.options.on_long == "truncate":
+            remedy = "the server does not cut it, so split it"
         return TextTooLongError(f"{text}. It is longer than the model's window: {remedy}")
 
     def _too_many(self, items: int) -> None:
@@ -220,17 +216,3 @@ class RemoteEncoder(ABC):
         if smaller < self._max_items:
             self._max_items = smaller
             logger.warning("%s takes at most %d texts per request", self._client.host, smaller)
-
-    def _warn_of_cut(self, request: Request) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        some = request.positions[0]
-        window = f"the {self.window} tokens" if self.window else "the window"
-        warnings.warn(
-            f"texts are longer than {window} that {self._model!r} reads, and were cut by "
-            f"{self._client.host} (in the request that begins with {request.what} {some}); "
-            f"split them, or choose on_long='error'",
-            TruncationWarning,
-            stacklevel=2,
-        )

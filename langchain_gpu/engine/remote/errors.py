@@ -16,6 +16,7 @@ _TOO_LONG = re.compile(
 )
 # Statuses that may be about what was sent, not about who asked or for which model.
 _ABOUT_ITEMS = frozenset({400, 413, 422})
+_NO_SUCH_PLACE = frozenset({404, 405})
 
 
 class ServerError(RuntimeError):
@@ -73,6 +74,11 @@ class RefusedError(ServerError):
     def about_items(self) -> bool:
         """Whether one of the items, or their number, may be the reason."""
         return self.status in _ABOUT_ITEMS or self.too_long
+
+    @property
+    def no_such_place(self) -> bool:
+        """Whether the server has nothing at that address, whatever the model."""
+        return self.status in _NO_SUCH_PLACE and "model" not in self.detail.lower()
 
 
 def says_too_long(detail: str) -> bool:

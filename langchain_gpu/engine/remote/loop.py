@@ -30,9 +30,13 @@ class Flight(Generic[T]):
         except CancelledError:
             raise RuntimeError("the connection was closed while a request was under way") from None
 
+    def cancel(self) -> None:
+        """End it, if it is still under way."""
+        self._future.cancel()
+
     def __del__(self) -> None:
         # Where one batch fails, nobody waits for those beside it any more.
-        self._future.cancel()
+        self.cancel()
 
 
 class Loop:

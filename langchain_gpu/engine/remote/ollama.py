@@ -29,10 +29,6 @@ class OllamaEncoder(RemoteEncoder):
         client = JsonClient(config.server.url or address.ollama_url(), config.server)
         super().__init__(config, client)
 
-    @property
-    def _cuts(self) -> bool:
-        return True
-
     async def _connect(self) -> int | None:
         try:
             shown = await self._client.post(f"{self._client.url}/api/show", {"model": self._model})

@@ -20,7 +20,6 @@ from langchain_gpu.engine.remote.request import PROBE, Items, Request
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 
 DEFAULT_URL = "http://localhost:8000"  # where vLLM and NIM listen
-_NO_SUCH_PLACE = frozenset({404, 405})
 
 
 class OpenAIEncoder(RemoteEncoder):
@@ -30,8 +29,9 @@ class OpenAIEncoder(RemoteEncoder):
     where the server takes that, else as numbers.
 
     Texts beyond the model's window: vLLM refuses them or cuts them, as `on_long` says, and a cut is
-    warned about. Other servers decide for themselves: what they refuse is an error that names the
-    text, and what they cut without a word nobody can know.
+    warned about. Other servers decide for themselves: a refusal is an error that names the text,
+    but TEI and infinity, as they are usually started, cut without a word, which nobody can see
+    from here.
     """
 
     reserved = frozenset({"model", "input", "encoding_format", "truncate_prompt_tokens"})
@@ -43,10 +43,6 @@ class OpenAIEncoder(RemoteEncoder):
         client = JsonClient(config.server.url or DEFAULT_URL, config.server)
         self._base = client.url
         super().__init__(config, client)
-
-    @property
-    def _cuts(self) -> bool:
-        return self._owner == "vllm"
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off.
@@ -106,7 +102,7 @@ class OpenAIEncoder(RemoteEncoder):
             try:
                 await self._client.post(f"{candidate}/embeddings", self._probe())
             except RefusedError as error:
-                if error.status in _NO_SUCH_PLACE:
+                if error.no_such_place:
                     continue
             return candidate
         return candidates[-1]
@@ -136,13 +132,16 @@ class OpenAIEncoder(RemoteEncoder):
         try:
             return await self._client.post(f"{self._base}/embeddings", body)
         except RefusedError as error:
-            if error.status != 404:  # noqa: PLR2004 - a model or a place that is not there
+            if error.no_such_place:
+                problem = f"nothing at {self._base}/embeddings; is that the right address?"
+            elif error.status == 404:  # noqa: PLR2004 - a model that is not there
+                problem = f"no model {self._model!r} for embeddings"
+                problem += f"; it serves {', '.join(self._known)}" if self._known else ""
+            else:
                 raise
-            known = f"; it serves: {', '.join(self._known)}" if self._known else ""
             raise RefusedError(
-                f"{self._client.host} has no model {self._model!r} for embeddings at "
-                f"{self._base}/embeddings{known} ({error.detail})",
-                status=404,
+                f"{self._client.host} has {problem} ({error.detail})",
+                status=error.status or 0,
                 detail=error.detail,
             ) from None
 

@@ -76,6 +76,7 @@ def _tokenizer(side: str = "right", *, bert: bool = True) -> PreTrainedTokenizer
     )
 
 
+_SHARP = 0.4  # of random weights: enough for tokens to attend to some and not to others
 _SIZES: dict[str, Any] = {
     "vocab_size": len(SPECIAL) + len(WORDS) + 2 * len(LETTERS),
     "hidden_size": 24,
@@ -119,7 +120,11 @@ def _roberta(folder: Path) -> SentenceTransformer:
 
 def _xlm_roberta(folder: Path) -> SentenceTransformer:
     config = XLMRobertaConfig(
-        max_position_embeddings=WINDOW + 2, pad_token_id=0, type_vocab_size=1, **_SIZES
+        max_position_embeddings=WINDOW + 2,
+        pad_token_id=0,
+        type_vocab_size=1,
+        initializer_range=_SHARP,
+        **_SIZES,
     )
     transformer = _transformer(folder, XLMRobertaModel(config), _tokenizer(bert=False))
     modules = [transformer, Pooling(24, ["mean", "max", "weightedmean"])]
@@ -132,7 +137,9 @@ def _modernbert(folder: Path) -> SentenceTransformer:
         max_position_embeddings=64,
         local_attention=6,
         layer_types=["full_attention", "sliding_attention"],
-        pad_token_id=0,
+        initializer_range=_SHARP,
+        **dict.fromkeys(["pad_token_id", "cls_token_id", "bos_token_id", "eos_token_id"], 0),
+        sep_token_id=0,
         **_SIZES,
     )
     transformer = _transformer(folder, ModernBertModel(config), _tokenizer(bert=False))

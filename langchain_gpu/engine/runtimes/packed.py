@@ -30,8 +30,9 @@ _PASSED_ON = {"cu_seq_lens_q", "max_length_q"}
 # Two batches of different lengths: one token, a few, more than the local windows of any model. The
 # engine sorts rows; nothing here may depend on that.
 PROOFS = ((3, 1, 300, 17), (140, 2, 9))
-# Half precision rounds the two ways differently; wrong positions or a missing window cost more.
-LEAST_COSINE = {"float32": 0.99999, "float16": 0.999, "bfloat16": 0.99}
+# Half precision rounds the two ways differently: by 1e-4 in bfloat16 with MiniLM, where positions
+# that are off by two cost from 2e-2 to 5e-1.
+LEAST_COSINE = {"float32": 0.99999, "float16": 0.999, "bfloat16": 0.995}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.tasks.padding import Features, rectangle
 
 OnLong = Literal["truncate", "mean", "error"]
-Features = dict[str, NDArray[np.int64]]
 
 
 class TextTooLongError(ValueError):
@@ -178,15 +178,16 @@ class TextTokenizer:
             multiple_of: The width is rounded up to a multiple of this.
         """
         packed: Packed = tokens.payload
-        lengths = tokens.lengths[rows][:, None]
-        width = -(-int(lengths.max()) // multiple_of) * multiple_of
-        columns = np.arange(width) - (width - lengths if self._left else 0)
-        mask = (columns >= 0) & (columns < lengths)
-        ids = np.full(mask.shape, self._pad_id, np.int64)
-        ids[mask] = packed.ids[(packed.offsets[rows][:, None] + columns)[mask]]
-        features = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+        features, _ = rectangle(
+            packed.ids,
+            packed.offsets[rows],
+            tokens.lengths[rows],
+            pad_id=self._pad_id,
+            left=self._left,
+            multiple_of=multiple_of,
+        )
         if "token_type_ids" in self._inputs:
-            features["token_type_ids"] = np.zeros_like(ids)
+            features["token_type_ids"] = np.zeros_like(features["input_ids"])
         return features
 
     @staticmethod

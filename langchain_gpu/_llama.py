@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -12,20 +13,27 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import xllamacpp
+from numpy.typing import NDArray
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 # Longest path a Unix socket may have, with room for systems that allow less than Linux's 107.
 _SOCKET_PATH = 100
 _HTTP_SECONDS = 30.0
+_POOLINGS = {
+    "mean": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN,
+    "cls": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_CLS,
+    "last": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST,
+}
 _LOOK_SECONDS = 0.1
 
 
@@ -58,6 +66,10 @@ class LlamaSettings:
         n_threads: CPU threads; None takes the cores that are free when the model is loaded. More
             than that is slower by magnitudes: threads that wait for each other spin.
         cores: CPU cores this process may use.
+        embedding: The server gives vectors and does not chat. A text then goes through in one
+            piece, so memory grows with the square of `n_ctx` where there is no flash attention.
+        pooling: How token vectors become one: `"mean" | "cls" | "last"`; None for the way the
+            file names.
     """
 
     path: Path
@@ -67,10 +79,12 @@ class LlamaSettings:
     main_gpu: int
     n_threads: int | None
     cores: int
+    embedding: bool = False
+    pooling: str | None = None
 
 
 class LlamaServer:
-    """A loaded GGUF model that answers chats. Safe to call from several threads.
+    """A loaded GGUF model that answers chats, or gives vectors. Safe to call from several threads.
 
     It is freed with the last reference to it. llama.cpp's server always listens: here on a Unix
     socket in a folder only this user may enter, elsewhere on a loopback port behind a random key.
@@ -136,9 +150,29 @@ class LlamaServer:
             raise failure
         _raise_error(result)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a plain text, without a leading special token."""
-        tokens: list[int] = self._ask("POST", "/tokenize", {"content": text})["tokens"]
+    def embed(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Return one unit vector per row of token ids, shape (rows, dimension).
+
+        Raises:
+            LlamaError: A row is empty, longer than a slot, or holds an unknown id; or the file
+                names no pooling and none was chosen.
+        """
+        body = {"input": [list(row) for row in rows], "encoding_format": "base64"}
+        answer = self._native.handle_embeddings(body)
+        _raise_error(answer)
+        data = sorted(answer["data"], key=lambda each: int(each["index"]))
+        whole = b"".join(base64.b64decode(each["embedding"]) for each in data)
+        return np.frombuffer(whole, np.float32).reshape(len(data), -1)
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the token ids of a text.
+
+        Args:
+            text: Anything that can be encoded as UTF-8.
+            special: Add the special tokens that the model expects around a text.
+        """
+        body = {"content": text, "add_special": special}
+        tokens: list[int] = self._ask("POST", "/tokenize", body)["tokens"]
         return tokens
 
     def prompt(self, body: Mapping[str, Any]) -> str:
@@ -156,6 +190,12 @@ class LlamaServer:
     def knows_tools(self) -> bool:
         """Whether the model's chat template can describe tools."""
         return bool(self._properties["chat_template_caps"]["supports_tools"])
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What llama.cpp knows of the model: `n_vocab`, `n_embd`, `ftype` and more."""
+        found: dict[str, Any] = self._ask("GET", "/v1/models")["data"][0]["meta"]
+        return found
 
     @cached_property
     def _properties(self) -> dict[str, Any]:
@@ -259,6 +299,11 @@ def _parameters(settings: LlamaSettings) -> Any:
     params.cpuparams.n_threads = n_threads
     params.cpuparams_batch.n_threads = n_threads
     params.n_threads_http = 1  # chats are called in process; only tokenizing goes over the socket
+    if settings.embedding:
+        params.embedding = True
+        params.n_batch = params.n_ubatch = settings.n_ctx  # a text is never cut into batches
+        if settings.pooling is not None:
+            params.pooling_type = _POOLINGS[settings.pooling]
     params.verbosity = 0
     params.ui = False
     params.endpoint_slots = False

@@ -141,6 +141,20 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     return OpenVINOEncoder(_folder(config), device, dtype=config.dtype, options=config.options)
 
 
+@register("llama_cpp")
+def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
+    require("xllamacpp", extra="llama-cpp")
+    from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
+
+    return LlamaCppEncoder(
+        resolve(config.model, kind="gguf", **config.where).path,
+        device,
+        dtype=config.dtype,
+        options=config.options,
+        fallback=config.fallback,
+    )
+
+
 @register("onnx")
 def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
     extra = "onnx-gpu" if device.kind == "cuda" else "onnx"

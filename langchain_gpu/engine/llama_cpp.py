@@ -1,0 +1,313 @@
+"""GGUF embedders through llama.cpp, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xllamacpp
+from numpy.typing import NDArray
+
+from langchain_gpu._llama import (
+    LlamaError,
+    LlamaServer,
+    LlamaSettings,
+    ModelLoadError,
+    shared_server,
+)
+from langchain_gpu.engine.batching import BatchRules
+from langchain_gpu.engine.config import Fallback
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
+from langchain_gpu.engine.tasks.embed import (
+    EmbedOptions,
+    TextTokenizer,
+    TextTooLongError,
+    check_texts,
+    surrogate_problem,
+)
+from langchain_gpu.events import warn_fallback
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+
+# A text goes through in one piece: the work space for it grows with the window, so a model that
+# reads 32,768 tokens gets that only where it is asked for.
+_WINDOW = 2048
+# On a CPU texts one after the other are as fast as several at a time; a GPU wants more at once.
+_CPU_SLOTS = 1
+_GPU_SLOTS = 8
+_OPTIONS = ("n_ctx", "n_gpu_layers", "n_parallel", "n_threads", "pooling")
+_POOLINGS = (None, "mean", "cls", "last")
+_CHARACTERS_PER_TOKEN = 64  # far above any language's average
+# What llama.cpp calls a card starts with one of these. A Vulkan build drives every maker's.
+_PREFIXES = {"cuda": ("cuda",), "rocm": ("rocm", "hip"), "xpu": ("sycl",), "mps": ("metal", "mtl")}
+_ANY = "vulkan"
+
+Ids = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of token ids, and the position of the first item in the caller's sequence."""
+
+    ids: list[Ids]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One batch, and whose it is."""
+
+    ids: list[Ids]
+    items: list[int]
+
+
+class LlamaCppEncoder:
+    """An embedder in a GGUF file; see `Encoder` and `TextEncoder`. Its vectors have unit length.
+
+    Args:
+        path: The `.gguf` file.
+        device: Where its layers go.
+        dtype: `"auto"`: the file brings its own.
+        options: `n_ctx`, the tokens of the longest text (2048, or the model's own window where
+            that is smaller); `pooling` (`"mean"`, `"cls"`, `"last"`) where the file names none;
+            `n_gpu_layers`, `n_parallel` and `n_threads` as llama.cpp means them.
+        fallback: `"cpu"` goes on there with a warning where the device cannot be used.
+
+    Raises:
+        DeviceNotFoundError: The device cannot be used and the policy is `"error"`.
+        ModelLoadError: The file is missing, damaged, or does not fit into memory.
+        ValueError: A dtype was asked for, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        *,
+        dtype: str = "auto",
+        options: Mapping[str, Any] | None = None,
+        fallback: Fallback = "cpu",
+    ) -> None:
+        chosen = dict(options or {})
+        if dtype != "auto":
+            raise ValueError(f"a GGUF file brings its own dtype; choose another file, not {dtype}")
+        if unknown := [name for name in chosen if name not in _OPTIONS]:
+            raise ValueError(f"unknown options {unknown}; llama_cpp knows {', '.join(_OPTIONS)}")
+        if chosen.get("pooling") not in _POOLINGS:
+            raise ValueError(f"pooling {chosen['pooling']!r} is not one of mean, cls, last")
+        self._path, self._options, self._fallback = path.resolve(), chosen, fallback
+        self._server: LlamaServer | None = None
+        self.to(device)
+        self._before, self._after = self._special_tokens()
+        self.dimension = int(self._embed([self._wrap(self._open.tokenize("a"))]).shape[1])
+
+    @property
+    def device(self) -> Device:
+        """Where the layers are, with the reason."""
+        return self._device
+
+    @property
+    def rules(self) -> BatchRules:
+        """How batches are to be planned: llama.cpp packs the rows of a batch by itself."""
+        return BatchRules(padded=False)
+
+    @property
+    def dtype(self) -> str:
+        """What the file's weights are in, in llama.cpp's words, for example `"F16"`."""
+        return str(self._open.facts.get("ftype", "gguf"))
+
+    @property
+    def window(self) -> int | None:
+        """Tokens the model reads at most, special tokens included."""
+        return self._open.n_ctx
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """None: a GGUF file holds no prompts for embedders."""
+        return {}
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """None; see `prompts`."""
+        return None
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text, special tokens included, nothing cut off."""
+        return [len(self._wrap(ids)) for ids in self._ids(texts, 0)]
+
+    def tokenize(self, items: Sequence[str], options: EmbedOptions, *, start: int = 0) -> Tokenized:
+        """See `Encoder.tokenize`.
+
+        Raises:
+            TextTooLongError: A text exceeds the window and the policy is `"error"`.
+        """
+        room = self._open.n_ctx - len(self._before) - len(self._after)
+        limit = room if options.on_long == "truncate" else None
+        check_texts(items, start=start)
+        rows, owners, truncated = [], [], []
+        for item, ids in enumerate(
+            self._ids([options.prompt + text for text in items], start, limit)
+        ):
+            if not ids and not self._before and not self._after:
+                raise ValueError(f"text {start + item} has no tokens, and this model adds none")
+            if len(ids) > room and options.on_long == "error":
+                raise TextTooLongError(
+                    f"text {start + item} is longer than the model's window of {self.window} "
+                    f"tokens; split it, or choose on_long='truncate' or 'mean'"
+                )
+            pieces = [ids[at : at + room] for at in range(0, max(1, len(ids)), room)]
+            if len(pieces) > 1 and options.on_long == "truncate":
+                pieces = pieces[:1]
+                truncated.append(item)
+            rows += [self._wrap(piece) for piece in pieces]
+            owners += [item] * len(pieces)
+        windowed = np.array(owners, np.int64) if len(owners) > len(items) else None
+        return self._tokenized(rows, start, windowed, truncated)
+
+    def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
+        """See `TextEncoder.from_ids`."""
+        window, size = self._open.n_ctx, int(self._open.facts["n_vocab"])
+        for index, row in enumerate(rows):
+            if not len(row):
+                problem = "is empty"
+            elif len(row) > window:
+                problem = f"has {len(row)} ids, and the model's window {window}"
+            elif min(row) < 0 or max(row) >= size:
+                problem = f"holds an id outside the vocabulary of {size}"
+            else:
+                continue
+            raise ValueError(f"token row {start + index} {problem}")
+        return self._tokenized([[int(each) for each in row] for row in rows], start)
+
+    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> _Part:
+        """See `Encoder.prepare`."""
+        whole: _Rows = tokens.payload
+        items = rows if tokens.owners is None else tokens.owners[rows]
+        return _Part([whole.ids[row] for row in rows], (items + whole.start).tolist())
+
+    def forward(self, features: _Part) -> Pending:
+        """See `Encoder.forward`."""
+        try:
+            return done(self._embed(features.ids))
+        except LlamaError as error:
+            items = ", ".join(map(str, features.items[:10])) + ", ..." * (len(features.items) > 10)  # noqa: PLR2004
+            message = f"{error.details.get('message', error)} (in a batch of the texts {items})"
+            raise LlamaError({**error.details, "message": message}) from error
+
+    def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
+        """See `Encoder.merge`."""
+        return TextTokenizer.merge(tokens, vectors)
+
+    def to(self, device: Device) -> None:
+        """Load the file onto `device`, or onto the CPU where the policy allows.
+
+        Raises:
+            DeviceNotFoundError: The device cannot be used and the policy is `"error"`.
+            ModelLoadError: The file does not fit into memory.
+        """
+        self._server = None  # never two models at once
+        problem = self._start(device)
+        if problem is None:
+            return
+        if self._fallback == "error":
+            raise DeviceNotFoundError(f"{device} cannot be used and fallback='error': {problem}")
+        warn_fallback(None, what="embedding", source=str(device), target="cpu", reason=problem)
+        self._load(replace(select_device("cpu"), reason=problem))
+
+    def close(self) -> None:
+        """Let go of the weights; they are freed with the last encoder that uses them."""
+        self._server = None
+
+    def _start(self, device: Device) -> str | None:
+        """Load onto a device; return what stands against it."""
+        layers: int | None = self._options.get("n_gpu_layers")
+        if device.kind == "cpu":
+            if layers:
+                return f"n_gpu_layers={layers}, but {device.reason}"
+            self._load(device)
+            return None
+        main_gpu = _main_gpu(device, xllamacpp.get_device_info())
+        if main_gpu is None:
+            return (
+                "this build of xllamacpp does not see it; the README of xllamacpp names the builds "
+                "for CUDA, ROCm and Vulkan"
+            )
+        try:
+            self._load(device, -1 if layers is None else layers, main_gpu)
+        except ModelLoadError as error:
+            return str(error)
+        return None
+
+    def _load(self, device: Device, n_gpu_layers: int = 0, main_gpu: int = 0) -> None:
+        slots = _CPU_SLOTS if device.kind == "cpu" else _GPU_SLOTS
+        self._server = shared_server(
+            LlamaSettings(
+                path=self._path,
+                n_ctx=self._options.get("n_ctx") or _WINDOW,
+                n_parallel=self._options.get("n_parallel") or slots,
+                n_gpu_layers=n_gpu_layers,
+                main_gpu=main_gpu,
+                n_threads=self._options.get("n_threads"),
+                cores=select_device("cpu").cores or 1,
+                embedding=True,
+                pooling=self._options.get("pooling"),
+            )
+        )
+        self._device = replace(device, reason=f"{device.reason}; llama.cpp runs the model")
+
+    @property
+    def _open(self) -> LlamaServer:
+        if self._server is None:
+            raise RuntimeError("this encoder is closed")
+        return self._server
+
+    def _embed(self, rows: list[Ids]) -> Vectors:
+        return self._open.embed(rows)
+
+    def _special_tokens(self) -> tuple[Ids, Ids]:
+        """Return what the model wants before and after a text."""
+        plain, whole = self._open.tokenize("a"), self._open.tokenize("a", special=True)
+        for at in range(len(whole) - len(plain) + 1):
+            if whole[at : at + len(plain)] == plain:
+                return whole[:at], whole[at + len(plain) :]
+        raise ValueError(f"{self._path.name} tokenizes a text in a way that cannot be cut")
+
+    def _wrap(self, ids: Ids) -> Ids:
+        return [*self._before, *ids, *self._after]
+
+    def _ids(self, texts: Sequence[str], start: int, limit: int | None = None) -> Iterable[Ids]:
+        """Yield the ids of each text without special tokens; no more than needed of a huge one."""
+        server = self._open
+        check_texts(texts, start=start)
+        for index, text in enumerate(texts):
+            if (problem := surrogate_problem(text)) is not None:
+                raise ValueError(f"text {start + index} {problem}")
+            if limit is not None and len(text) > _CHARACTERS_PER_TOKEN * limit:
+                # Up to a space the tokens do not depend on what follows.
+                end = text.rfind(" ", 0, _CHARACTERS_PER_TOKEN * limit)
+                head = server.tokenize(text[:end]) if end > 0 else []
+                if len(head) > limit:
+                    yield head
+                    continue
+            yield server.tokenize(text)
+
+    @staticmethod
+    def _tokenized(
+        rows: list[Ids],
+        start: int,
+        owners: NDArray[np.int64] | None = None,
+        truncated: Sequence[int] = (),
+    ) -> Tokenized:
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return Tokenized(lengths, _Rows(rows, start), owners, np.array(truncated, np.int64))
+
+
+def _main_gpu(device: Device, infos: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return which of llama.cpp's GPUs `device` is; it sees those of its own build only."""
+    gpus = [info for info in infos if info["type"].name.endswith("GPU")]  # GPU and IGPU
+    names = (*_PREFIXES.get(device.kind, ()), _ANY)
+    kin = [at for at, gpu in enumerate(gpus) if gpu["name"].lower().startswith(names)]
+    index = device.index or 0
+    return kin[index] if index < len(kin) else None

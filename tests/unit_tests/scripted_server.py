@@ -1,0 +1,202 @@
+"""An HTTP server that answers by script, on a Unix socket: unit tests have no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from httpx import AsyncHTTPTransport
+
+from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.remote import http
+
+DIMENSION = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came in."""
+
+    path: str
+    body: Any
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back.
+
+    Attributes:
+        body: Bytes as they are, anything else as JSON.
+        status: HTTP status.
+        headers: More headers.
+        delay: Seconds to wait first; a closing server does not wait.
+        cut: Send half of the body, then drop the connection.
+    """
+
+    body: Any = b""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    cut: bool = False
+
+
+Script = Callable[[Asked], Reply]
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is what some tests are about."""
+
+
+class Scripted:
+    """The server: what it was asked, and how to have it answer.
+
+    Attributes:
+        script: Called for every request; tests replace it.
+        asked: Every request so far.
+        busiest: Most requests it had at the same time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.script: Script = lambda _: Reply(status=404, body={"error": "not found"})
+        self.asked: list[Asked] = []
+        self.busiest = 0
+        self.path = folder / "s"
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._now = 0
+        self._server = _Server(str(self.path), self._handler())
+
+    def of(self, path: str) -> list[Any]:
+        """Bodies of the requests for `path`."""
+        return [asked.body for asked in self.asked if asked.path == path]
+
+    @contextmanager
+    def running(self) -> Iterator[Scripted]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.closing.set()
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join(5)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                raw = self.rfile.read(length)
+                asked = Asked(
+                    self.path,
+                    json.loads(raw) if raw else None,
+                    {name.lower(): value for name, value in self.headers.items()},
+                )
+                with outer._lock:
+                    outer.asked.append(asked)
+                    outer._now += 1
+                    outer.busiest = max(outer.busiest, outer._now)
+                try:
+                    reply = outer.script(asked)
+                    outer.closing.wait(reply.delay) if reply.delay > 1 else time.sleep(reply.delay)
+                finally:
+                    with outer._lock:
+                        outer._now -= 1
+                body = reply.body
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(reply.status)
+                self.send_header("Content-Length", str(len(data)))
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2] if reply.cut else data)
+                self.close_connection = reply.cut
+
+            do_GET = do_POST = answer  # noqa: N815 - the base class's names
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Say nothing."""
+
+        return Handler
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch, script: Script | None = None) -> Iterator[Scripted]:
+    """Run a server to which every address leads. Nothing waits between attempts."""
+    with TemporaryDirectory() as folder:  # a short path: sockets want that
+        server = Scripted(Path(folder))
+        if script is not None:
+            server.script = script
+        monkeypatch.setattr(http, "new_transport", lambda: AsyncHTTPTransport(uds=str(server.path)))
+        monkeypatch.setattr(http, "_BACK_OFF", lambda _: 0.0)
+        with server.running():
+            yield server
+
+
+def vector_of(text: Any) -> list[float]:
+    """What the scripted models compute: one that tells texts apart."""
+    data = json.dumps(text).encode()
+    return [float(len(data)), float(sum(data)), float(data[len(data) // 2])]
+
+
+def vectors_of(texts: list[Any]) -> Vectors:
+    return np.array([vector_of(text) for text in texts], np.float32)
+
+
+def embeddings(body: Any, rows: list[Any] | None = None) -> Reply:
+    """Answer in OpenAI's form."""
+    rows = vectors_of(body["input"]).tolist() if rows is None else rows
+    if body.get("encoding_format") == "base64":
+        rows = [base64.b64encode(np.array(row, "<f4").tobytes()).decode() for row in rows]
+    data = [{"index": place, "embedding": row} for place, row in enumerate(rows)]
+    return Reply({"object": "list", "data": data, "model": body["model"]})
+
+
+def models(*names: str, **more: Any) -> Reply:
+    """Answer with a list of models, as vLLM does."""
+    return Reply({"data": [{"id": name, "owned_by": "vllm", **more} for name in names]})
+
+
+def openai(asked: Asked) -> Reply:
+    """A whole server with the model `m`."""
+    if asked.path == "/v1/models":
+        return models("m", max_model_len=256)
+    if asked.path == "/v1/embeddings":
+        return embeddings(asked.body)
+    return Reply(status=404, body={"detail": "Not Found"})
+
+
+def ollama(asked: Asked) -> Reply:
+    """A whole Ollama with the model `m`."""
+    if asked.path == "/api/version":
+        return Reply({"version": "0.9.3"})
+    if asked.body is not None and asked.body.get("model") != "m":
+        name = asked.body.get("model")
+        return Reply(status=404, body={"error": f'model "{name}" not found, try pulling it first'})
+    if asked.path == "/api/show":
+        return Reply({"model_info": {"general.architecture": "bert", "bert.context_length": 512}})
+    if asked.path == "/api/embed":
+        return Reply({"model": "m", "embeddings": vectors_of(asked.body["input"]).tolist()})
+    return Reply(status=404, body=b"404 page not found")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 
 from langchain_gpu.embeddings import GPUEmbeddings
-from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from tests.unit_tests.tiny_models import WINDOW
 
@@ -22,7 +18,7 @@ Tiny = Callable[[str], str]
 ALL = ["bert", "bert-without-prompt", "roberta-cls", "qwen3-last-token", "static"]
 CASES = [
     *(("torch", name) for name in ALL),
-    *(("openvino", name) for name in ("bert", "roberta-cls")),
+    *(("openvino", name) for name in ("bert", "roberta-cls", "qwen3-last-token")),
 ]
 TEXTS = [
     "",
@@ -85,7 +81,8 @@ class TestParity:
 
 
 @pytest.mark.parametrize(
-    ("backend", "name"), [("torch", "bert"), ("openvino", "bert"), ("torch", "qwen3-last-token")]
+    ("backend", "name"),
+    [(backend, name) for backend in ("torch", "openvino") for name in ("bert", "qwen3-last-token")],
 )
 def test_half_precision_unit_vectors_are_units(tiny: Tiny, backend: Any, name: str) -> None:
     embeddings = GPUEmbeddings(model=tiny(name), backend=backend, dtype="bfloat16")
@@ -137,89 +134,3 @@ def test_a_megabyte_of_which_a_window_is_kept(tiny: Tiny) -> None:
     model = SentenceTransformer(tiny("bert"), device="cpu")
     assert np.allclose(rows.vectors, model.encode_document(texts), atol=1e-5)
     assert rows.report.truncated == (0, 1)
-
-
-class TestOpenVINO:
-    """What is particular to the runtime that auto takes on a CPU."""
-
-    def test_auto_takes_it_and_says_so(self, tiny: Tiny) -> None:
-        embeddings = GPUEmbeddings(model=tiny("bert"), device="cpu", dtype="float32")
-        assert embeddings.backend_reason == "openvino: the fastest on a CPU, and installed"
-
-    @pytest.mark.parametrize(
-        ("name", "match"),
-        [
-            ("static", "prepares its texts in its own way"),
-            ("bert-without-prompt", "its pooling"),
-            # rows of padding on the left see no token at all, which the traced softmax makes NaN
-            ("qwen3-last-token", "computes something else when traced"),
-        ],
-    )
-    def test_what_it_cannot_run_goes_to_torch(self, tiny: Tiny, name: str, match: str) -> None:
-        automatic = GPUEmbeddings(model=tiny(name), device="cpu", dtype="float32")
-        assert automatic.backend_reason.startswith("torch: openvino does not take the model")
-        with pytest.raises(NotConvertibleError, match=match):
-            GPUEmbeddings(model=tiny(name), backend="openvino").embed_query("one")
-
-    def test_without_it_auto_names_the_pip_line(
-        self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("langchain_gpu.engine.backends.is_installed", lambda _: False)
-        reason = GPUEmbeddings(model=tiny("bert"), device="cpu").backend_reason
-        assert 'pip install "langchain-gpu[openvino]"' in reason
-
-    def test_float16_on_a_cpu_goes_to_torch(self, tiny: Tiny) -> None:
-        embeddings = GPUEmbeddings(model=tiny("bert"), device="cpu", dtype="float16")
-        assert embeddings.backend_reason.startswith("torch: openvino does not compute in float16")
-
-    def test_a_model_is_converted_once(
-        self, tiny: Tiny, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        first = GPUEmbeddings(model=tiny("bert"), backend="openvino", dtype="float32")
-        vector = first.embed_query("the gpu")
-        assert list(cache.glob("langchain-gpu/openvino/bert-*/model.xml"))
-
-        def refuse(*_: object, **__: object) -> None:
-            raise AssertionError("converted again")
-
-        monkeypatch.setattr("openvino.convert_model", refuse)
-        again = GPUEmbeddings(model=tiny("bert"), backend="openvino", dtype="float32")
-        assert again.embed_query("the gpu") == vector
-
-    def test_a_cache_that_cannot_be_written_is_no_failure(
-        self, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "file").write_text("in the way")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        embeddings = GPUEmbeddings(model=tiny("bert"), backend="openvino", dtype="float32")
-        with pytest.warns(RuntimeWarning, match="is not cached"):
-            embeddings.embed_query("one")
-
-    def test_a_conversion_that_computes_something_else_is_refused(
-        self, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """As if tracing had lost something: the converted module sees its ids reversed."""
-        convert = openvino.convert_model
-
-        def lossy(module: torch.nn.Module, **kwargs: Any) -> Any:
-            module.register_forward_hook(lambda _module, _inputs, output: output.flip(1))
-            try:
-                return convert(module, **kwargs)
-            finally:
-                module._forward_hooks.clear()
-
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(openvino, "convert_model", lossy)
-        embeddings = GPUEmbeddings(model=tiny("bert"), backend="openvino", dtype="float32")
-        with pytest.raises(NotConvertibleError, match="computes something else when traced"):
-            embeddings.embed_query("one")
-        assert not list(tmp_path.rglob("model.xml")), "it must not be cached"
-
-    def test_another_device_is_refused(self, tiny: Tiny) -> None:
-        from langchain_gpu.engine.backends import create
-        from langchain_gpu.engine.config import EmbedderConfig
-        from langchain_gpu.hardware.devices import Device
-
-        card = Device(kind="cuda", index=0, name="fake", reason="fake")
-        with pytest.raises(ValueError, match="runs on the CPU, not on cuda:0"):
-            create(EmbedderConfig(model=tiny("bert"), backend="openvino"), card)

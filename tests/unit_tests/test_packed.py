@@ -28,8 +28,9 @@ from langchain_gpu.engine.runtimes.attention import (
     kernel_for,
     packed_attention,
 )
+from langchain_gpu.engine.runtimes.landing import Landing
 from langchain_gpu.engine.runtimes.packed import PackedBatch
-from langchain_gpu.engine.runtimes.torch import Landing, TorchEncoder
+from langchain_gpu.engine.runtimes.torch import TorchEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.models.resolve import resolve
@@ -160,7 +161,7 @@ def test_a_pad_token_inside_a_text(tiny: Tiny, name: str) -> None:
     for layout in ("packed", "padded"):
         model = kept(tiny(name), layout)
         found.append(model.forward(model.prepare(model.from_ids(rows), np.arange(4)))())
-    assert np.allclose(*found, atol=1e-5)
+    assert np.allclose(found[0], found[1], atol=1e-5)
 
 
 def test_a_row_without_a_token_is_zero(tiny: Tiny) -> None:
@@ -280,8 +281,8 @@ def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments)
     assert q.shape[-1] == v.shape[-1]
     assert q.shape[-1] % 8 == 0
     assert int(segments.offsets.diff().max()) <= segments.longest
-    across = (each.transpose(0, 1)[None] for each in (q, k, v))
-    return by_row(*across, segments)[0].transpose(0, 1)
+    query, key, value = (each.transpose(0, 1)[None] for each in (q, k, v))
+    return by_row(query, key, value, segments)[0].transpose(0, 1)
 
 
 class Layer(torch.nn.Module):
@@ -338,7 +339,7 @@ class TestAttention:
     )
     def test_what_it_does_not_compute(self, extra: dict[str, Any], match: str) -> None:
         one = torch.zeros(1, 1, 4, 8)
-        given = {"cu_seq_lens_q": torch.tensor([0, 4]), "max_length_q": 4} | extra
+        given: dict[str, Any] = {"cu_seq_lens_q": torch.tensor([0, 4]), "max_length_q": 4} | extra
         with pytest.raises(NotPackableError, match=match):
             packed_attention(Layer(), one, one, one, None, **given)
 

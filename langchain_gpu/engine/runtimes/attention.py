@@ -114,10 +114,14 @@ def packed_attention(
         return out.transpose(1, 2), None
     width = value.shape[-1]
     tiles = -(-max(query.shape[-1], width) // _TILE) * _TILE
-    heads = [pad(each, (0, tiles - each.shape[-1])) for each in (query, key, value)]
-    q, k, v = (each[0].transpose(0, 1) for each in heads)
+    q, k, v = (_widened(each[0].transpose(0, 1), tiles) for each in (query, key, value))
     out = kernel.run(q, k, v, segments)
     return out[None, ..., :width], None
+
+
+def _widened(heads: torch.Tensor, width: int) -> torch.Tensor:
+    missing = width - heads.shape[-1]
+    return pad(heads, (0, missing)) if missing else heads
 
 
 def by_row(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
-from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, kernel_for
+from langchain_gpu.engine.runtimes.buckets import Filled, view
+from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
+from langchain_gpu.engine.runtimes.graphs import LARGEST_HIDDEN, Graphs
+from langchain_gpu.engine.runtimes.landing import land, pinned
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
 from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, prove
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +41,9 @@ class TorchEncoder(ModulesEncoder):
         path: Folder of the model.
         device: Where to run.
         dtype: `"float32" | "bfloat16" | "float16"`, or `"auto"` for the device's own.
-        options: More arguments of `SentenceTransformer`, and `attention`: `"auto"`, `"padded"`, or
-            `"packed"` to have rows end to end on any device, slowly where no kernel takes them.
+        options: More arguments of `SentenceTransformer`, and two of our own. `attention`: `"auto"`,
+            `"padded"`, or `"packed"` to have rows end to end on any device, slowly where no kernel
+            takes them. `cuda_graphs`: False to start every kernel anew.
 
     Attributes:
         attention: How batches are laid out on the device it runs on now, and why.
@@ -49,6 +54,7 @@ class TorchEncoder(ModulesEncoder):
     """
 
     attention: str
+    _graphs: Graphs | None
 
     def __init__(
         self,
@@ -57,12 +63,14 @@ class TorchEncoder(ModulesEncoder):
         *,
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
+        task: Task = EMBED,
     ) -> None:
         own = dict(options or {})
         wanted = own.pop("attention", "auto")
         if wanted not in _ATTENTIONS:
             raise ValueError(f"attention {wanted!r} is not one of {', '.join(_ATTENTIONS)}")
-        super().__init__(path, device, dtype=dtype, options=own)
+        self._may_record = bool(own.pop("cuda_graphs", True))
+        super().__init__(path, device, dtype=dtype, options=own, task=task)
         if device.kind == "cpu" and device.cores and torch.get_num_threads() > device.cores:
             # In a container torch counts the machine's cores; threads above the quota only wait.
             torch.set_num_threads(device.cores)
@@ -78,34 +86,46 @@ class TorchEncoder(ModulesEncoder):
             return PADDED if not self._packed else BatchRules(padded=False)
         return BatchRules(padded=not self._packed, in_flight=_IN_FLIGHT)
 
+    @property
+    def graphs(self) -> str:
+        """Whether batches are repeated as CUDA graphs, or why not."""
+        return str(self._graphs or self._no_graphs())
+
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         """See `Encoder.prepare`. Pinned for a copy that does not wait, where the device is CUDA."""
-        if self._packed and self._packer is not None:
-            batch = self._pack(tokens, rows)
-            return batch.with_features(_pinned(batch.features)) if self._on_card else batch
-        features = super().prepare(tokens, rows)
-        return _pinned(features) if self._on_card else features
+        pin = pinned if self._on_card else dict
+        graphs = self._graphs
+        if not self._packed or self._packer is None:
+            return pin(super().prepare(tokens, rows))
+        batch = self._pack(tokens, rows)
+        filled = batch if graphs is None else graphs.prepare(batch)
+        if isinstance(filled, Filled):
+            return view(filled.bucket, batch, pin(filled.features))
+        return batch.with_features(pin(batch.features))
 
     @torch.inference_mode()
-    def forward(self, features: dict[str, Any] | PackedBatch) -> Pending:
+    def forward(self, features: Any) -> Pending:
         """See `Encoder.forward`."""
-        if isinstance(features, PackedBatch):
-            vectors = self._compute(features.features, packed=True)
-            if len(features.empty):
-                vectors[torch.from_numpy(features.empty)] = 0
-        else:
-            vectors = self._compute(features, packed=False)
-        return _land(vectors, self._device.torch_name)
+        try:
+            vectors = self._rows_of(features)
+            return land(vectors, self._device.torch_name)
+        except Exception as error:
+            if self._graphs is not None and is_out_of_memory(error):
+                self._graphs.clear()  # what was recorded keeps its memory; the batch comes first
+            raise
 
     def to(self, device: Device) -> None:
         """Move the model; with `dtype="auto"` it computes in what the new device prefers."""
-        self._device = device
+        self._device, self._graphs = device, None
         self._model.to(device=device.torch_name, dtype=DTYPES[self.dtype])
         self._packed, self.attention = self._layout()
+        if not self._no_graphs():
+            pad_id = int(self._model[0].tokenizer.pad_token_id or 0)
+            self._graphs = Graphs(self._compute_packed, CudaRecorder(device.torch_name), pad_id)
 
     def close(self) -> None:
         """Drop the weights; the encoder cannot be used after that."""
-        self._model = self._tokenizer = self._packer = None
+        self._model = self._tokenizer = self._packer = self._graphs = None
 
     def peak_bytes(self, tokens: int) -> int | None:
         """Run one batch of about `tokens` in the longest rows; return the bytes it took meanwhile.
@@ -138,8 +158,33 @@ class TorchEncoder(ModulesEncoder):
             batch.features["prompt_length"] = length
         return batch
 
-    def _compute(self, features: dict[str, Any], *, packed: bool) -> torch.Tensor:
+    def _rows_of(self, batch: Any) -> torch.Tensor:
         """Return vectors of the shape [rows, dimension], float32, on the device."""
+        if not isinstance(batch, PackedBatch | Filled):
+            return self._compute(batch, packed=False)
+        packed = batch.batch if isinstance(batch, Filled) else batch
+        if isinstance(batch, Filled) and self._graphs is not None:
+            vectors = self._graphs(batch)
+        else:
+            vectors = self._compute_packed(packed.features)
+        if len(packed.empty):
+            vectors[torch.from_numpy(packed.empty)] = 0
+        return vectors
+
+    def _compute_packed(self, features: dict[str, Any]) -> torch.Tensor:
+        return self._compute(features, packed=True)
+
+    def _no_graphs(self) -> str:
+        if not self._may_record:
+            return "off: asked for"
+        if self._device.kind != "cuda" or not self._packed:
+            return "off: they are for packed batches on NVIDIA cards"
+        width = getattr(self._model[0].model.config, "hidden_size", None)
+        if width is None or width > LARGEST_HIDDEN:
+            return f"off: the model is {width} wide, and they pay up to {LARGEST_HIDDEN}"
+        return ""
+
+    def _compute(self, features: dict[str, Any], *, packed: bool) -> torch.Tensor:
         if self._packer is not None:
             self._packer.switch(packed=packed)
         name = self._device.torch_name
@@ -148,7 +193,7 @@ class TorchEncoder(ModulesEncoder):
             for key, value in features.items()
         }
         kwargs = {"task": moved["task"]} if "task" in moved else {}
-        vectors: torch.Tensor = self._model(moved, **kwargs)["sentence_embedding"].float()
+        vectors: torch.Tensor = self._model(moved, **kwargs)[self._task.output].float()
         if self._unit and self.dtype != "float32":
             # The model's own last step, repeated where half precision rounded its result.
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
@@ -217,48 +262,3 @@ class TorchEncoder(ModulesEncoder):
             probe = self.prepare(self.tokenize(["a"], EmbedOptions()), _ONE)
             width = self.forward(probe)().shape[1]
         return int(width)
-
-
-class Event(Protocol):
-    """What tells that a device has come so far."""
-
-    def synchronize(self) -> None:
-        """Wait for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Landing:
-    """Rows on their way into host memory.
-
-    Attributes:
-        host: Where they arrive, pinned.
-        event: Comes when they have.
-    """
-
-    host: torch.Tensor
-    event: Event
-
-    def __call__(self) -> Vectors:
-        """Wait, and return them."""
-        self.event.synchronize()
-        vectors: Vectors = self.host.numpy()
-        return vectors
-
-
-def _land(vectors: torch.Tensor, name: str) -> Pending:
-    """Start the copy of rows into host memory."""
-    if not vectors.is_cuda:
-        result: Vectors = vectors.cpu().numpy()
-        return done(result)
-    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-    host.copy_(vectors, non_blocking=True)
-    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(name))
-    return Landing(host, event)
-
-
-def _pinned(features: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.pin_memory() if isinstance(value, torch.Tensor) else value
-        for name, value in features.items()
-    }

@@ -1,0 +1,129 @@
+"""CUDA graphs for small models, which cost a card less time than starting their kernels does.
+
+A graph repeats what was recorded, on the same memory and with the same shapes. So batches are
+filled up to a bucket of tokens, rows and longest row, a bucket is recorded when it has been asked
+for a few times, and it is kept only if repeating it is faster than starting its kernels anew.
+Where that is not so, or recording fails, batches run as they are.
+
+Not measured yet: written on a machine without a card, where the tests drive it with a stand-in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from langchain_gpu.engine.runtimes.buckets import Bucket, Features, Filled, bucket_for, fill
+from langchain_gpu.engine.runtimes.packed import PackedBatch
+from langchain_gpu.hardware.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+# Beyond this width the kernels take longer than their start.
+LARGEST_HIDDEN = 512
+ASKED = 3  # times a bucket is asked for before it is recorded
+MOST = 24  # buckets that are recorded
+REPLAYS = 5  # that are timed
+
+Run = Callable[[Features], torch.Tensor]
+
+
+class Recording(Protocol):
+    """A recorded forward pass."""
+
+    def replay(self, features: Features) -> torch.Tensor:
+        """Compute filled features; the rows stay valid until the next replay starts."""
+
+
+class Recorder(Protocol):
+    """What records on a device."""
+
+    def record(self, run: Run, features: Features) -> Recording:
+        """Record `run` on features of these shapes."""
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return how long the device takes for `times` calls."""
+
+
+@dataclass(slots=True)
+class Graphs:
+    """The recorded buckets of one model on one device.
+
+    Attributes:
+        run: Computes features that are on the host or on the device; returns rows on the device.
+        recorder: Records and times.
+        pad_id: What batches are filled up with.
+        kept: Buckets that are repeated.
+        dropped: Buckets for which that does not pay.
+        failure: Why nothing is recorded any more; empty while all is well.
+    """
+
+    run: Run
+    recorder: Recorder
+    pad_id: int
+    kept: dict[Bucket, Recording] = field(default_factory=dict)
+    dropped: set[Bucket] = field(default_factory=set)
+    failure: str = ""
+    _asked: Counter[Bucket] = field(default_factory=Counter)
+
+    def prepare(self, batch: PackedBatch) -> PackedBatch | Filled:
+        """Fill a batch up where a recording exists or may come. Runs on feeder threads."""
+        bucket = None if self.failure else bucket_for(batch)
+        if bucket is None or bucket in self.dropped:
+            return batch
+        if bucket not in self.kept and len(self.kept) + len(self.dropped) >= MOST:
+            return batch
+        return fill(batch, bucket, self.pad_id)
+
+    def __call__(self, filled: Filled) -> torch.Tensor:
+        """Return the rows of a batch, without what filled it up. Shape [rows, dimension].
+
+        Raises:
+            Exception: Whatever the model raises; a recording that fails does not.
+        """
+        bucket = filled.bucket
+        self._asked[bucket] += 1
+        if self._asked[bucket] >= ASKED and not (
+            self.failure or bucket in self.kept or bucket in self.dropped
+        ):
+            self._record(filled)
+        recording = self.kept.get(bucket)
+        if recording is None:
+            return self.run(filled.batch.features)
+        return recording.replay(filled.features)[: filled.batch.rows]
+
+    def __str__(self) -> str:
+        """Say what they do now."""
+        if self.failure:
+            return f"off: {self.failure}"
+        return f"on: {len(self.kept)} shapes recorded, {len(self.dropped)} not faster that way"
+
+    def clear(self) -> None:
+        """Give the recordings' memory back, and record nothing more."""
+        self.kept.clear()
+        self.failure = self.failure or "given up to save memory"
+
+    def _record(self, filled: Filled) -> None:
+        bucket = filled.bucket
+        try:
+            recording = self.recorder.record(self.run, filled.features)
+            again = self.recorder.seconds(lambda: recording.replay(filled.features), REPLAYS)
+            anew = self.recorder.seconds(lambda: self.run(filled.batch.features), REPLAYS)
+        except RuntimeError as error:
+            self.failure = str(error).strip().partition("\n")[0] or type(error).__name__
+            full = is_out_of_memory(error)
+        else:
+            if again < anew:
+                self.kept[bucket] = recording
+            else:
+                self.dropped.add(bucket)
+            logger.debug("%s: %.2g s repeated, %.2g s started anew", bucket, again, anew)
+            return
+        logger.warning("CUDA graphs are off: %s", self.failure)
+        if full:
+            self.clear()

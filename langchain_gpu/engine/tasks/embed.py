@@ -131,6 +131,7 @@ class TextTokenizer:
         Raises:
             TextTooLongError: A text exceeds the window and the policy is `"error"`.
         """
+        check_texts(texts, start=start)
         prompted = [options.prompt + text for text in texts] if options.prompt else texts
         encodings = (
             self._encode_cut(prompted, start)

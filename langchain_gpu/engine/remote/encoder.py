@@ -212,7 +212,7 @@ class RemoteEncoder(ABC):
         return TextTooLongError(f"{text}. It is longer than the model's window: {remedy}")
 
     def _too_many(self, items: int) -> None:
-        smaller = max(1, items // 2)
-        if smaller < self._max_items:
-            self._max_items = smaller
-            logger.warning("%s takes at most %d texts per request", self._client.host, smaller)
+        if items > self._max_items:  # planned before the limit was found
+            return
+        self._max_items = max(1, items // 2)
+        logger.warning("%s gets %d texts per request from now", self._client.host, self._max_items)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.remote import address
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
 from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError, ServerUnreachableError
 from langchain_gpu.engine.remote.http import JsonClient
-from langchain_gpu.engine.remote.request import Request
+from langchain_gpu.engine.remote.request import Request, as_rows
 
 
 class OllamaEncoder(RemoteEncoder):
@@ -57,7 +55,7 @@ class OllamaEncoder(RemoteEncoder):
                 f"{self._client.host} returned {len(rows)} vectors for {len(request)} texts"
             )
         try:
-            return np.array(rows, np.float32, ndmin=2)
+            return as_rows(rows)
         except (ValueError, TypeError) as error:
             raise BadAnswerError(
                 f"{self._client.host} returned vectors that cannot be read: {error}"

@@ -16,7 +16,7 @@ from langchain_gpu.engine.remote import address
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
 from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
 from langchain_gpu.engine.remote.http import JsonClient
-from langchain_gpu.engine.remote.request import PROBE, Items, Request
+from langchain_gpu.engine.remote.request import PROBE, Items, Request, as_rows
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 
 DEFAULT_URL = "http://localhost:8000"  # where vLLM and NIM listen
@@ -158,7 +158,8 @@ class OpenAIEncoder(RemoteEncoder):
                 f"{self._client.host} returned {len(rows)} vectors for {len(request)} texts"
             )
         places = [row.get("index", place) for place, row in enumerate(rows)]
-        if sorted(places) != list(range(len(rows))):
+        whole = all(isinstance(place, int) for place in places)
+        if not whole or sorted(places) != list(range(len(rows))):
             raise BadAnswerError(f"{self._client.host} returned the positions {places[:10]} ...")
         vectors = _read([row.get("embedding") for row in rows], self._client.host)
         ordered = np.empty_like(vectors)
@@ -177,9 +178,9 @@ class OpenAIEncoder(RemoteEncoder):
 def _read(rows: list[Any], host: str) -> Vectors:
     """Read vectors that are base64 of little-endian float32, or lists of numbers."""
     try:
-        if rows and isinstance(rows[0], str):
+        if isinstance(rows[0], str):
             data = [base64.b64decode(row, validate=True) for row in rows]
             return np.stack([np.frombuffer(each, "<f4") for each in data]).astype(np.float32)
-        return np.array(rows, np.float32, ndmin=2)
+        return as_rows(rows)
     except (ValueError, TypeError, binascii.Error) as error:
         raise BadAnswerError(f"{host} returned vectors that cannot be read: {error}") from None

@@ -107,3 +107,15 @@ class Fields:
     def of_kind(self, kind: str | None) -> dict[str, Any]:
         """Return the fields for texts of this kind."""
         return {**self.always, **self.by_kind.get(kind or "", {})}
+
+
+def as_rows(rows: Sequence[Any]) -> NDArray[np.float32]:
+    """Make lists of numbers an array of shape (rows, columns).
+
+    Raises:
+        ValueError: They are no lists, or not of one length.
+        TypeError: They hold something else than numbers.
+    """
+    if not all(isinstance(row, list) for row in rows):
+        raise ValueError("a vector is no list of numbers")
+    return np.array(rows, np.float32)

@@ -199,7 +199,8 @@ class RemoteReranker:
         return RefusedError(text, status=error.status or 0, detail=error.detail)
 
     def _too_many(self, items: int) -> None:
-        self._max_items = min(self._max_items, max(1, items // 2))
+        if items <= self._max_items:
+            self._max_items = max(1, items // 2)
 
 
 def _score_of(row: Any) -> Any:

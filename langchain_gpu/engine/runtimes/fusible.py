@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
-from langchain_gpu.engine.runtimes.traced import Traced
+from langchain_gpu.engine.runtimes.traced import Traced, result_of
 
 NAME = "langchain_gpu_fusible"
 # Low enough that exp() of it is zero, and finite: a row that sees no token, as padding on the left
@@ -148,5 +148,4 @@ class Fusible(Traced):
             features["sentence_embedding"] @= torch.eye(self.width)
         for module in rest:
             features = module(features)
-        vectors: torch.Tensor = features["sentence_embedding"]
-        return vectors.float()
+        return result_of(features)

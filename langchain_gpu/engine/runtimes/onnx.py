@@ -28,7 +28,6 @@ from langchain_gpu.engine.config import Fallback
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
-from langchain_gpu.engine.runtimes.modules import _load as load_modules
 from langchain_gpu.engine.runtimes.onnx_files import (
     MODEL,
     SAMPLES,
@@ -48,8 +47,7 @@ from langchain_gpu.engine.runtimes.providers import (
     SessionPlan,
     open_session,
 )
-from langchain_gpu.engine.runtimes.traced import EXAMPLE, PROOFS
-from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer
+from langchain_gpu.engine.runtimes.tasks import EMBED, FastTokenizer, Task
 from langchain_gpu.events import warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
 
@@ -97,6 +95,7 @@ class OnnxEncoder(ModulesEncoder):
         fallback: Fallback = "cpu",
         calibration: Sequence[str] = (),
         max_tokens: int | None = None,
+        task: Task = EMBED,
     ) -> None:
         _check_dtype(dtype, device)
         options = dict(options or {})
@@ -105,7 +104,7 @@ class OnnxEncoder(ModulesEncoder):
         self._own = None if options.pop("export", False) else find_own(path, self._file_name)
         if self._file_name and self._own and dtype not in ("auto", self._own.dtype):
             raise ValueError(f"{self._file_name} holds {self._own.dtype}, not {dtype}")
-        super().__init__(path, device, dtype="auto", options=options)
+        super().__init__(path, device, dtype="auto", options=options, task=task)
         self._wanted_dtype = dtype
         self._path, self._options, self._fallback = path, options, fallback
         self._samples = tuple(calibration) or SAMPLES
@@ -238,8 +237,8 @@ class OnnxEncoder(ModulesEncoder):
     def _export(self, dtype: str, folder: Path) -> None:
         model = self._model
         if model[0].model.device.type == "meta":  # a move to a device of another dtype
-            model = load_modules(self._path, dict(self._options))
-        examples = [self._features(texts) for texts in (EXAMPLE, *PROOFS)]
+            model = self._task.load(self._path, self._options)
+        examples = [self._features(texts) for texts in (self._task.example, *self._task.proofs)]
         wanted = export(model, examples, folder, dtype=dtype)
         run = run_on_cpu(folder / MODEL, self._device.cores)
         prove(run, examples, wanted, dtype)
@@ -254,7 +253,7 @@ class OnnxEncoder(ModulesEncoder):
         keep_loss(folder, ours, theirs)
 
     def _prove_own(self) -> None:
-        examples = [self._features(texts) for texts in PROOFS]
+        examples = [self._features(texts) for texts in self._task.proofs]
         try:
             prove(self._compute, examples, reference(self._model, examples), self._file.dtype)
         except NotConvertibleError as error:
@@ -263,7 +262,7 @@ class OnnxEncoder(ModulesEncoder):
             ) from error
 
     @property
-    def _words(self) -> TextTokenizer:
+    def _words(self) -> FastTokenizer:
         if self._tokenizer is None:
             raise NotConvertibleError(f"{self._path.name} prepares its texts in its own way")
         return self._tokenizer
@@ -271,11 +270,11 @@ class OnnxEncoder(ModulesEncoder):
     def _check_model(self) -> None:
         if self._leaves_prompts_out:
             raise NotConvertibleError(f"{self._path.name} leaves prompts out of its pooling")
-        self._names = tuple(self._features(["probe"]))
+        self._names = tuple(self._features(self._task.example[:1]))
 
-    def _features(self, texts: list[str]) -> Inputs:
-        tokens = self.tokenize(texts, EmbedOptions())
-        return self._words.batch(tokens, np.arange(len(texts)))
+    def _features(self, items: Sequence[Any]) -> Inputs:
+        tokens = self.tokenize(items, self._task.options)
+        return self._words.batch(tokens, np.arange(len(items)))
 
 
 def _check_dtype(dtype: str, device: Device) -> None:

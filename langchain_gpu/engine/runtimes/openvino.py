@@ -8,7 +8,7 @@ use: a model whose control flow does not survive tracing is refused, not run wro
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.runtimes.openvino_programs import Recipe, converted
+from langchain_gpu.engine.runtimes.tasks import EMBED, Task
 from langchain_gpu.engine.runtimes.traced import NAMES
-from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -50,11 +50,12 @@ class OpenVINOEncoder(ModulesEncoder):
         *,
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
+        task: Task = EMBED,
     ) -> None:
-        super().__init__(path, device, dtype=dtype, options=options)
+        super().__init__(path, device, dtype=dtype, options=options, task=task)
         self._path = path
         self._names = self._inputs()
-        recipe = Recipe(path, dict(options or {}), self._features, self._names, device.cores)
+        recipe = Recipe(path, dict(options or {}), task, self._features, self._names, device.cores)
         self._program, self._scratch = converted(recipe, self._model)
         self._model[0].model.to("meta")  # the tokenizer and the prompts stay, the weights go
         self.to(device)
@@ -125,13 +126,13 @@ class OpenVINOEncoder(ModulesEncoder):
             raise NotConvertibleError(f"{self._path.name} prepares its texts in its own way")
         if self._leaves_prompts_out:
             raise NotConvertibleError(f"{self._path.name} leaves prompts out of its pooling")
-        features = self._features(["probe"])
+        features = self._features(self._task.example[:1])
         return tuple(name for name in NAMES if name in features)
 
-    def _features(self, texts: list[str]) -> dict[str, torch.Tensor]:
+    def _features(self, items: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Features as the model's own preprocessing makes them: no wider than needed."""
-        tokens = self.tokenize(texts, EmbedOptions())
-        features: dict[str, torch.Tensor] = super().prepare(tokens, np.arange(len(texts)))
+        tokens = self.tokenize(items, self._task.options)
+        features: dict[str, torch.Tensor] = super().prepare(tokens, np.arange(len(items)))
         return features
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ import transformers
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
+from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.engine.runtimes.traced import (
-    EXAMPLE,
     LEAST_COSINE,
-    PROOFS,
     Traced,
-    cosines,
+    likeness,
     quietly,
 )
 
@@ -39,20 +38,22 @@ class Recipe:
     Attributes:
         path: Folder of the model.
         options: What the model was loaded with.
-        features: Texts to what the model takes, as torch tensors.
+        task: What the model is asked to do.
+        features: Items to what the model takes, as torch tensors.
         names: The inputs of the program, in order.
         cores: CPU cores to prove it with, None for all.
     """
 
     path: Path
     options: Mapping[str, Any]
-    features: Callable[[list[str]], dict[str, torch.Tensor]]
+    task: Task
+    features: Callable[[Sequence[Any]], dict[str, torch.Tensor]]
     names: tuple[str, ...]
     cores: int | None
 
-    def inputs(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """Return the program's inputs for some texts."""
-        features = self.features(texts)
+    def inputs(self, items: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Return the program's inputs for some items."""
+        features = self.features(items)
         return {name: features[name] for name in self.names}
 
 
@@ -69,7 +70,9 @@ def converted(recipe: Recipe, modules: torch.nn.Sequential) -> tuple[Any, Scratc
         NotConvertibleError: Tracing fails, or the program computes something else.
     """
     tools = (openvino, torch, transformers, sentence_transformers)
-    name = fingerprint(recipe.path, {**recipe.options, "form": _FORM}, tools)
+    name = fingerprint(
+        recipe.path, {**recipe.options, "form": _FORM, "task": recipe.task.output}, tools
+    )
 
     def make(folder: Path) -> None:
         program = _convert(recipe, modules)
@@ -83,8 +86,8 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
     """Convert to the fastest form that is like the original, else to the plain one."""
     original = Traced(modules).float().eval()
     proofs = []
-    for texts in PROOFS:
-        inputs = recipe.inputs(list(texts))
+    for items in recipe.task.proofs:
+        inputs = recipe.inputs(items)
         with torch.inference_mode():
             proofs.append((inputs, original(**inputs).numpy()))
 
@@ -98,7 +101,7 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
         )
         for inputs, wanted in proofs:
             found = compiled({name: each.numpy() for name, each in inputs.items()})[0]
-            least = float(cosines(wanted, found).min())
+            least = likeness(wanted, found)
             if not least >= LEAST_COSINE:
                 raise NotConvertibleError(
                     f"{recipe.path.name} computes something else when traced (cosine {least:.5f})"
@@ -120,6 +123,6 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
 def _trace(recipe: Recipe, module: torch.nn.Module) -> Any:
     try:
         with quietly():
-            return openvino.convert_model(module, example_input=recipe.inputs(list(EXAMPLE)))
+            return openvino.convert_model(module, example_input=recipe.inputs(recipe.task.example))
     except Exception as error:
         raise NotConvertibleError(f"{recipe.path.name} cannot be traced: {error}") from error

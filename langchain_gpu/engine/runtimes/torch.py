@@ -19,8 +19,9 @@ from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
 from langchain_gpu.engine.runtimes.graphs import LARGEST_HIDDEN, Graphs
 from langchain_gpu.engine.runtimes.landing import land, pinned
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
-from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, prove
-from langchain_gpu.engine.tasks.embed import EmbedOptions
+from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, positions_of, prove
+from langchain_gpu.engine.runtimes.tasks import EMBED, Task
+from langchain_gpu.engine.tasks.embed import TextTokenizer
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _ONE = np.zeros(1, np.int64)
 _ATTENTIONS = ("auto", "packed", "padded")
+_SAFE = 512  # tokens of a row where a model does not say how many it takes
 _IN_FLIGHT = 2  # while the card computes one batch, the next is copied and launched
 
 
@@ -134,9 +136,9 @@ class TorchEncoder(ModulesEncoder):
         raises when memory runs out.
         """
         api: Any = {"cuda": torch.cuda, "rocm": torch.cuda, "xpu": torch.xpu}.get(self._device.kind)
-        if api is None or self._tokenizer is None:
+        if api is None or not isinstance(self._tokenizer, TextTokenizer):
             return None
-        width = min(self.window or tokens, tokens)
+        width = min(self._longest, tokens)
         filled = self._rows([width] * max(1, tokens // width))
         features = self.prepare(filled, np.arange(len(filled.lengths)))
         name = self._device.torch_name
@@ -150,6 +152,12 @@ class TorchEncoder(ModulesEncoder):
     @property
     def _on_card(self) -> bool:
         return self._device.torch_name.startswith("cuda")
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest row that is safe to try."""
+        limits = [self.window, positions_of(self._model[0].model)]
+        return min((limit for limit in limits if limit is not None), default=_SAFE)
 
     def _pack(self, tokens: Tokenized, rows: NDArray[np.int64]) -> PackedBatch:
         assert self._packer is not None  # noqa: S101 - whoever asks has looked
@@ -204,8 +212,8 @@ class TorchEncoder(ModulesEncoder):
         config = getattr(getattr(self._model[0], "model", None), "config", None)
         if config is not None and getattr(config, "use_cache", False):
             config.use_cache = False  # nothing is generated: keys and values only fill memory
-        if self._tokenizer is None:
-            return None, "the model prepares its texts in its own way"
+        if not isinstance(self._tokenizer, TextTokenizer):  # pairs have types and another head
+            return None, "the model prepares its items in its own way"
         try:
             return Packer(self._model[0]), ""
         except NotPackableError as error:
@@ -246,19 +254,23 @@ class TorchEncoder(ModulesEncoder):
             lambda tokens, rows: run(ModulesEncoder.prepare(self, tokens, rows), packed=False),
             lambda tokens, rows: run(self._pack(tokens, rows).features, packed=True),
             self._rows,
-            window=self.window,
+            longest=self._longest,
             dtype=self.dtype,
         )
 
     def _rows(self, lengths: list[int]) -> Tokenized:
         """Return rows of these lengths, filled with tokens of a sentence."""
-        sentence = self.tokenize(["The quick brown fox jumps over the lazy dog."], EmbedOptions())
+        sentence = self.tokenize(
+            ["The quick brown fox jumps over the lazy dog."], self._task.options
+        )
         ids = sentence.payload.ids.tolist() or [0]
         return self.from_ids([(ids * length)[:length] for length in lengths])
 
     def _dimension(self) -> int:
-        width = self._model.get_embedding_dimension()
+        known = getattr(self._model, "get_embedding_dimension", None)
+        width = known() if known is not None else None
         if width is None:  # a list of modules that does not say: ask it
-            probe = self.prepare(self.tokenize(["a"], EmbedOptions()), _ONE)
+            items = list(self._task.example[:1])
+            probe = self.prepare(self.tokenize(items, self._task.options), _ONE)
             width = self.forward(probe)().shape[1]
         return int(width)

@@ -18,9 +18,6 @@ from transformers.utils import logging as transformers_logging
 from langchain_gpu.engine.encoder import Vectors
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-# The shape that is traced, and two that differ from it in both dimensions.
-EXAMPLE = ["a b c", "d"]
-PROOFS = (["one", "and a longer text to pad for"], ["alone, and of yet another length"])
 LEAST_COSINE = 0.99999
 
 
@@ -44,16 +41,25 @@ class Traced(torch.nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the embeddings, shape (rows, dimension), of ids of the shape (rows, tokens)."""
+        """Return the embeddings, shape (rows, dimension), or the scores, shape (rows, labels).
+
+        All three inputs have the shape (rows, tokens).
+        """
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             features["token_type_ids"] = token_type_ids
         features = self.transformer(features)
-        features["token_embeddings"] = features["token_embeddings"].float()
+        if "token_embeddings" in features:
+            features["token_embeddings"] = features["token_embeddings"].float()
         for module in self.rest:
             features = module(features)
-        vectors: torch.Tensor = features["sentence_embedding"]
-        return vectors.float()
+        return result_of(features)
+
+
+def result_of(features: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return what the modules leave: one embedding, or one row of scores, per row."""
+    name = "sentence_embedding" if "sentence_embedding" in features else "scores"
+    return features[name].float()
 
 
 @contextmanager
@@ -67,6 +73,17 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def likeness(left: Vectors, right: Vectors) -> float:
+    """Return how alike two results are, 1.0 for the same: the least cosine of their rows.
+
+    A single number per row has no direction: there it is 1 less a hundredth of the largest
+    difference, so that `LEAST_COSINE` means a thousandth.
+    """
+    if left.shape[1] > 1:
+        return float(cosines(left, right).min())
+    return 1.0 - float(np.abs(left.astype(np.float64) - right).max()) / 100
 
 
 def cosines(left: Vectors, right: Vectors) -> Any:

@@ -80,6 +80,8 @@ class PromptTokenizer:
             tokenizer.encode(text, add_special_tokens=False).ids
             for text in (prompt.before, prompt.after)
         )
+        # From here on "<|im_end|>" in a document is text: it cannot end its own message.
+        tokenizer.encode_special_tokens = True
 
     def count(self, pairs: Sequence[Pair]) -> list[int]:
         """Return the tokens of each pair, the prompt included, nothing cut off."""

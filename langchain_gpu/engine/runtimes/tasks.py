@@ -1,0 +1,311 @@
+"""What a model of sentence-transformers is asked to do: embed texts, or score pairs.
+
+A task loads the model and knows how its items become features. Where our own tokenization gives
+exactly what the model's own preprocessing gives, which is tried out on awkward items, it is used;
+else the model's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from tokenizers import Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer, check_texts
+from langchain_gpu.engine.tasks.padding import Features
+from langchain_gpu.engine.tasks.score import Frame, PairTokenizer, ScoreOptions, check_pairs
+from langchain_gpu.engine.tasks.yes_no import INSTRUCTION, QWEN3, PromptTokenizer
+
+logger = logging.getLogger(__name__)
+
+# Texts that tell tokenizers apart: empty, space, casing, accents, scripts, controls.
+_PROBES = ("", " ", "A Probe.", "naïve  café\n\tÅ 漢字 🙂 \x00 don't")
+_NO_LIMIT = 10**9  # what a tokenizer without a limit says is far above
+
+
+class FastTokenizer(Protocol):
+    """Items to rows of tokens, and rows to padded features, without a Python step per token."""
+
+    def count(self, items: Sequence[Any], /) -> list[int]:
+        """Return the tokens of each item, nothing cut off."""
+
+    def tokenize(self, items: Sequence[Any], options: Any, /, *, start: int = 0) -> Tokenized:
+        """See `Encoder.tokenize`."""
+
+    def batch(
+        self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
+    ) -> Features:
+        """Pad some rows to the longest of them."""
+
+
+class Task(Protocol):
+    """What a model is asked to do.
+
+    Attributes:
+        output: Where its modules leave the result.
+        options: How items are read where nothing else is said.
+        example: Two items of different lengths, and others to compare results with.
+    """
+
+    output: ClassVar[str]
+    options: ClassVar[Any]
+    example: ClassVar[Sequence[Any]]
+    proofs: ClassVar[Sequence[Sequence[Any]]]
+
+    def load(self, path: Path, options: Mapping[str, Any]) -> Any:
+        """Load a folder on the CPU, in its own dtype."""
+
+    def tokenizer(self, model: Any) -> FastTokenizer | None:
+        """Return our tokenization, if it gives what the model's own gives."""
+
+    def check(self, items: Sequence[Any], *, start: int = 0) -> None:
+        """Refuse what is no item; see `Encoder.tokenize`."""
+
+    def lengths(self, model: Any, items: Sequence[Any], options: Any) -> NDArray[np.int64]:
+        """Return the tokens of each item by the model's own tokenizer, nothing cut off."""
+
+    def preprocess(self, model: Any, items: Sequence[Any], options: Any) -> dict[str, Any]:
+        """Build features in the model's own way."""
+
+    def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
+        """See `Encoder.merge`."""
+
+
+class Embed:
+    """Texts to vectors, with `SentenceTransformer`."""
+
+    output: ClassVar[str] = "sentence_embedding"
+    options: ClassVar[EmbedOptions] = EmbedOptions()
+    example: ClassVar[Sequence[str]] = ("a b c", "d")
+    proofs: ClassVar[Sequence[Sequence[str]]] = (
+        ("one", "and a longer text to pad for"),
+        ("alone, and of yet another length",),
+    )
+
+    def load(self, path: Path, options: Mapping[str, Any]) -> Any:
+        """See `Task.load`."""
+        return _load(SentenceTransformer, path, options)
+
+    def tokenizer(self, model: Any) -> TextTokenizer | None:
+        """See `Task.tokenizer`."""
+        hugging_face = _hugging_face(model)
+        if hugging_face is None:
+            return None
+        window = window_of(model)
+        fast = TextTokenizer(
+            _copy(hugging_face),
+            window=window,
+            inputs=hugging_face.model_input_names,
+            pad_id=hugging_face.pad_token_id or 0,
+            left=hugging_face.padding_side == "left",
+        )
+        probes = [*_PROBES, "long " * ((window or 0) + 1)]  # the last one is truncated
+        same = _same(
+            fast, probes, self.options, lambda part: self.preprocess(model, part, self.options)
+        )
+        return fast if same else None
+
+    def check(self, items: Sequence[Any], *, start: int = 0) -> None:
+        """See `Task.check`."""
+        check_texts(items, start=start)
+
+    def lengths(self, model: Any, items: Sequence[str], options: EmbedOptions) -> NDArray[np.int64]:
+        """See `Task.lengths`."""
+        texts = [options.prompt + text for text in items]
+        tokenizer = getattr(model[0], "tokenizer", None)
+        if isinstance(tokenizer, Tokenizer):  # static embeddings: no special tokens
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            return np.fromiter((len(each.ids) for each in encodings), np.int64, len(texts))
+        if callable(tokenizer):
+            ids = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+            return np.fromiter(map(len, ids), np.int64, len(ids))
+        return np.fromiter((len(text) // 4 + 2 for text in texts), np.int64, len(texts))
+
+    def preprocess(self, model: Any, items: Sequence[str], options: EmbedOptions) -> dict[str, Any]:
+        """See `Task.preprocess`."""
+        extra = {"task": options.task} if options.task else {}
+        features: dict[str, Any] = model.preprocess(
+            list(items), prompt=options.prompt or None, **extra
+        )
+        return features | extra
+
+    def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
+        """See `Encoder.merge`."""
+        return TextTokenizer.merge(tokens, vectors)
+
+
+class Score:
+    """Pairs to one logit each, with `CrossEncoder`.
+
+    A model that classifies pairs gets them with its own special tokens around them. A language
+    model is asked whether the document answers the query: in its own chat template where that
+    knows queries and documents, else in the words of Qwen3-Reranker.
+    """
+
+    output: ClassVar[str] = "scores"
+    options: ClassVar[ScoreOptions] = ScoreOptions()
+    example: ClassVar[Sequence[tuple[str, str]]] = (("a", "b c"), ("d", ""))
+    proofs: ClassVar[Sequence[Sequence[tuple[str, str]]]] = (
+        (("one", "two"), ("a longer query", "and a longer text to pad for")),
+        (("alone", "and of yet another length altogether"),),
+    )
+
+    def load(self, path: Path, options: Mapping[str, Any]) -> Any:
+        """See `Task.load`.
+
+        Raises:
+            ValueError: The model has no single score.
+        """
+        model = _load(CrossEncoder, path, options)
+        if model.num_labels != 1:
+            raise ValueError(
+                f"{path.name} has {model.num_labels} labels, and a reranker has one score"
+            )
+        return model
+
+    def tokenizer(self, model: Any) -> PairTokenizer | PromptTokenizer | None:
+        """See `Task.tokenizer`."""
+        hugging_face = _hugging_face(model)
+        if hugging_face is None:
+            return None
+        window = window_of(model)
+        if self._is_prompted(model):
+            pad = hugging_face.pad_token_id
+            pad = hugging_face.eos_token_id if pad is None else pad
+            copy = _copy(hugging_face)
+            return PromptTokenizer(copy, QWEN3, window=window, pad_id=int(pad or 0))
+        if "message" in getattr(model[0], "modality_config", {}):
+            return None
+        copy = _copy(hugging_face)
+        copy.no_truncation()
+        frame = Frame.of(copy)
+        if frame is None:
+            return None
+        fast = PairTokenizer(
+            copy,
+            frame,
+            window=window,
+            inputs=hugging_face.model_input_names,
+            pad_id=hugging_face.pad_token_id or 0,
+            left=hugging_face.padding_side == "left",
+        )
+        long = "long " * ((window or 0) + 1)
+        probes = [(left, right) for left in (*_PROBES[1:], long) for right in (*_PROBES, long)]
+        same = _same(
+            fast, probes, self.options, lambda part: self.preprocess(model, part, self.options)
+        )
+        return fast if same else None
+
+    def check(self, items: Sequence[Any], *, start: int = 0) -> None:
+        """See `Task.check`."""
+        check_pairs(items, start=start)
+
+    def lengths(self, model: Any, items: Sequence[Any], options: ScoreOptions) -> NDArray[np.int64]:
+        """See `Task.lengths`."""
+        mask = self.preprocess(model, items, options)["attention_mask"]
+        lengths: NDArray[np.int64] = mask.sum(dim=1).numpy().astype(np.int64)
+        return lengths
+
+    def preprocess(self, model: Any, items: Sequence[Any], options: ScoreOptions) -> dict[str, Any]:
+        """See `Task.preprocess`."""
+        features: dict[str, Any] = model.preprocess(
+            [list(pair) for pair in items], prompt=options.instruction
+        )
+        return features
+
+    def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
+        """See `Encoder.merge`."""
+        return PairTokenizer.merge(tokens, vectors)
+
+    @staticmethod
+    def instructed(model: Any) -> bool:
+        """Whether the model is told what makes a document relevant."""
+        return Score._is_prompted(model) or "message" in getattr(model[0], "modality_config", {})
+
+    @staticmethod
+    def _is_prompted(model: Any) -> bool:
+        """Whether the model answers yes or no, and its template knows no queries and documents."""
+        first = model[0]
+        architectures = getattr(first.config, "architectures", None) or [""]
+        if not architectures[0].endswith("ForCausalLM"):
+            return False
+        if "message" not in first.modality_config:
+            return True
+        try:
+            model.preprocess([["query", "document"]])
+        except ValueError:  # "cannot carry a 'query'/'document' pair"
+            return True
+        return False
+
+
+EMBED: Task = Embed()
+SCORE: Task = Score()
+
+
+def window_of(model: Any) -> int | None:
+    """Return the tokens a model reads at most, special ones included; None for no limit."""
+    limit = model.max_seq_length
+    return None if limit is None or limit > _NO_LIMIT else int(limit)
+
+
+def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> Any:
+    """Load a folder on the CPU, in its own dtype: safetensors only, no code unless asked for."""
+    options = dict(options)
+    weights = {"use_safetensors": True} | options.pop("model_kwargs", {})
+    quiet = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        return kind(str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options)
+    finally:
+        if quiet:
+            transformers_logging.enable_progress_bar()
+
+
+def _hugging_face(model: Any) -> Any:
+    """Return the model's tokenizer if it is a fast one and the model a plain transformer."""
+    first = model[0]
+    tokenizer = getattr(first, "tokenizer", None)
+    fast = getattr(tokenizer, "backend_tokenizer", None) is not None
+    return tokenizer if isinstance(first, Transformer) and fast else None
+
+
+def _copy(hugging_face: Any) -> Any:
+    """Copy the tokenizer itself: ours is set up once, and nobody else changes it."""
+    backend = hugging_face.backend_tokenizer
+    return type(backend).from_str(backend.to_str())
+
+
+def _same(
+    fast: FastTokenizer,
+    probes: Sequence[Any],
+    options: Any,
+    preprocess: Callable[[Sequence[Any]], dict[str, Any]],
+) -> bool:
+    """Whether our features are those of the model, one by one and together."""
+    wanted = [preprocess([probe]) for probe in probes]
+    wanted.append(preprocess(probes))
+    rows = [np.array([row]) for row in range(len(probes))] + [np.arange(len(probes))]
+    tokens = fast.tokenize(probes, options)
+    for features, part in zip(wanted, rows, strict=True):
+        ours = fast.batch(tokens, part)
+        theirs = {k: v.numpy() for k, v in features.items() if isinstance(v, torch.Tensor)}
+        same = ours.keys() == theirs.keys() and all(
+            np.array_equal(ours[name], theirs[name]) for name in ours
+        )
+        if not same:
+            logger.info("the model prepares its items in its own way; using that")
+            return False
+    return True
+
+
+__all__ = ["EMBED", "INSTRUCTION", "SCORE", "FastTokenizer", "Task", "window_of"]

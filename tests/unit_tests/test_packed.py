@@ -29,7 +29,7 @@ from langchain_gpu.engine.runtimes.attention import (
     packed_attention,
 )
 from langchain_gpu.engine.runtimes.landing import Landing
-from langchain_gpu.engine.runtimes.packed import PackedBatch
+from langchain_gpu.engine.runtimes.packed import PackedBatch, positions_of
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
@@ -197,7 +197,7 @@ class TestChoice:
         ("name", "why"),
         [
             ("mpnet", "MPNetModel has an attention of its own"),
-            ("static", "prepares its texts in its own way"),
+            ("static", "prepares its items in its own way"),
         ],
     )
     def test_what_cannot_be_packed(
@@ -384,6 +384,27 @@ class TestLanding:
 
         with pytest.raises(torch.OutOfMemoryError):
             Landing(torch.zeros(1, 1), Failed())()
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("bert", WINDOW), ("xlm-roberta", WINDOW + 1), ("modernbert", 64), ("qwen3-last-token", 64)],
+)
+def test_positions_a_model_has(tiny: Tiny, name: str, positions: int) -> None:
+    """The tiny RoBERTa pads with 0, so it counts from 1 in a table of WINDOW + 2."""
+    assert positions_of(kept(tiny(name))._model[0].model) == positions
+
+
+def test_the_proof_stays_within_the_positions(tiny: Tiny) -> None:
+    """A tokenizer may promise more than its model has."""
+    model = kept(tiny("bert"))
+    before = model._model.max_seq_length
+    model._model.max_seq_length = 10 * WINDOW
+    try:
+        assert model._longest == WINDOW
+        assert model._prove() is None
+    finally:
+        model._model.max_seq_length = before
 
 
 def test_a_decoder_keeps_no_cache(tiny: Tiny) -> None:

@@ -8,7 +8,7 @@ computes the same with them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,7 +138,7 @@ def prove(
     packed: Callable[[Tokenized, NDArray[np.int64]], Vectors],
     fill: Callable[[list[int]], Tokenized],
     *,
-    window: int | None,
+    longest: int,
     dtype: str,
 ) -> str | None:
     """Say why packed batches do not give what padded ones give, None if they do.
@@ -147,7 +147,7 @@ def prove(
         padded: Vectors of rows the safe way.
         packed: The way to prove.
         fill: Makes rows of these lengths.
-        window: Tokens the model reads at most.
+        longest: Tokens a row may have.
         dtype: What is computed in.
 
     Raises:
@@ -155,7 +155,7 @@ def prove(
     """
     least = LEAST_COSINE[dtype]
     for lengths in PROOFS:
-        sizes = [min(length, window or length) for length in lengths]
+        sizes = [min(length, longest) for length in lengths]
         tokens = fill(sizes)
         rows = np.arange(len(sizes))
         wanted = padded(tokens, rows)
@@ -179,13 +179,27 @@ def _least_cosine(wanted: Vectors, found: Vectors) -> float:
     return float(((wanted * found).sum(axis=1) / norms).min())
 
 
+def positions_of(model: torch.nn.Module) -> int | None:
+    """Return the tokens a row may have before a model runs out of positions; None if unknown.
+
+    A tokenizer may promise more. Beyond the end of its table a card stops the whole process.
+    """
+    for table, padding in _tables(model):
+        return table.num_embeddings - (0 if padding is None else padding + 1)
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
+
+
 def _counted_from(model: torch.nn.Module) -> int | None:
     """Return the padding id above which RoBERTa and its kin count positions; None for others."""
+    return next((padding for _, padding in _tables(model)), None)
+
+
+def _tables(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Embedding, int | None]]:
+    """Yield learned positions, and the id of padding where they are counted from that."""
     for module in model.modules():
-        positions, padding = (
+        table, padding = (
             getattr(module, "position_embeddings", None),
             getattr(module, "padding_idx", None),
         )
-        if isinstance(positions, torch.nn.Embedding) and isinstance(padding, int):
-            return padding
-    return None
+        if isinstance(table, torch.nn.Embedding):
+            yield table, padding if isinstance(padding, int) else None

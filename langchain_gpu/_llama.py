@@ -301,7 +301,11 @@ def _parameters(settings: LlamaSettings) -> Any:
     params.n_threads_http = 1  # chats are called in process; only tokenizing goes over the socket
     if settings.embedding:
         params.embedding = True
-        params.n_batch = params.n_ubatch = settings.n_ctx  # a text is never cut into batches
+        # A text is never cut into batches; and llama.cpp ends the process where the slots do not
+        # divide a batch evenly.
+        params.n_batch = params.n_ubatch = -(-settings.n_ctx // settings.n_parallel) * (
+            settings.n_parallel
+        )
         if settings.pooling is not None:
             params.pooling_type = _POOLINGS[settings.pooling]
     params.verbosity = 0

@@ -34,6 +34,7 @@ from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_d
 # A text goes through in one piece: the work space for it grows with the window, so a model that
 # reads 32,768 tokens gets that only where it is asked for.
 _WINDOW = 2048
+_STEP = 256  # llama.cpp rounds windows up to this, and a text beyond its work space is fatal
 # On a CPU texts one after the other are as fast as several at a time; a GPU wants more at once.
 _CPU_SLOTS = 1
 _GPU_SLOTS = 8
@@ -98,6 +99,7 @@ class LlamaCppEncoder:
         if chosen.get("pooling") not in _POOLINGS:
             raise ValueError(f"pooling {chosen['pooling']!r} is not one of mean, cls, last")
         self._path, self._options, self._fallback = path.resolve(), chosen, fallback
+        self._asked: int = chosen.get("n_ctx") or _WINDOW
         self._server: LlamaServer | None = None
         self.to(device)
         self._before, self._after = self._special_tokens()
@@ -121,7 +123,7 @@ class LlamaCppEncoder:
     @property
     def window(self) -> int | None:
         """Tokens the model reads at most, special tokens included."""
-        return self._open.n_ctx
+        return self._window
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -143,7 +145,7 @@ class LlamaCppEncoder:
         Raises:
             TextTooLongError: A text exceeds the window and the policy is `"error"`.
         """
-        room = self._open.n_ctx - len(self._before) - len(self._after)
+        room = self._window - len(self._before) - len(self._after)
         limit = room if options.on_long == "truncate" else None
         check_texts(items, start=start)
         rows, owners, truncated = [], [], []
@@ -168,7 +170,7 @@ class LlamaCppEncoder:
 
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """See `TextEncoder.from_ids`."""
-        window, size = self._open.n_ctx, int(self._open.facts["n_vocab"])
+        window, size = self._window, int(self._open.facts["n_vocab"])
         for index, row in enumerate(rows):
             if not len(row):
                 problem = "is empty"
@@ -245,7 +247,7 @@ class LlamaCppEncoder:
         self._server = shared_server(
             LlamaSettings(
                 path=self._path,
-                n_ctx=self._options.get("n_ctx") or _WINDOW,
+                n_ctx=-(-self._asked // _STEP) * _STEP,
                 n_parallel=self._options.get("n_parallel") or slots,
                 n_gpu_layers=n_gpu_layers,
                 main_gpu=main_gpu,
@@ -256,6 +258,10 @@ class LlamaCppEncoder:
             )
         )
         self._device = replace(device, reason=f"{device.reason}; llama.cpp runs the model")
+
+    @property
+    def _window(self) -> int:
+        return min(self._asked, self._open.n_ctx)
 
     @property
     def _open(self) -> LlamaServer:

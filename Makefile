@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test integration lint format bench clean
+.PHONY: install demo test integration lint format bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 install: $(STAMP)
@@ -47,7 +47,10 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python benchmarks/bench_embed.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_embed $(ARGS)
+
+bench-gpu: install
+	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) .demo

@@ -1,108 +1,107 @@
 """Embedding speed, beside the classes people use now.
 
-    python benchmarks/bench_embed.py [--texts 512] [--rounds 5] [--write]
+    python -m benchmarks.bench_embed [--workloads all] [--texts 256] [--rounds 3] [--write]
 
 Every round takes texts that nobody has seen, and every contestant embeds the same ones, one after
 the other, so that a busy machine disturbs all alike. The figures are medians over the rounds; what
 is to be compared is the ratio. The last line is JSON; `--write` also puts it into
-benchmarks/results/, from where README quotes.
+benchmarks/results/, from where README quotes. NOTES.md says how to read it.
+
+`--texts` is for passages; the other workloads take as many tokens. With the defaults a run takes
+under 10 minutes on two quiet cores, half of it for the slowest peer.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import json
-import platform
-import re
 import subprocess
 import sys
-import sysconfig
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging as transformers_logging
 
-from langchain_gpu import GPUEmbeddings, select_device
+from benchmarks import flops, machine, memory, scaling, tables
+from benchmarks.contestants import AUTO, BASE, LOADERS, REFERENCE, Contestant, NotHereError, Setup
+from benchmarks.contestants import load as load_contestant
+from benchmarks.corpus import Corpus, WordCounter
+from benchmarks.measure import queries, rounds, rows
+from benchmarks.peers import make_gguf
+from benchmarks.weights import MINILM, prepare
+from benchmarks.workloads import PASSAGES, QUERY_TOKENS, WINDOW, Workload, choose
+from langchain_gpu import select_device
 from langchain_gpu.events import TruncationWarning
-from langchain_gpu.models.resolve import resolve
 
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-WORDS = 100  # about 130 tokens, the passage of most retrieval corpora
+RESULTS = Path(__file__).parent / "results"
+_MEASURED = ("float32", "bfloat16", "float16")
 LIGHT = "import numpy, pydantic; from langchain_core.embeddings import Embeddings"
 
 
-def passages() -> Iterator[str]:
-    """Real English: docstrings on this machine, cut and joined into passages of WORDS words."""
-    words: list[str] = []
-    roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
-    for path in sorted({file for root in roots for file in root.rglob("*.py")}):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError, OSError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
-                words += (ast.get_docstring(node) or "").split()
-        while len(words) >= WORDS:
-            yield " ".join(words[:WORDS])
-            words = words[WORDS:]
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default=MINILM, help="a name, a folder, or bert-base")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workloads", default="all", help="short,passages,long,mixed")
+    parser.add_argument("--texts", type=int, default=256, help="passages per round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--queries", type=int, default=120, help="single queries; 0 for none")
+    parser.add_argument(
+        "--peers",
+        default="all",
+        help=f"names with semicolons between, or none: {'; '.join(LOADERS)}. {BASE} always runs",
+    )
+    parser.add_argument("--gguf", type=Path, help="the model for llama.cpp")
+    parser.add_argument("--vllm-url", help="a vLLM server that has the model")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--scaling", action="store_true", help="100,000 texts beside 10,000")
+    parser.add_argument("--scaling-texts", type=int, default=100_000)
+    parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
+    return parser.parse_args(arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """One way to embed documents and queries."""
+def wanted(peers: str) -> list[str]:
+    """Return the names of contestants: ours, the base, and the peers asked for.
 
-    name: str
-    documents: Callable[[list[str]], Any]
-    query: Callable[[str], Any]
-
-
-def contestants(folder: str, device: str) -> list[Contestant]:
-    """Ours, the LangChain class it replaces, and the library under both, in its fast setting too.
-
-    Peers run in their defaults; `sentence-transformers, tuned` is what its efficiency page advises:
-    half precision where the device has it, a larger batch on a GPU.
+    Raises:
+        ValueError: There is no such peer.
     """
-    import torch
-    from langchain_huggingface import HuggingFaceEmbeddings
-    from sentence_transformers import SentenceTransformer
-
-    place = select_device(device)
-    peer_device = place.torch_name
-    ours = GPUEmbeddings(model=folder, device=device)
-    own = GPUEmbeddings(model=folder, device=device, backend="torch")
-    exact = GPUEmbeddings(model=folder, device=device, backend="torch", dtype="float32")
-    hugging = HuggingFaceEmbeddings(model=folder, model_kwargs={"device": peer_device})
-    plain = SentenceTransformer(folder, device=peer_device)
-    half = {"dtype": getattr(torch, place.dtype)}
-    tuned = SentenceTransformer(folder, device=peer_device, model_kwargs=half)
-    batch = 32 if place.kind == "cpu" else 256
+    named = [] if peers in ("all", "none") else [each.strip() for each in peers.split(";")]
+    for name in named:
+        if name not in LOADERS:
+            raise ValueError(f"unknown contestant {name!r}; known: {'; '.join(LOADERS)}")
     return [
-        Contestant("HuggingFaceEmbeddings", hugging.embed_documents, hugging.embed_query),
-        Contestant("sentence-transformers", plain.encode, plain.encode),
-        Contestant(
-            f"sentence-transformers, {place.dtype}",
-            lambda texts: tuned.encode(texts, batch_size=batch),
-            tuned.encode,
-        ),
-        Contestant("GPUEmbeddings, torch, float32", exact.embed_documents, exact.embed_query),
-        Contestant("GPUEmbeddings, torch", own.embed_documents, own.embed_query),
-        Contestant("GPUEmbeddings", ours.embed_documents, ours.embed_query),
-        Contestant("GPUEmbeddings, to array", ours.embed_to_array, ours.embed_query),
+        name
+        for name in LOADERS
+        if peers == "all" or name == BASE or name in named or (not named and name.startswith(AUTO))
     ]
 
 
+def enlist(setup: Setup, names: Sequence[str]) -> tuple[list[Contestant], list[dict[str, str]]]:
+    """Load who can take part; who cannot is listed with the reason."""
+    here: list[Contestant] = []
+    skipped: list[dict[str, str]] = []
+    for name in names:
+        try:
+            here.append(load_contestant(setup, name))
+        except NotHereError as error:
+            skipped.append({"name": name, "reason": str(error)})
+            print(f"left out: {name}: {error}")
+    return here, skipped
+
+
 def cpu_seconds_of_import(code: str) -> float:
-    """CPU time of a fresh interpreter that runs `code`, median of 5."""
+    """Return the CPU time of a fresh interpreter that runs `code`, median of 5."""
     script = f"{code}\nimport resource; u = resource.getrusage(resource.RUSAGE_SELF)"
     script += "; print(u.ru_utime + u.ru_stime)"
     times = [
@@ -116,109 +115,164 @@ def cpu_seconds_of_import(code: str) -> float:
     return median(times)
 
 
-def measure(
-    names: list[Contestant], texts: Iterator[str], count: int, rounds: int
-) -> list[dict[str, Any]]:
-    """Run the rounds, interleaved."""
-    seconds: dict[str, list[float]] = {each.name: [] for each in names}
-    queries: dict[str, list[float]] = {each.name: [] for each in names}
-    cosines: dict[str, float] = {each.name: 1.0 for each in names}
-    for each in names:  # load and warm up outside the clock
-        each.documents(list(islice(texts, 8)))
-        each.query("warm up")
-    for number in range(rounds):
-        fresh = list(islice(texts, count))
-        if len(fresh) < count:
-            raise SystemExit(f"only {len(fresh)} texts left for round {number}; ask for fewer")
-        # The first contestant is the fp32 reference; who comes after it changes every round.
-        order = [names[0], *np.roll(np.arange(1, len(names)), number)]
-        reference: Any = None
-        for item in order:
-            each = item if isinstance(item, Contestant) else names[int(item)]
-            began = perf_counter()
-            result = each.documents(fresh)
-            seconds[each.name].append(perf_counter() - began)
-            vectors = np.asarray(result, np.float32)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            reference = vectors if reference is None else reference
-            cosines[each.name] = min(cosines[each.name], float((reference * vectors).sum(1).min()))
-        for text in fresh[:20]:
-            question = " ".join(text.split()[:10])
-            for each in names:
-                began = perf_counter()
-                each.query(question)
-                queries[each.name].append(perf_counter() - began)
-    base = seconds[names[0].name]
-    return [
-        {
-            "name": each.name,
-            "documents_per_second": round(count / median(seconds[each.name]), 1),
-            "ratio": round(median(np.divide(base, seconds[each.name])), 2),
-            "min_cosine": round(cosines[each.name], 6),
-            "query_ms_p50": round(1000 * float(np.percentile(queries[each.name], 50)), 2),
-            "query_ms_p95": round(1000 * float(np.percentile(queries[each.name], 95)), 2),
+class Bench:
+    """One run: a model, its contestants, and texts nobody has seen.
+
+    Args:
+        setup: What the contestants share.
+        chosen: The command line.
+    """
+
+    def __init__(self, setup: Setup, chosen: argparse.Namespace) -> None:
+        self._setup, self._chosen = setup, chosen
+        self._counter = WordCounter(setup.folder, WINDOW)
+        self._corpus = Corpus(self._counter.words)
+        self._rng = np.random.default_rng(0)
+        self._loaders = wanted(chosen.peers)
+        self._here, self._skipped = enlist(setup, self._loaders)
+        self._config = flops.read_config(setup.folder)
+        self._peaks: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything; return the record."""
+        chosen, device = self._chosen, self._setup.torch_device
+        workloads = [self._workload(each) for each in choose(chosen.workloads)]
+        asked = self._corpus.texts([QUERY_TOKENS] * chosen.queries)
+        latency = queries(self._here, asked, device=device) if asked else {}
+        taken = {} if chosen.no_memory else self._memory()
+        light = cpu_seconds_of_import(LIGHT)
+        whole = cpu_seconds_of_import(f"{LIGHT}; import langchain_gpu; langchain_gpu.GPUEmbeddings")
+        record: dict[str, Any] = {
+            "benchmark": "embed",
+            "date": datetime.now(UTC).date().isoformat(),
+            "model": chosen.model,
+            "window": WINDOW,
+            "rounds": chosen.rounds,
+            "device": machine.describe(select_device(chosen.device)),
+            "versions": machine.versions(),
+            "peak_flops": {name: round(rate) for name, rate in self._peaks.items()},
+            "import_cpu_seconds": {"base": round(light, 3), "more": round(whole - light, 3)},
+            "contestants": [
+                {
+                    "name": each.name,
+                    "dtype": each.dtype,
+                    "note": each.note,
+                    "query_ms": latency.get(each.name),
+                    "peak_memory": taken.get(each.name),
+                }
+                for each in self._here
+            ],
+            "workloads": workloads,
+            "skipped": self._skipped,
         }
-        for each in names
-    ]
+        if chosen.scaling:
+            record["scaling"] = scaling.measure(
+                replace(self._setup, gguf=None), self._corpus, chosen.scaling_texts
+            )
+        return record
+
+    def _workload(self, workload: Workload) -> dict[str, Any]:
+        self._look_at_peaks()
+        count = workload.count(self._chosen.texts)
+        lengths: list[np.ndarray[Any, Any]] = []
+
+        def fresh() -> list[str]:
+            texts = self._corpus.texts(workload.lengths(count, self._rng))
+            lengths.append(self._counter.lengths(texts))
+            return texts
+
+        scores = rounds(
+            self._here,
+            self._reference,
+            fresh,
+            count=self._chosen.rounds,
+            device=self._setup.torch_device,
+        )
+        self._look_at_peaks()
+        measured = lengths[1:]  # the first were for warming up
+        tokens = float(np.mean([each.sum() for each in measured]))
+        try:
+            work = float(np.mean([flops.flops(self._config, each) for each in measured]))
+        except ValueError as error:
+            print(f"no share of the peak: {error}")
+            work = None
+        peaks = {
+            each.name: self._peaks[dtype]
+            for each in self._here
+            if (dtype := self._peak_of(each.dtype)) is not None
+        }
+        table = rows(scores, texts=count, tokens=tokens, flops=work, peaks=peaks)
+        found = {
+            "name": workload.name,
+            "texts": count,
+            "tokens_per_text": round(tokens / count, 1),
+            "mflop_per_token": None if work is None else round(work / tokens / 1e6, 1),
+            "rows": table,
+        }
+        print(tables.plain(found))
+        return found
+
+    def _look_at_peaks(self) -> None:
+        """Measure the machine again: it may be busy at times, and its best is what counts."""
+        for dtype in {self._peak_of(each.dtype) for each in self._here} - {None}:
+            assert dtype is not None
+            rate = machine.peak_rate(self._setup.torch_device, dtype)
+            self._peaks[dtype] = max(rate, self._peaks.get(dtype, 0.0))
+
+    def _peak_of(self, dtype: str) -> str | None:
+        """Return the dtype whose matrix rate is the measure; int8 is held against the half one."""
+        if dtype == "int8":
+            return self._setup.half
+        return dtype if dtype in _MEASURED else None
+
+    def _reference(self, texts: list[str]) -> Any:
+        """Embed texts in float32 where that contestant does not take part."""
+        return load_contestant(self._setup, REFERENCE).documents(texts)
+
+    def _memory(self) -> dict[str, dict[str, Any]]:
+        """Return what each contestant takes alone; a server is another process, so it has none."""
+        texts = self._corpus.texts(
+            PASSAGES.lengths(PASSAGES.count(min(self._chosen.texts, 256)), self._rng)
+        )
+        left_out = {each["name"] for each in self._skipped} | {"vLLM"}
+        loaders = [name for name in self._loaders if name not in {e["name"] for e in self._skipped}]
+        found = {}
+        for name, each in zip(loaders, self._here, strict=True):
+            if name not in left_out:
+                found[each.name] = memory.measure(self._setup, name, texts)
+        return found
+
+
+def write(record: dict[str, Any]) -> Path:
+    """Save a record where README takes it from."""
+    device = record["device"]
+    parts = [record["benchmark"], device["kind"], machine.slug(device["name"])]
+    if record.get("model", MINILM) != MINILM:
+        parts.append(machine.slug(Path(record["model"]).name))
+    path = RESULTS / f"{'-'.join(parts)}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def main() -> None:
-    """Run the benchmark and print a table and one line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--texts", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
-    options = parser.parse_args()
+    """Run the benchmark; print tables and one line of JSON."""
+    chosen = options()
     warnings.simplefilter("ignore", TruncationWarning)  # every contestant cuts the same texts
-    rows = measure(
-        contestants(str(resolve(options.model).path), options.device),
-        passages(),
-        options.texts,
-        options.rounds,
-    )
-    light = cpu_seconds_of_import(LIGHT)
-    whole = cpu_seconds_of_import(f"{LIGHT}; import langchain_gpu; langchain_gpu.GPUEmbeddings")
-    best = select_device(options.device)
-    record = {
-        "benchmark": "embed",
-        "date": datetime.now(UTC).date().isoformat(),
-        "model": options.model,
-        "texts": options.texts,
-        "words_per_text": WORDS,
-        "rounds": options.rounds,
-        "device": {"kind": best.kind, "name": best.name, "cores": best.cores, "isa": best.isa},
-        "versions": {
-            name: version(name)
-            for name in (
-                "langchain-gpu",
-                "langchain-huggingface",
-                "openvino",
-                "sentence-transformers",
-                "torch",
-            )
-        }
-        | {"python": platform.python_version()},
-        "import_cpu_seconds": {"base": round(light, 3), "more": round(whole - light, 3)},
-        "rows": rows,
-    }
-    print(f"{'':40}{'docs/s':>10}{'ratio':>8}{'min cosine':>12}{'query p50':>11}{'p95':>8}")
-    for row in rows:
-        print(
-            f"{row['name']:40}{row['documents_per_second']:>10}{row['ratio']:>8}"
-            f"{row['min_cosine']:>12}{row['query_ms_p50']:>9}ms{row['query_ms_p95']:>6}ms"
-        )
-    print(f"import: {light:.2f} s of CPU for the base, {whole - light:.2f} s more for the class")
-    line = json.dumps(record)
-    if options.write:
-        words = re.findall(r"[a-z0-9]+", best.name.lower())
-        path = Path(__file__).parent / "results" / f"embed-{best.kind}-{'-'.join(words)}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
-    print(line)
+    transformers_logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = prepare(chosen.model, Path(scratch))
+        gguf, reason = chosen.gguf, ""
+        if gguf is None:
+            gguf, reason = make_gguf(folder, Path(scratch) / "model.gguf")
+        if reason:
+            print(f"llama.cpp: {reason}")
+        bench = Bench(Setup(folder, chosen.device, gguf, chosen.vllm_url), chosen)
+        record = bench.run()
+    print(tables.plain_contestants(record))
+    if chosen.write:
+        write(record)
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

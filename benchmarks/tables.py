@@ -7,41 +7,175 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
+_NONE = "–"  # noqa: RUF001 - what a table has where there is no figure
+Found = dict[str, Any]
 
 
 def readme_speed(results: Path) -> str:
     """Return the text of README's section on speed."""
-    return "\n".join(
-        _section(json.loads(path.read_text())) for path in sorted(results.glob("embed-*.json"))
-    )
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("embed-*.json"))]
+    sections = [_gpu(each) if each["benchmark"] == "embed-gpu" else _cpu(each) for each in found]
+    if not any(each["benchmark"] == "embed-gpu" for each in found):
+        sections.append("On a GPU: not measured yet (`make bench-gpu`).\n")
+    return "\n".join(sections)
 
 
-def _section(found: dict[str, Any]) -> str:
-    device, versions = found["device"], found["versions"]
-    intro = (
-        f"`{found['model'].split('/')[-1]}`, {found['texts']} fresh passages of "
-        f"{found['words_per_text']} words in each of {found['rounds']} rounds, on "
-        f"{device['cores']} cores of {device['name']} ({', '.join(device['isa'])}); torch "
-        f"{versions['torch']}, sentence-transformers {versions['sentence-transformers']}, "
-        f"{found['date']}. Ratios are medians against the first row in the same run."
+def plain(workload: Found) -> str:
+    """Return the table of one workload for a terminal."""
+    head = (
+        f"\n{workload['name']}: {workload['texts']} texts of {workload['tokens_per_text']} tokens\n"
+        f"{'':34}{'docs/s':>9}{'tok/s':>10}{'ratio':>8}{'padding':>9}{'of peak':>9}"
+        f"{'min cosine':>12}"
     )
-    table = [
-        "| | documents/s, ratio | least cosine to float32 | a query, p50 |",
-        "|---|---|---|---|",
+    lines = [
+        f"{row['name']:34}{row['documents_per_second']:>9,.0f}{row['tokens_per_second']:>10,}"
+        f"{row['ratio']:>7.2f}x{_number(row['padding'], '.2f'):>9}"
+        f"{_percent(row['peak_share']):>9}{row['min_cosine']:>12.5f}"
+        for row in workload["rows"]
     ]
-    for row in found["rows"]:
-        cells = [row["name"], row["ratio"], f"{row['min_cosine']:.4f}", f"{row['query_ms_p50']} ms"]
-        table.append(f"| {' | '.join(map(str, cells))} |")
-    outro = (
+    return "\n".join([head, *lines])
+
+
+def plain_contestants(record: Found) -> str:
+    """Return what belongs to a contestant and no workload, for a terminal."""
+    lines = [f"\n{'':34}{'query p50':>10}{'p95':>8}{'p99':>8}{'memory':>10}"]
+    for each in record["contestants"]:
+        spent = each["query_ms"] or {}
+        cells = [_number(spent.get(name), ".2f") for name in ("p50", "p95", "p99")]
+        lines.append(
+            f"{each['name']:34}{cells[0]:>10}{cells[1]:>8}{cells[2]:>8}{_memory(each):>10}"
+        )
+    more = record["import_cpu_seconds"]
+    lines.append(
+        f"import: {more['base']} s of CPU for the base, {more['more']} s more for the class"
+    )
+    return "\n".join(lines)
+
+
+def _cpu(found: Found) -> str:
+    """Return the section of a file that `bench_embed.py` wrote."""
+    device, versions, workloads = found["device"], found["versions"], found["workloads"]
+    kinds = "; ".join(_texts(each) for each in workloads)
+    intro = (
+        f"`{found['model'].split('/')[-1]}` on {_place(device)}; torch {versions['torch']}, "
+        f"XX['sentence-transformers']}, {found['date']}. "
+        f"{found['rounds']} rounds of fresh texts: {kinds}. Numbers are documents/s as ratios, "
+        "medians against the first row in the same round."
+    )
+    parts = [intro, _ratios(found)]
+    if (rates := _rates(found)) is not None:
+        parts.append(rates)
+    if found.get("skipped"):
+        left = "; ".join(f"{each['name']} ({each['reason']})" for each in found["skipped"])
+        parts.append(f"Left out of this run: {left}.")
+    if (scaling := found.get("scaling")) is not None:
+        few, most = scaling["texts"]
+        parts.append(
+            f"With {most:,} short texts instead of {few:,}: {scaling['ratio']:.2f} of the "
+            f"documents/s; `stream` held {_peaks(scaling['stream_peak_memory'])} at most."
+        )
+    parts.append(
         f"Importing the class takes {found['import_cpu_seconds']['more']} s of CPU more than "
         "numpy, pydantic and LangChain's base class."
     )
-    return "\n\n".join([intro, "\n".join(table), outro]) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def _ratios(found: Found) -> str:
+    """Return who is how fast, on which texts."""
+    workloads = found["workloads"]
+    by_name = [{row["name"]: row for row in each["rows"]} for each in workloads]
+    measured = any(each["peak_memory"] for each in found["contestants"])
+    head = ["", *(each["name"] for each in workloads), "least cosine to float32", "a query, p50"]
+    lines = [head + ["peak memory"] * measured]
+    for each in found["contestants"]:
+        rows = [rows[each["name"]] for rows in by_name]
+        least = min(row["min_cosine"] for row in rows)
+        query = (each["query_ms"] or {}).get("p50")
+        cells = [each["name"], *(f"{row['ratio']:.2f}" for row in rows), f"{least:.4f}"]
+        cells += [_NONE if query is None else f"{query} ms"]
+        lines.append(cells + [_memory(each)] * measured)
+    return markdown(lines)
+
+
+def _rates(found: Found) -> str | None:
+    """Return what our default came to on each workload, in figures."""
+    lines = [["`GPUEmbeddings`", "documents/s", "tokens/s", "padding", "of the matrix peak"]]
+    for each in found["workloads"]:
+        row = next((row for row in each["rows"] if row["name"] == "GPUEmbeddings"), None)
+        if row is None or row.get("tokens_per_second") is None:
+            return None
+        cells = [each["name"], f"{row['documents_per_second']:,.0f}"]
+        cells += [f"{row['tokens_per_second']:,}", _number(row["padding"], ".2f")]
+        lines.append([*cells, _percent(row["peak_share"])])
+    return markdown(lines)
+
+
+def _gpu(found: Found) -> str:
+    """Return the section of a file that `bench_gpu.py` wrote."""
+    device, versions = found["device"], found["versions"]
+    intro = (
+        f"On {_place(device)}; torch {versions['torch']}, sentence-transformers "
+        f"{versions['sentence-transformers']}, {found['date']}. Medians of {found['rounds']} "
+        "rounds of fresh texts; ratios against HuggingFaceEmbeddings in the same run."
+    )
+    parts = [intro]
+    for case in found["cases"]:
+        lines = [["", "documents/s", "tokens/s", "ratio", "of the matrix peak"]]
+        for row in case["rows"]:
+            cells = [row["name"], f"{row['documents_per_second']:,.0f}"]
+            cells += [f"{row['tokens_per_second']:,}", _number(row["ratio"], ".1f")]
+            lines.append([*cells, _percent(row["peak_share"])])
+        parts += [f"{case['model']}, {case['tokens_per_text']:.0f} tokens:", markdown(lines)]
+    if (parity := found.get("parity")) is not None:
+        least = "; ".join(f"{name} {value:.5f}" for name, value in parity["min_cosine"].items())
+        parts.append(f"Least cosine to float32 over {parity['texts']} texts: {least}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table; the first line is its head."""
+    head, *body = [f"| {' | '.join(line)} |".replace("|  |", "| |", 1) for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+
+
+def _place(device: Found) -> str:
+    if device["kind"] != "cpu":
+        return str(device["name"])
+    return f"{device['cores']} cores of {device['name']} ({', '.join(device['isa'])})"
+
+
+def _texts(workload: Found) -> str:
+    size = (
+        f"{workload['words_per_text']} words"
+        if workload.get("tokens_per_text") is None
+        else f"{workload['tokens_per_text']:.0f} tokens"
+    )
+    return f"{workload['name']}, {workload['texts']} of {size}"
+
+
+def _memory(contestant: Found) -> str:
+    taken = contestant["peak_memory"] or {}
+    most = taken.get("device_bytes", taken.get("bytes"))
+    return _NONE if most is None else f"{most / 2**20:,.0f} MiB"
+
+
+def _peaks(taken: Sequence[Found]) -> str:
+    return " and ".join(_memory({"peak_memory": each}) for each in taken)
+
+
+def _number(value: float | None, form: str) -> str:
+    return _NONE if value is None else format(value, form)
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.0%}"
 
 
 def main() -> None:

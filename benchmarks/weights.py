@@ -1,0 +1,69 @@
+"""The models that are measured: real weights, or random ones of a real configuration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from benchmarks.workloads import WINDOW
+from langchain_gpu.models.resolve import resolve
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+BERT_BASE = "bert-base"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+def prepare(name: str, scratch: Path) -> Path:
+    """Return the folder of a model that reads WINDOW tokens.
+
+    Args:
+        name: A folder, a model's name, or `"bert-base"` for random weights of that configuration:
+            speed does not depend on the weights, and no hub is needed.
+        scratch: An empty folder to write to.
+    """
+    if name == BERT_BASE:
+        return _bert_base(scratch / "bert-base")
+    return _widened(resolve(name).path, scratch / Path(name).name)
+
+
+def _widened(source: Path, target: Path) -> Path:
+    """Link to a model's files, with the window its positions allow in place of a smaller one.
+
+    all-MiniLM-L6-v2 says 256 and knows 512 positions; cut to 256, long texts would be short ones.
+    """
+    said = source / "sentence_bert_config.json"
+    settings = json.loads(said.read_text(encoding="utf-8")) if said.exists() else {}
+    if settings.get("max_seq_length", WINDOW) >= WINDOW:
+        return source
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.name != said.name:
+            (target / path.name).symlink_to(path.resolve())
+    settings["max_seq_length"] = WINDOW
+    (target / said.name).write_text(json.dumps(settings), encoding="utf-8")
+    return target
+
+
+def _bert_base(target: Path) -> Path:
+    """Write BERT-base with random weights and MiniLM's tokenizer, which is BERT's own."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import BertConfig, BertModel
+
+    parts = target / "parts"
+    parts.mkdir(parents=True)
+    tokenizer = resolve(MINILM).path
+    for name in _TOKENIZER:
+        if (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, parts / name)
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=30522, max_position_embeddings=WINDOW)
+    BertModel(config).save_pretrained(parts)
+    transformer = Transformer(str(parts), max_seq_length=WINDOW)
+    pooling = Pooling(config.hidden_size, "mean")
+    model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+    model.save(str(target / "model"))
+    return target / "model"

@@ -64,7 +64,7 @@ def _cpu(found: Found) -> str:
     kinds = "; ".join(_texts(each) for each in workloads)
     intro = (
         f"`{found['model'].split('/')[-1]}` on {_place(device)}; torch {versions['torch']}, "
-        f"XX['sentence-transformers']}, {found['date']}. "
+        f"sentence-transformers {versions['sentence-transformers']}, {found['date']}. "
         f"{found['rounds']} rounds of fresh texts: {kinds}. Numbers are documents/s as ratios, "
         "medians against the first row in the same round."
     )

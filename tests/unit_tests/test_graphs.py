@@ -188,7 +188,7 @@ def test_recorded_batches_give_the_same_rows(tiny: Tiny, name: str) -> None:
 
 
 def test_a_row_without_a_token_stays_zero(tiny: Tiny) -> None:
-    model = made(tiny("qwen3-last-token"), Fake())
+    model = made(tiny("xlm-roberta"), Fake())
     tokens = rows_of(model, [4, 3])
     lengths = np.array([4, 3, 0])
     offsets = np.append(tokens.payload.offsets, 7)

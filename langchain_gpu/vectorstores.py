@@ -31,7 +31,7 @@ from langchain_gpu.search.embed import embed, embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.search.mmr import select_diverse
 from langchain_gpu.search.relevance import RELEVANCE
-from langchain_gpu.search.route import Route
+from langchain_gpu.search.route import DType, Route
 from langchain_gpu.search.vectors import prepare
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store import identity as identities
@@ -106,8 +106,9 @@ class FAISSVectorStore(VectorStore):
     rounded: `merge_from` and MMR work with those.
 
     The CPU index is the truth; on a GPU a mirror of it answers, which is copied there again at the
-    first search after a change. What the GPU cannot do (filters, a very large `k`) the CPU does; a
-    `FallbackWarning` says so once. `device` says where searches run, with the reason.
+    first search after a change. FAISS searches NVIDIA cards; torch searches the others, and what
+    FAISS cannot (filters, a very large `k`) where the process has loaded it. What no GPU can do the
+    CPU does; a `FallbackWarning` says so once. `device` says where searches run, with the reason.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class FAISSVectorStore(VectorStore):
         embedding: Embeddings,
         *,
         metric: Metric = "cosine",
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
+        dtype: DType = "auto",
         index: str = "auto",
         train_size: int | None = None,
         nprobe: int | None = None,
@@ -128,7 +130,11 @@ class FAISSVectorStore(VectorStore):
         Args:
             embedding: Embeds texts and queries. Any LangChain embedding will do.
             metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (squared distance).
-            device: Where to search: `"auto"`, `"cpu"`, or a GPU such as `"cuda:0"`.
+            device: Where to search: `"auto"`, `"cpu"`, a GPU such as `"cuda:0"`, or several `cuda`
+                ones, which share the vectors.
+            dtype: What a mirror on a GPU stores flat vectors in, `"float32"` or `"float16"`, which
+                takes half the memory; what is found is the same. `"auto"` is float32 for FAISS and
+                float16 for torch.
             index: An index kind of the table above, or a FAISS factory string of its families, such
                 as `"IVF1024,SQ8"`.
             train_size: Vectors to train from, for kinds that are trained. They stay flat until
@@ -151,7 +157,7 @@ class FAISSVectorStore(VectorStore):
         self._embedding = embedding
         self._metric: Metric = metric
         self._relevance = relevance_score_fn or RELEVANCE[metric]
-        self._route = Route(device, on_event)
+        self._route = Route(device, on_event, dtype=dtype)
         effort = Effort(nprobe, ef_search)
         self._kind = kinds.get(index, train_size=train_size, effort=effort)
         self._identity: identities.Identity | None = None

@@ -54,10 +54,12 @@ class Mirrored(NamedTuple):
     Attributes:
         index: A FAISS index on the CPU.
         rows: [n], the row of each of its positions; None where it answers in rows itself.
+        nprobe: Lists of it that a search scans unless it says how many; None where it has none.
     """
 
     index: Any
     rows: Rows | None
+    nprobe: int | None = None
 
 
 EFFORT = Effort()
@@ -126,8 +128,12 @@ class VectorIndex(Protocol):
         Equal scores come lowest row first. If there are `k` rows, `k` are found.
         """
 
-    def mirrored(self) -> Mirrored | None:
-        """Return what a GPU can copy, None where FAISS has no GPU form of it (HNSW)."""
+    @property
+    def portable(self) -> bool:
+        """Whether a searcher on a device can copy it: a graph (HNSW) is walked on the CPU only."""
+
+    def mirrored(self) -> Mirrored:
+        """Return what FAISS can copy to a GPU, where the index is portable."""
 
     def save(self, path: Path) -> None:
         """Write the index to `path`."""

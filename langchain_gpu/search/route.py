@@ -1,15 +1,19 @@
-"""Which searcher answers: a device with its reason, and the CPU behind it."""
+"""Which searchers answer: a device with its reason, others behind it, and the CPU behind all."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from threading import Lock
+from typing import Literal
 
-from langchain_gpu._extras import install_line
+from langchain_gpu._extras import install_line, is_installed
 from langchain_gpu.events import Listener, warn_fallback
-from langchain_gpu.hardware.devices import Device, select_device
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.hardware.gpu import visible_nvidia
 from langchain_gpu.hardware.nvidia import read_nvidia
 from langchain_gpu.search.base import (
@@ -24,40 +28,62 @@ from langchain_gpu.search.base import (
 )
 from langchain_gpu.search.faiss_cpu import FaissCPU
 
+DType = Literal["auto", "float16", "float32"]
+
 _NAMES = re.compile(r"auto|cpu|(?P<kind>cuda|rocm|xpu|mps)(:(?P<index>\d+))?")
 _CPU_BUILD = "the installed FAISS is a CPU build"
+_GRAPH = CannotSearch("an HNSW graph is walked on the CPU only", cause="graph")
 
 
 class Route:
-    """Searches on the device that was asked for; what that cannot do, the CPU does.
+    """Searches on the device that was asked for; what it cannot do, the next searcher does.
 
-    A search that the device hands on is answered by the CPU index, the truth, so the result is the
-    same. Each cause is told once, by `report`: a search runs behind the store's lock, where neither
-    a listener nor a warnings hook has any business.
+    On NVIDIA cards FAISS comes first, then torch where the process has loaded it (it filters and
+    takes any `k`, with a mirror of its own that is made when it is first needed); on other GPUs,
+    and where FAISS cannot use the card, torch. The CPU index, the truth, is last. Each cause of a
+    turn is told once, by `report`: a search runs behind the store's lock, where neither a listener
+    nor a warnings hook has any business.
+
+    Importing torch takes seconds, and its context some hundred MiB: `"auto"` never does it.
     """
 
-    def __init__(self, device: str = "auto", listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        device: str | Sequence[str] = "auto",
+        listener: Listener | None = None,
+        *,
+        dtype: DType = "auto",
+    ) -> None:
         """Nothing is probed yet.
 
         Args:
-            device: `"auto"`, `"cpu"`, or a GPU such as `"cuda:0"`.
+            device: `"auto"`, `"cpu"`, a GPU such as `"cuda:0"`, or several `cuda` ones, which share
+                the vectors.
             listener: Receives fallbacks.
+            dtype: What mirrors store flat vectors in; the results are the same.
 
         Raises:
-            ValueError: `device` is none of these.
+            ValueError: `device` is none of these, or there is no such dtype.
         """
-        if not _NAMES.fullmatch(device):
-            raise ValueError(
-                f"{device!r} names no device: write auto, cpu, cuda, or cuda with an index, as in "
-                "cuda:1"
-            )
-        self._wanted = device
+        names = [device] if isinstance(device, str) else list(device)
+        for name in names:
+            if not _NAMES.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} names no device: write auto, cpu, cuda, or cuda with an index, as "
+                    "in cuda:1"
+                )
+        if not names or (len(names) > 1 and not _distinct_cards(names)):
+            raise ValueError(f"only different cuda devices can share an index, not {names}")
+        if dtype not in {"auto", "float16", "float32"}:
+            raise ValueError(f"unknown dtype {dtype!r}; known: auto, float16, float32")
+        self._wanted = tuple(names)
+        self._dtype: DType = dtype
         self._listener = listener
         self._cpu = FaissCPU()
-        self._gpu: Searcher | None = None
+        self._mirrors: tuple[Searcher, ...] = ()
         self._device: Device | None = None
-        self._told: set[str] = set()
-        self._untold: list[tuple[str, str]] = []  # (device, reason)
+        self._told: set[tuple[str, str]] = set()
+        self._untold: list[tuple[str, str, str]] = []  # (source, target, reason)
         self._lock = Lock()
 
     @property
@@ -71,8 +97,10 @@ class Route:
         """Tell what fell back since the last time: a `FallbackWarning`, a `FellBack`."""
         with self._lock:
             untold, self._untold = self._untold, []
-        for name, reason in untold:
-            warn_fallback(self._listener, what="search", source=name, target="cpu", reason=reason)
+        for source, target, reason in untold:
+            warn_fallback(
+                self._listener, what="search", source=source, target=target, reason=reason
+            )
 
     def search(
         self,
@@ -84,12 +112,16 @@ class Route:
     ) -> Found:
         """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
         self._chosen()
-        if (gpu := self._gpu) is not None:
+        mirrors = self._mirrors
+        if mirrors and not index.portable:
+            self._turn(mirrors[0], self._cpu, _GRAPH)
+            mirrors = ()
+        for searcher, following in pairwise((*mirrors, self._cpu)):
             try:
-                gpu.build(index)
-                return gpu.search(queries, k, allowed, effort)
+                searcher.build(index)
+                return searcher.search(queries, k, allowed, effort)
             except CannotSearch as turn:
-                self._turn(gpu.name, turn)
+                self._turn(searcher, following, turn)
         self._cpu.build(index)
         return self._cpu.search(queries, k, allowed, effort)
 
@@ -100,25 +132,28 @@ class Route:
             return self._device
 
     def _choose(self) -> Device:
-        if self._wanted == "cpu":
+        wanted = self._wanted[0]
+        if wanted == "cpu":
             return select_device("cpu")
+        name = "the GPU" if wanted == "auto" else ",".join(self._wanted)
         try:
-            return self._choose_gpu()
+            device, searcher = self._choose_faiss()
         except CannotSearch as turn:
-            if turn.cause == "absent" and self._wanted == "auto":
-                return _cpu(str(turn))  # nothing was expected, so nothing fell back
-            name = "the GPU" if self._wanted == "auto" else self._wanted
-            self._untold.append((name, str(turn)))
-            return _cpu(f"not on {name}: {turn}")
+            return self._choose_torch(name, turn)
+        self._mirrors = (searcher,)
+        if "torch" in sys.modules:
+            self._mirrors += self._find_torch(str(device))[1:]
+        return device
 
-    def _choose_gpu(self) -> Device:
+    def _choose_faiss(self) -> tuple[Device, Searcher]:
         """Start the mirror. torch is not asked: FAISS needs a driver, and no torch."""
         from langchain_gpu.search.faiss_gpu import FaissGPU, has_gpu_build
 
-        wanted = _NAMES.fullmatch(self._wanted)
-        kind, index = (wanted["kind"], int(wanted["index"] or 0)) if wanted else (None, 0)
-        if kind not in {None, "cuda"}:
-            raise CannotSearch(f"FAISS has no kernels for {kind}", cause="absent")
+        matches = [_NAMES.fullmatch(name) for name in self._wanted]
+        kinds = {match["kind"] for match in matches if match}
+        indices = [int(match["index"] or 0) for match in matches if match]
+        if not kinds <= {None, "cuda"}:
+            raise CannotSearch(f"FAISS has no kernels for {kinds.pop()}", cause="absent")
         if not has_gpu_build():
             advice = f"for a GPU: pip uninstall faiss-cpu, then {install_line('faiss-gpu')}"
             raise CannotSearch(f"{_CPU_BUILD} ({advice})", cause="absent")
@@ -126,32 +161,73 @@ class Route:
         cards = visible_nvidia(nvidia.gpus, os.environ)
         if nvidia.error and not cards:
             raise CannotSearch(nvidia.error, cause="fault")
-        if index >= len(cards):
+        if max(indices) >= len(cards):
             raise CannotSearch(f"NVIDIA GPUs here: {len(cards)}", cause="absent")
-        self._gpu = FaissGPU(index)
-        card = cards[index]
-        return Device(
+        searcher = FaissGPU(*indices, dtype=self._dtype)
+        card = cards[indices[0]]
+        shared = f", as on {searcher.name}, which share the vectors" if len(indices) > 1 else ""
+        device = Device(
             kind="cuda",
-            index=index,
+            index=indices[0],
             name=card.name,
-            reason="the installed FAISS found a test vector on it",
+            reason="the installed FAISS found a test vector on it" + shared,
             memory_total=card.memory_total,
             memory_free=card.memory_free,
             capability=card.capability,
         )
+        return device, searcher
 
-    def _turn(self, name: str, turn: CannotSearch) -> None:
+    def _choose_torch(self, name: str, turn: CannotSearch) -> Device:
+        """Take torch where FAISS cannot be had on the device, else the CPU."""
+        wanted, why = self._wanted[0], str(turn)
+        if wanted != "auto" or "torch" in sys.modules:
+            device, *searchers = self._find_torch(wanted)
+            if searchers:
+                self._mirrors = tuple(searchers)
+                reason = f"{device.reason}; searched by torch: {why}"
+                if turn.cause != "absent" or len(self._wanted) > 1:
+                    self._untold.append((name, searchers[0].name, why))
+                return replace(device, reason=reason)
+            why = f"{why}; {device.reason}" if wanted != "auto" else why
+        if turn.cause == "absent" and wanted == "auto":
+            return _cpu(why)  # nothing was expected, so nothing fell back
+        self._untold.append((name, "cpu", why))
+        return _cpu(f"not on {name}: {why}")
+
+    def _find_torch(self, wanted: str) -> tuple[Device, *tuple[Searcher, ...]]:
+        """Return torch's device and its searcher; only the CPU, with the reason, without a GPU."""
+        if not is_installed("torch"):
+            return (_cpu(f"torch is not installed ({install_line('local')})"),)
+        try:
+            device = select_device(wanted)
+        except DeviceNotFoundError as error:
+            return (_cpu(str(error)),)
+        if device.kind == "cpu":
+            return (device,)
+        from langchain_gpu.search.torch_flat import TorchFlat
+
+        return device, TorchFlat(device, dtype=self._dtype)
+
+    def _turn(self, searcher: Searcher, following: Searcher, turn: CannotSearch) -> None:
         with self._lock:
-            if turn.lasting and self._gpu is not None:
-                self._gpu = None
-                self._device = _cpu(f"{name} was given up: {turn}")
-            if turn.cause not in self._told:
-                self._told.add(turn.cause)
-                self._untold.append((name, str(turn)))
+            if turn.lasting and searcher in self._mirrors:
+                self._mirrors = tuple(other for other in self._mirrors if other is not searcher)
+                reason = f"{searcher.name} was given up: {turn}"
+                if not self._mirrors:
+                    self._device = _cpu(reason)
+                elif self._device is not None:
+                    self._device = replace(self._device, reason=reason)
+            if (searcher.name, turn.cause) not in self._told:
+                self._told.add((searcher.name, turn.cause))
+                self._untold.append((searcher.name, following.name, str(turn)))
+
+
+def _distinct_cards(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names) and all(name.startswith("cuda:") for name in names)
 
 
 def _cpu(reason: str) -> Device:
     return replace(select_device("cpu"), reason=reason)
 
 
-__all__ = ["Route"]
+__all__ = ["DType", "Route"]

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from langchain_gpu.events import Event, FallbackWarning, FellBack
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import NO_PACKAGE, Nvidia
 from langchain_gpu.search import faiss_gpu, kinds, route
-from langchain_gpu.search.base import VectorIndex
+from langchain_gpu.search.base import Effort, Metric, VectorIndex
 from langchain_gpu.search.route import Route
 
 K_LIMIT = 2048
@@ -37,6 +39,18 @@ MEMORY_ERROR = (
 )
 
 
+NPROBE_ERROR = (
+    "Error in void faiss::gpu::validateNProbe(size_t, bool) at /project/faiss/gpu/impl/IndexUtils"
+    ".cu:40: Error: 'nprobe > 0 && nprobe <= getMaxKSelection(use_cuvs)' failed: GPU IVF index "
+    "only supports nprobe selection up to 2048 (requested {nprobe})"
+)
+KIND_ERROR = (
+    "Error in virtual faiss::Index* faiss::gpu::ToGpuCloner::clone_Index(const faiss::Index*) at "
+    "/project/faiss/gpu/GpuCloner.cpp:244: Error: 'false' failed: This index type is not "
+    "implemented on GPU."
+)
+
+
 class FakeGPU:
     """What the GPU parts of FAISS do, on the CPU."""
 
@@ -46,6 +60,9 @@ class FakeGPU:
         self.temporary: list[int] = []
         self.memory_error_in: set[str] = set()
         self.busy = threading.Lock()
+        self.options: list[Any] = []
+        self.shared_by: list[int] = []
+        self.rounding = False
 
     def resources(self) -> Any:
         fake = self
@@ -56,13 +73,37 @@ class FakeGPU:
 
         return StandardGpuResources()
 
-    def index_cpu_to_gpu(self, _resources: Any, device: int, index: Any) -> Any:
+    def index_cpu_to_gpu(self, _resources: Any, device: int, index: Any, options: Any) -> Any:
         assert device == 0
         assert not isinstance(index, faiss.IndexIDMap)
         if "copy" in self.memory_error_in:
             raise RuntimeError(MEMORY_ERROR)
+        if isinstance(index, faiss.IndexScalarQuantizer):
+            if index.sq.qtype != faiss.ScalarQuantizer.QT_fp16:
+                raise RuntimeError(KIND_ERROR)
+            index = self.halved(index)
+        elif options.useFloat16 and isinstance(index, faiss.IndexFlat):
+            index = self.halved(index)
         self.copies += 1
+        self.options.append(options)
         return Mirror(self, faiss.clone_index(index))
+
+    def index_cpu_to_gpu_multiple_py(
+        self, resources: list[Any], index: Any, options: Any, gpus: list[int]
+    ) -> Any:
+        assert len(resources) == len(gpus)
+        assert options.shard
+        assert isinstance(index, (faiss.IndexFlat, faiss.IndexIVF)), "FAISS would clone to the CPU"
+        self.copies += 1
+        self.shared_by = gpus
+        return Mirror(self, faiss.clone_index(index))
+
+    def halved(self, index: Any) -> Any:
+        """Round the vectors and their products to 16 bits, in an index that hides it."""
+        rounded = faiss.IndexFlat(index.d, index.metric_type)
+        rounded.add(index.reconstruct_n(0, index.ntotal).astype(np.float16).astype(np.float32))
+        self.rounding = True
+        return rounded
 
 
 class Mirror:
@@ -70,15 +111,22 @@ class Mirror:
         self.fake = fake
         self.index = index
 
-    def search(self, queries: Any, k: int) -> Any:
+    def search(self, queries: Any, k: int, params: Any = None) -> Any:
         assert self.fake.busy.acquire(blocking=False), "two threads use one resources object"
         try:
             if k > K_LIMIT:
                 raise RuntimeError(K_ERROR.format(k=k))
             if "search" in self.fake.memory_error_in:
                 raise RuntimeError(MEMORY_ERROR)
+            if params is not None and params.nprobe > K_LIMIT:
+                raise RuntimeError(NPROBE_ERROR.format(nprobe=params.nprobe))
             self.fake.searches += 1
-            return self.index.search(queries, k)
+            scores, found = self.index.search(queries, k, params=params)
+            if not self.fake.rounding:
+                return scores, found
+            scores = scores.astype(np.float16).astype(np.float32)
+            order = np.argsort(-scores, axis=1, kind="stable")  # as a device that sees only halves
+            return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
         finally:
             self.fake.busy.release()
 
@@ -87,10 +135,20 @@ class Mirror:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
     fake = FakeGPU()
     monkeypatch.setattr(faiss, "StandardGpuResources", fake.resources, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", fake.index_cpu_to_gpu, raising=False)
+    for name in ("index_cpu_to_gpu", "index_cpu_to_gpu_multiple_py"):
+        monkeypatch.setattr(faiss, name, getattr(fake, name), raising=False)
+    for name in ("GpuClonerOptions", "GpuMultipleClonerOptions"):
+        monkeypatch.setattr(faiss, name, SimpleNamespace, raising=False)
     monkeypatch.setattr(faiss_gpu, "prove", lambda _index: None)
-    monkeypatch.setattr(route, "read_nvidia", lambda: Nvidia(gpus=(CARD,)))
+    monkeypatch.setattr(route, "read_nvidia", lambda: Nvidia(gpus=(CARD, CARD)))
+    monkeypatch.setattr(route, "select_device", no_torch_here)
     return fake
+
+
+def no_torch_here(name: str) -> Device:
+    if name != "cpu":
+        raise DeviceNotFoundError(f"device {name!r} cannot be used")
+    return select_device("cpu")
 
 
 def filled(count: int = 60) -> VectorIndex:
@@ -110,6 +168,7 @@ def truth(index: VectorIndex, k: int) -> Any:
 
 def test_the_cpu_build_asks_nobody_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route, "read_nvidia", lambda: pytest.fail("the driver was asked"))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     device = Route("auto").device
     assert device.kind == "cpu"
     assert "CPU build" in device.reason
@@ -140,7 +199,7 @@ def test_a_gpu_asked_for_under_a_cpu_build_falls_back_once_and_says_how_to_get_o
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "rocm:0"])
 def test_devices_without_faiss_kernels_fall_back(name: str) -> None:
-    with pytest.warns(FallbackWarning, match="no kernels"):
+    with pytest.warns(FallbackWarning, match="no kernels for .*cannot be used"):
         assert Route(name).device.kind == "cpu"
 
 
@@ -197,7 +256,7 @@ def test_filters_go_to_the_cpu_for_the_gpu_would_ignore_them(fake: FakeGPU) -> N
     found = asked.search(index, queries(), 2, np.array([507, 511], dtype=np.int64))
     assert sorted(found.rows[0].tolist()) == [507, 511]
     assert fake.searches == 0
-    with pytest.warns(FallbackWarning, match="filters on the CPU"):
+    with pytest.warns(FallbackWarning, match="no filters on a GPU"):
         asked.report()
 
 
@@ -225,6 +284,130 @@ def test_a_search_that_runs_out_of_memory_is_done_by_the_cpu(fake: FakeGPU) -> N
     assert fake.searches == 1
 
 
+def kind_of(name: str, count: int = 400, **options: int) -> VectorIndex:
+    index = kinds.get(name, **options).create(8, "ip")  # type: ignore[arg-type] # numbers only
+    stored = np.random.default_rng(0).standard_normal((count, 8), dtype=np.float32)
+    if (improved := index.improve(stored)) is not None:
+        improved()
+    index.add(np.arange(500, 500 + count, dtype=np.int64), stored)
+    return index
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_a_mirror_in_16_bits_gives_the_true_order(fake: FakeGPU, metric: Metric) -> None:
+    rng = np.random.default_rng(4)
+    # Many vectors that differ by less than 16 bits can tell.
+    stored = (1 + rng.standard_normal((900, 8)) / 1000).astype(np.float32)
+    index = kinds.get("flat").create(8, metric)
+    index.add(np.arange(900, dtype=np.int64), stored)
+    asked, sought = Route("cuda", dtype="float16"), np.ones((2, 8), dtype=np.float32)
+    found = asked.search(index, sought, 7)
+    exact = stored.astype(np.float64)
+    scores = exact.sum(1) if metric == "ip" else -((exact - 1) ** 2).sum(1)
+    best = np.argsort(-scores, kind="stable")[:7]
+    assert found.rows.tolist() == [best.tolist()] * 2
+    assert fake.options[0].useFloat16
+    assert fake.searches > 1, "the first candidates proved nothing"
+    asked.report()
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_16_bits_cannot_prove_within_the_limit_goes_to_the_cpu() -> None:
+    index = kinds.get("flat").create(8, "ip")
+    stored = np.ones((5000, 8), dtype=np.float32)
+    stored[4321] += 1e-4
+    index.add(np.arange(5000, dtype=np.int64), stored)
+    asked = Route("cuda", dtype="float16")
+    assert asked.search(index, np.ones((1, 8), dtype=np.float32), 3).rows.tolist() == [[4321, 0, 1]]
+    with pytest.warns(FallbackWarning, match="selection up to 2048"):
+        asked.report()
+
+
+def test_16_bit_floats_become_a_flat_index_there(fake: FakeGPU) -> None:
+    index = kind_of("fp16")
+    found = Route("cuda").search(index, queries(), 5)
+    assert found.rows.tolist() == index.search(queries(), 5).rows.tolist()
+    assert (fake.copies, fake.searches) == (1, 1)
+
+
+@pytest.mark.usefixtures("fake")
+def test_8_bit_vectors_have_no_form_there() -> None:
+    asked, index = Route("cuda"), kind_of("sq8", train_size=50)
+    found = asked.search(index, queries(), 5)
+    assert found.rows.tolist() == index.search(queries(), 5).rows.tolist()
+    with pytest.warns(FallbackWarning, match="not implemented on GPU"):
+        asked.report()
+    assert asked.device.kind == "cpu"
+
+
+def test_lists_are_searched_there_with_the_effort_of_the_search(fake: FakeGPU) -> None:
+    index = kind_of("IVF8,Flat", train_size=100)
+    asked = Route("cuda")
+    for effort in (Effort(), Effort(nprobe=1), Effort(nprobe=8)):
+        found = asked.search(index, queries(), 3, None, effort)
+        assert found.rows.tolist() == index.search(queries(), 3, None, effort).rows.tolist()
+    assert (fake.copies, fake.searches) == (1, 3)
+
+
+@pytest.mark.usefixtures("fake")
+def test_lists_that_hold_too_few_are_searched_on_the_cpu() -> None:
+    index = kind_of("IVF8,Flat", train_size=100)
+    asked = Route("cuda")
+    found = asked.search(index, queries(), 390, None, Effort(nprobe=1))
+    assert (found.rows >= 0).all()
+    with pytest.warns(FallbackWarning, match="fewer than 390"):
+        asked.report()
+
+
+def test_lists_above_the_kernels_limit_go_to_the_cpu(
+    fake: FakeGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Mirror.search.__globals__, "K_LIMIT", 4)
+    asked = Route("cuda")
+    asked.search(kind_of("IVF8,Flat", train_size=100), queries(), 3, None, Effort(nprobe=8))
+    assert fake.searches == 0
+    with pytest.warns(FallbackWarning, match="nprobe selection up to"):
+        asked.report()
+
+
+def test_product_quantizers_get_16_bit_tables(fake: FakeGPU) -> None:
+    Route("cuda").search(kind_of("IVF2,PQ4x4", train_size=100), queries(), 3)
+    assert fake.options[0].useFloat16
+
+
+def test_a_graph_stays_on_the_cpu_and_says_so(fake: FakeGPU) -> None:
+    asked, index = Route("cuda"), kind_of("hnsw")
+    for _ in range(2):
+        found = asked.search(index, queries(), 5)
+        assert found.rows.tolist() == index.search(queries(), 5).rows.tolist()
+    with pytest.warns(FallbackWarning, match="HNSW graph is walked on the CPU") as told:
+        asked.report()
+    assert (len(told), fake.copies) == (1, 0)
+
+
+def test_several_gpus_share_the_vectors(fake: FakeGPU) -> None:
+    asked, index = Route(["cuda:0", "cuda:1"]), filled()
+    assert asked.search(index, queries(), 5).rows.tolist() == truth(index, 5)
+    assert fake.shared_by == [0, 1]
+    assert fake.temporary == [faiss_gpu.TEMPORARY_BYTES] * 2
+    assert "cuda:0,1, which share" in asked.device.reason
+
+
+def test_what_cannot_be_shared_goes_to_the_cpu(fake: FakeGPU) -> None:
+    asked, index = Route(["cuda:0", "cuda:1"]), kind_of("fp16")
+    found = asked.search(index, queries(), 5)
+    assert found.rows.tolist() == index.search(queries(), 5).rows.tolist()
+    with pytest.warns(FallbackWarning, match="shards of flat and IVF"):
+        asked.report()
+    assert fake.copies == 0
+
+
+@pytest.mark.parametrize("names", [[], ["cuda:0", "cuda:0"], ["cuda:0", "cpu"], ["auto", "cuda:1"]])
+def test_devices_that_cannot_share_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="only different cuda devices"):
+        Route(names)
+
+
 def test_threads_take_turns_on_the_gpu(fake: FakeGPU) -> None:
     asked, index = Route("cuda"), filled()
     expected = truth(index, 5)
@@ -245,6 +428,7 @@ def test_threads_take_turns_on_the_gpu(fake: FakeGPU) -> None:
 
 def test_auto_is_silent_without_a_card(fake: FakeGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route, "read_nvidia", Nvidia)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     device = Route("auto").device
     assert (device.kind, device.reason) == ("cpu", "NVIDIA GPUs here: 0")
     assert fake.copies == 0
@@ -259,8 +443,8 @@ def test_a_card_that_cannot_be_asked_for_is_told(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("fake")
 def test_a_card_that_is_not_there_is_told() -> None:
-    with pytest.warns(FallbackWarning, match="NVIDIA GPUs here: 1"):
-        assert Route("cuda:1").device.kind == "cpu"
+    with pytest.warns(FallbackWarning, match="NVIDIA GPUs here: 2"):
+        assert Route("cuda:2").device.kind == "cpu"
 
 
 @pytest.mark.usefixtures("fake")

@@ -39,7 +39,7 @@ class Body(Protocol):
     def search(  # noqa: D102
         self, queries: Matrix, k: int, allowed: Rows | None, effort: Effort
     ) -> Found: ...
-    def mirrored(self) -> Mirrored | None: ...  # noqa: D102
+    def mirrored(self) -> Mirrored: ...  # noqa: D102
 
     def written(self) -> Any:
         """Return the FAISS index that goes to disk."""

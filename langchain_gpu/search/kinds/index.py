@@ -164,9 +164,18 @@ class FaissIndex:
             Effort(effort.nprobe or own.nprobe, effort.ef_search or own.ef_search),
         )
 
-    def mirrored(self) -> Mirrored | None:
+    @property
+    def portable(self) -> bool:
+        """Whether a searcher on a device can copy it."""
+        return self._body.shape.family != "hnsw"
+
+    def mirrored(self) -> Mirrored:
         """Return what a GPU can copy."""
-        return self._body.mirrored()
+        mirrored = self._body.mirrored()
+        own = self._wanted.effort.nprobe
+        if own is None or mirrored.nprobe is None:
+            return mirrored
+        return mirrored._replace(nprobe=min(own, self._body.shape.lists))
 
     def save(self, path: Path) -> None:
         """Write the index; a full disk raises Python's own OSError."""

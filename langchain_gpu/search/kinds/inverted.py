@@ -82,9 +82,9 @@ class Inverted:
             scores[short], rows[short] = self._index.search(queries[short], k, params=parameters)
         return in_order(scores, rows)
 
-    def mirrored(self) -> Mirrored | None:
+    def mirrored(self) -> Mirrored:
         """Return the index: it answers in rows."""
-        return Mirrored(self._index, None)
+        return Mirrored(self._index, None, default_nprobe(self.shape.lists))
 
     def written(self) -> Any:
         """Return the index."""

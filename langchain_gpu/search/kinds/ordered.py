@@ -85,7 +85,7 @@ class Ordered:
         selector = None if allowed is None else bitmap(self._mask(allowed))
         return self._named(*self._scan(self._index, queries, k, selector))
 
-    def mirrored(self) -> Mirrored | None:
+    def mirrored(self) -> Mirrored:
         """Return the vectors, and the rows of their positions."""
         return Mirrored(self._index, self.rows())
 
@@ -205,10 +205,6 @@ class Graph(Ordered):
             scores, positions = self._scan(self._storage, queries[short], k, selector)
             found.scores[short], found.rows[short] = scores, positions
         return self._named(*found)
-
-    def mirrored(self) -> Mirrored | None:
-        """FAISS walks graphs on the CPU only."""
-        return None
 
     def written(self) -> Any:
         """Return the index under its row numbers, complemented where marked."""

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Prepares the servers that tests/integration_tests/test_remote_*.py talk to: a real Ollama and a real vLLM
+# for the CPU. What is there already is kept; the tests start the servers and stop them.
+# Where: LANGCHAIN_GPU_SERVERS, or .servers in the checkout.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+here=$(pwd)
+servers=${LANGCHAIN_GPU_SERVERS:-$here/.servers}
+shared=${LANGCHAIN_GPU_SHARED:-$here/../shared}
+python=${PYTHON:-$here/.venv/bin/python}
+if [ ! -x "$shared/tools/ollama_server.sh" ]; then
+  echo "no servers: $shared/tools is missing; set LANGCHAIN_GPU_SHARED. Their tests will be skipped."
+  exit 0
+fi
+mkdir -p "$servers"
+exec 9>"$servers/.lock"
+flock 9 # two runs in one checkout build once
+
+# build NAME STAMP COMMAND: have COMMAND fill the folder NAME, unless it stands there with that stamp.
+build() {
+  local name=$1 stamp=$2
+  shift 2
+  if [ "$(cat "$servers/$name/.stamp" 2>/dev/null)" = "$stamp" ]; then
+    echo "$name: kept"
+    return
+  fi
+  local began=$SECONDS
+  rm -rf "${servers:?}/$name"
+  "$@" "$servers/$name"
+  echo "$stamp" >"$servers/$name/.stamp"
+  echo "$name: ready after $((SECONDS - began)) s"
+}
+
+ollama() { timeout 900 bash "$shared/tools/ollama_server.sh" "$1" >"$1.log" 2>&1 || fail "$1.log"; }
+
+gguf() {
+  mkdir -p "$1"
+  "$python" -m venv "$1/venv"
+  timeout 600 "$1/venv/bin/pip" install -q gguf safetensors >"$1.log" 2>&1 || fail "$1.log"
+  "$1/venv/bin/python" "$shared/tools/bert2gguf.py" "$model" "$1/minilm.gguf"
+}
+
+# The virtual environment is told where it stands: it cannot be moved afterwards.
+vllm() {
+  "$python" -m venv "$1"
+  timeout 1500 "$1/bin/pip" install -q --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+    -r .ci/vllm.txt >"$1.log" 2>&1 || fail "$1.log"
+}
+
+fail() {
+  tail -20 "$1" >&2
+  exit 1
+}
+
+model=$("$python" -c 'from langchain_gpu.models.resolve import resolve
+print(resolve("sentence-transformers/all-MiniLM-L6-v2").path)')
+build ollama "$(sha256sum <"$shared/tools/ollama_server.sh")" ollama
+build gguf "$(sha256sum <"$shared/tools/bert2gguf.py")" gguf
+build vllm "$(sha256sum <.ci/vllm.txt)" vllm
+echo "servers are in $servers"

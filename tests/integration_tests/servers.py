@@ -1,0 +1,144 @@
+"""Real servers on loopback ports, started for a test and stopped after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+LIFETIME = 1500  # seconds after which a server ends even if the tests were killed
+READY = 400  # seconds a server may take to start on a busy machine
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        url: Where.
+        log: What it prints.
+        process: Its first process, which leads a group of its own.
+    """
+
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """End it without a word, as a crash does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
+
+
+def folder() -> Path:
+    """Where `.ci/servers.sh` put them; skips where it did not run."""
+    default = Path(__file__).parents[2] / ".servers"
+    servers = Path(os.environ.get("LANGCHAIN_GPU_SERVERS", default))
+    if not (servers / "vllm" / ".stamp").is_file():
+        pytest.skip(f"no servers in {servers}; run .ci/servers.sh, or set LANGCHAIN_GPU_SERVERS")
+    return servers
+
+
+@contextmanager
+def serve(
+    command: Sequence[str], environment: Mapping[str, str], port: int, health: str, log: Path
+) -> Iterator[Running]:
+    """Run a server until the block ends; whatever it started ends with it."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            ["timeout", "--foreground", "--kill-after=10", str(LIFETIME), *command],  # noqa: S607
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(url + health, process, log)
+        yield Running(url, log, process)
+    finally:
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, how)
+                process.wait(20)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+
+
+@contextmanager
+def ollama(work: Path) -> Iterator[Running]:
+    """Run Ollama with the model `minilm`."""
+    servers, port = folder(), free_port()
+    environment = {
+        "OLLAMA_HOST": f"127.0.0.1:{port}",
+        "OLLAMA_MODELS": str(work / "models"),
+        "HOME": str(work),
+    }
+    program = str(servers / "ollama" / "ollama")
+    with serve([program, "serve"], environment, port, "/api/version", work / "log") as server:
+        recipe = work / "Modelfile"
+        # More threads than there are free cores spin: one is enough for a test.
+        recipe.write_text(f"FROM {servers}/gguf/minilm.gguf\nPARAMETER num_thread 1\n")
+        subprocess.run(  # noqa: S603
+            [program, "create", "minilm", "-f", str(recipe)],
+            env={**os.environ, **environment},
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        yield server
+
+
+@contextmanager
+def vllm(work: Path, model: Path, name: str) -> Iterator[Running]:
+    """Run vLLM on the CPU with one model."""
+    port = free_port()
+    command = [
+        str(folder() / "vllm" / "bin" / "python"),
+        *("-m", "vllm.entrypoints.openai.api_server", "--runner", "pooling"),
+        *("--model", str(model), "--served-model-name", name, "--dtype", "float32"),
+        *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager"),
+    ]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(work / "cache"),
+    }
+    with serve(command, environment, port, "/health", work / "log") as server:
+        yield server
+
+
+def free_port() -> int:
+    """Return a port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own loopback address
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    end = log.read_bytes()[-2000:].decode(errors="replace")
+    raise RuntimeError(f"the server at {url} did not start:\n{end}")

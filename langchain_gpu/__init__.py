@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from langchain_gpu.embeddings import GPUEmbeddings
     from langchain_gpu.hardware.devices import Device, list_devices, select_device
     from langchain_gpu.rag import create_rag_chain
+    from langchain_gpu.rerank import GPURerank
     from langchain_gpu.vectorstores import FAISSRetriever, FAISSVectorStore
 
 try:
@@ -28,6 +29,7 @@ _HOMES = {
     "FAISSRetriever": "langchain_gpu.vectorstores",
     "FAISSVectorStore": "langchain_gpu.vectorstores",
     "GPUEmbeddings": "langchain_gpu.embeddings",
+    "GPURerank": "langchain_gpu.rerank",
     "create_rag_chain": "langchain_gpu.rag",
     "list_devices": "langchain_gpu.hardware.devices",
     "select_device": "langchain_gpu.hardware.devices",
@@ -39,6 +41,7 @@ __all__ = [
     "FAISSRetriever",
     "FAISSVectorStore",
     "GPUEmbeddings",
+    "GPURerank",
     "__version__",
     "create_rag_chain",
     "list_devices",

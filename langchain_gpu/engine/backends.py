@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from langchain_gpu._extras import install_line, is_installed, require
 from langchain_gpu.engine.config import EmbedderConfig
@@ -55,19 +55,25 @@ class NotConvertibleError(ValueError):
 Factory = Callable[[EmbedderConfig, Device], TextEncoder]
 _FACTORIES: dict[str, Factory] = {}
 _REMOTE: set[str] = set()
+_EMBEDS_ONLY: set[str] = set()
 
 
-def register(name: str, *, remote: bool = False) -> Callable[[Factory], Factory]:
+def register(
+    name: str, *, remote: bool = False, scores: bool = True
+) -> Callable[[Factory], Factory]:
     """Make a factory known as `backend=name`.
 
     A factory takes what the user asked for and the device, finds the model's files, and returns
-    the encoder on that device. A remote one is given the CPU and knows its own device.
+    the encoder on that device. A remote one is given the CPU and knows its own device. Those
+    without `scores` cannot rerank.
     """
 
     def add(factory: Factory) -> Factory:
         _FACTORIES[name] = factory
         if remote:
             _REMOTE.add(name)
+        if not scores:
+            _EMBEDS_ONLY.add(name)
         return factory
 
     return add
@@ -92,9 +98,11 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     name = config.backend
     if name == "auto":
         return _auto(config, device)
-    if name not in _FACTORIES:
-        known = ", ".join(["auto", *sorted(_FACTORIES)])
-        raise ValueError(f"unknown backend {name!r} for embeddings; known: {known}")
+    known = set(_FACTORIES) - (_EMBEDS_ONLY if config.task == "score" else set())
+    if name not in known:
+        what = {"embed": "embeddings", "score": "reranking"}[config.task]
+        names = ", ".join(["auto", *sorted(known)])
+        raise ValueError(f"unknown backend {name!r} for {what}; known: {names}")
     return _FACTORIES[name](config, device), f"{name}: asked for"
 
 
@@ -122,13 +130,21 @@ def _folder(config: EmbedderConfig) -> Path:
     return resolve(config.model, **config.where).path
 
 
+def _task(config: EmbedderConfig) -> Any:
+    from langchain_gpu.engine.runtimes.tasks import EMBED, SCORE
+
+    return EMBED if config.task == "embed" else SCORE
+
+
 @register("torch")
 def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("torch", extra="local")
     require("sentence_transformers", extra="local")
     from langchain_gpu.engine.runtimes.torch import TorchEncoder
 
-    return TorchEncoder(_folder(config), device, dtype=config.dtype, options=config.options)
+    return TorchEncoder(
+        _folder(config), device, dtype=config.dtype, options=config.options, task=_task(config)
+    )
 
 
 @register("openvino")
@@ -138,10 +154,12 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("sentence_transformers", extra="local")
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 
-    return OpenVINOEncoder(_folder(config), device, dtype=config.dtype, options=config.options)
+    return OpenVINOEncoder(
+        _folder(config), device, dtype=config.dtype, options=config.options, task=_task(config)
+    )
 
 
-@register("llama_cpp")
+@register("llama_cpp", scores=False)
 def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("xllamacpp", extra="llama-cpp")
     from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
@@ -172,6 +190,7 @@ def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
         fallback=config.fallback,
         calibration=config.calibration,
         max_tokens=config.max_batch_tokens,
+        task=_task(config),
     )
 
 
@@ -188,7 +207,7 @@ def _require_http() -> None:
     require("tenacity", extra="remote")
 
 
-@register("openai", remote=True)
+@register("openai", remote=True, scores=False)
 def _openai(config: EmbedderConfig, _: Device) -> TextEncoder:
     _require_http()
     from langchain_gpu.engine.remote.openai import OpenAIEncoder
@@ -196,7 +215,7 @@ def _openai(config: EmbedderConfig, _: Device) -> TextEncoder:
     return OpenAIEncoder(config)
 
 
-@register("ollama", remote=True)
+@register("ollama", remote=True, scores=False)
 def _ollama(config: EmbedderConfig, _: Device) -> TextEncoder:
     _require_http()
     from langchain_gpu.engine.remote.ollama import OllamaEncoder

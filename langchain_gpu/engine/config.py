@@ -1,4 +1,4 @@
-"""What decides how an embedder is loaded."""
+"""What decides how an embedder or a reranker is loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Fallback = Literal["cpu", "error"]
+Asked = Literal["embed", "score"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderConfig:
-    """Everything that decides how an embedder is loaded.
+    """Everything that decides how a model is loaded.
 
     Attributes:
         model: Path or name; see `models.resolve`. For a server, the name it knows the model by.
@@ -49,6 +50,7 @@ class EmbedderConfig:
         calibration: Texts that show an integer quantization which values to expect; empty for
             texts drawn by the back end.
         server: Set where a server runs the model.
+        task: What it is asked to do: vectors of texts, or scores of pairs.
     """
 
     model: str
@@ -61,3 +63,4 @@ class EmbedderConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     calibration: Sequence[str] = ()
     server: Server = field(default_factory=Server)
+    task: Asked = "embed"

@@ -1,9 +1,9 @@
-"""From a model's name and a wish for a device to an engine that embeds texts."""
+"""From a model's name and a wish for a device to an engine that embeds texts or scores pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import TextEncoder
@@ -20,10 +20,12 @@ from langchain_gpu.hardware.devices import (
 )
 from langchain_gpu.hardware.memory import is_out_of_memory, release
 
+_WORK = {"embed": "embedding", "score": "reranking"}  # how messages call it
+
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """A loaded model.
+    """A loaded embedder or reranker.
 
     Attributes:
         engine: Runs it.
@@ -31,7 +33,7 @@ class Embedder:
         reason: Which library runs it, and why.
     """
 
-    engine: Engine[str]
+    engine: Engine[Any]
     encoder: TextEncoder
     reason: str
 
@@ -56,16 +58,14 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
     devices = [select_device("cpu")] if remote else _devices(config, on_event)
     cpu = select_device("cpu") if config.fallback == "cpu" and not remote else None
 
-    def load_on(device: Device) -> tuple[TextEncoder, str]:
-        return backends.create(config, device)
-
-    loaded = [_or_cpu(load_on, device, cpu, on_event) for device in devices]
+    loaded = [_or_cpu(config, device, cpu, on_event) for device in devices]
     encoders = [encoder for encoder, _ in loaded]
-    engine: Engine[str] = Engine(
+    engine: Engine[Any] = Engine(
         encoders,
         budgets=Budgets(_identity(config), fixed=config.max_batch_tokens),
         fallback=[cpu] if cpu is not None else [],
         on_event=on_event,
+        what=_WORK[config.task],
     )
     return Embedder(engine, *loaded[0])
 
@@ -88,12 +88,13 @@ def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
             raise
         cpu = select_device("cpu")
         source = str(config.device)
-        warn_fallback(on_event, what="embedding", source=source, target="cpu", reason=str(error))
+        what, reason = _WORK[config.task], str(error)
+        warn_fallback(on_event, what=what, source=source, target="cpu", reason=reason)
         return [cpu]
     if wanted == "auto" and chosen[0].kind == "cpu" and (found := problems()):
         # A GPU that could work but does not: the CPU is not taken silently.
-        reason = f"{found[0].what}: {found[0].remedy}"
-        warn_fallback(on_event, what="embedding", source="the GPU", target="cpu", reason=reason)
+        what, reason = _WORK[config.task], f"{found[0].what}: {found[0].remedy}"
+        warn_fallback(on_event, what=what, source="the GPU", target="cpu", reason=reason)
     return chosen
 
 
@@ -101,14 +102,14 @@ _Loaded = tuple[TextEncoder, str]
 
 
 def _or_cpu(
-    load_on: Callable[[Device], _Loaded],
+    config: EmbedderConfig,
     device: Device,
     cpu: Device | None,
     on_event: Listener | None,
 ) -> _Loaded:
     """Load on `device`, or on the CPU when it does not fit and the policy allows that."""
     try:
-        return load_on(device)
+        return backends.create(config, device)
     except Exception as error:
         if cpu is None or device.kind == "cpu" or not is_out_of_memory(error):
             raise
@@ -116,9 +117,9 @@ def _or_cpu(
     release(device)  # outside the except block, where the traceback held the half-loaded model
     warn_fallback(
         on_event,
-        what="embedding",
+        what=_WORK[config.task],
         source=str(device),
         target="cpu",
         reason=f"the model does not fit: {problem}",
     )
-    return load_on(cpu)
+    return backends.create(config, cpu)

@@ -69,6 +69,7 @@ class Engine(Generic[ItemT]):
         budgets: Computed tokens per batch, by device.
         fallback: Devices an encoder may move to when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
+        what: What messages call the work.
 
     Safe to call from several threads: `run` takes turns on each device, batch by batch, and `call`
     and `submit` merge small calls into shared batches.
@@ -81,11 +82,12 @@ class Engine(Generic[ItemT]):
         budgets: Budgets,
         fallback: Sequence[Device] = (),
         on_event: Listener | None = None,
+        what: str = "embedding",
     ) -> None:
         if not encoders:
             raise ValueError("an engine needs at least one encoder")
         self._encoder = encoders[0]
-        self._ladders = [Ladder(each, budgets, fallback, on_event) for each in encoders]
+        self._ladders = [Ladder(each, budgets, fallback, on_event, what) for each in encoders]
         self._collector: Collector[ItemT] = Collector(self.run, most=FIRST_CHUNK)
 
     @property

@@ -97,6 +97,7 @@ class Ladder:
         budgets: Computed tokens per batch, by device; learns from what happens here.
         fallback: Devices to move to, in order, when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
+        what: What messages call the work.
 
     Attributes:
         budget: Computed tokens per batch now; it only shrinks while the device stays the same.
@@ -109,8 +110,10 @@ class Ladder:
         budgets: Budgets,
         fallback: Sequence[Device] = (),
         on_event: Listener | None = None,
+        what: str = "embedding",
     ) -> None:
         self.encoder = encoder
+        self._what = what
         self.budget = budgets.first(encoder)
         self.fallbacks: list[FellBack] = []
         self._budgets = budgets
@@ -240,7 +243,7 @@ class Ladder:
         self.fallbacks.append(
             warn_fallback(
                 self._on_event,
-                what="embedding",
+                what=self._what,
                 source=str(device),
                 target=str(target),
                 reason=f"one item of {lengths[0]} tokens does not fit: {problem}",

@@ -18,7 +18,7 @@ from sentence_transformers.base.modules import Normalize
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
-from langchain_gpu.engine.runtimes.tasks import EMBED, Task, window_of
+from langchain_gpu.engine.runtimes.tasks import EMBED, Score, Task, window_of
 from langchain_gpu.engine.tasks.embed import TextTokenizer
 from langchain_gpu.hardware.devices import Device
 
@@ -135,6 +135,17 @@ class ModulesEncoder:
         if (length := self._prompt_length(tokens.payload.prompt)) is not None:
             features["prompt_length"] = length
         return features
+
+    @property
+    def instructed(self) -> bool:
+        """Whether a reranker is told what makes a document relevant."""
+        return Score.instructed(self._model)
+
+    @torch.inference_mode()
+    def activate(self, logits: Vectors) -> Vectors:
+        """Do to a reranker's logits what its authors want done. Any shape."""
+        activated: Vectors = self._model.activation_fn(torch.from_numpy(logits)).numpy()
+        return activated
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
         """See `Encoder.merge`."""

@@ -114,7 +114,7 @@ class OnnxEncoder(ModulesEncoder):
         self._check_model()
         self.to(device)
         self._model[0].model.to("meta")  # the tokenizer and what follows it stay, the weights go
-        self.dimension = int(self._compute(self._features(["a"])).shape[1])
+        self.dimension = int(self._compute(self._features(self._task.example[:1])).shape[1])
 
     @property
     def rules(self) -> BatchRules:

@@ -1,0 +1,219 @@
+"""Pairs of a query and a document to scores, by a model that is here or by a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu._extras import require
+from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.embedder import Embedder, load
+from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.tasks.score import Pair, ScoreOptions
+from langchain_gpu.events import Listener
+from langchain_gpu.hardware.devices import Device
+
+Activation = Literal["sigmoid", "identity"]
+Scores = NDArray[np.float32]
+# Pairs of a call up to which it is merged with others that wait.
+_SMALL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores and how they came about.
+
+    Attributes:
+        scores: Higher is more relevant. Shape (pairs,).
+        truncated: Positions of the pairs that were cut to what the model reads.
+    """
+
+    scores: Scores
+    truncated: tuple[int, ...] = ()
+
+
+class Scorer(Protocol):
+    """What scores pairs."""
+
+    @property
+    def devices(self) -> list[Device]:
+        """Where it runs."""
+
+    @property
+    def reason(self) -> str:
+        """Which library runs it, and why."""
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of a pair that are read at most, None where nobody says."""
+
+    def start(
+        self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
+    ) -> Future[Scored]:
+        """Begin, and return at once."""
+
+    def score(
+        self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
+    ) -> Scored:
+        """Score pairs.
+
+        Args:
+            pairs: Queries and documents.
+            options: How they are read.
+            activation: What is done to the logits; None for what the model's authors want.
+
+        Raises:
+            TypeError: A pair is not two texts.
+            ValueError: A pair cannot be tokenized, or the model takes no instruction.
+        """
+
+    def close(self) -> None:
+        """Free its memory."""
+
+
+def load_scorer(config: EmbedderConfig, on_event: Listener | None = None) -> Scorer:
+    """Find the reranker and load it, or reach the server that runs it. Raises as `load`."""
+    config = replace(config, task="score")
+    if config.server.url is None:
+        return LocalScorer(load(config, on_event))
+    if config.backend != "auto":
+        raise ValueError(f"backend={config.backend!r} runs here; leave it out with base_url")
+    require("httpx", extra="remote")
+    return RemoteScorer(config)
+
+
+class LocalScorer:
+    """A reranker on the engine."""
+
+    def __init__(self, loaded: Embedder) -> None:
+        self._loaded = loaded
+        self._encoder: Any = loaded.encoder
+        self._pool = ThreadPoolExecutor(1, "langchain-gpu-scorer")
+
+    @property
+    def devices(self) -> list[Device]:
+        """See `Scorer.devices`."""
+        return self._loaded.engine.devices
+
+    @property
+    def reason(self) -> str:
+        """See `Scorer.reason`."""
+        return self._loaded.reason
+
+    @property
+    def window(self) -> int | None:
+        """See `Scorer.window`."""
+        return self._loaded.encoder.window
+
+    def start(
+        self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
+    ) -> Future[Scored]:
+        """See `Scorer.start`. Small calls share forward passes."""
+        if len(pairs) > _SMALL:
+            return self._pool.submit(self.score, pairs, options, activation)
+        self._check(options)
+        future: Future[Scored] = Future()
+        rows = self._loaded.engine.submit(pairs, options)
+
+        def finish(done: Future[Any]) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                found = done.result()
+                future.set_result(
+                    Scored(self._activate(found.vectors, activation), found.report.truncated)
+                )
+            except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+                future.set_exception(error)
+
+        rows.add_done_callback(finish)
+        return future
+
+    def score(
+        self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
+    ) -> Scored:
+        """See `Scorer.score`."""
+        self._check(options)
+        engine = self._loaded.engine
+        small = len(pairs) <= _SMALL
+        rows = engine.call(pairs, options) if small else engine.run(pairs, options)
+        return Scored(self._activate(rows.vectors, activation), rows.report.truncated)
+
+    def close(self) -> None:
+        """See `Scorer.close`."""
+        self._pool.shutdown(wait=False)
+        self._loaded.close()
+
+    def _check(self, options: ScoreOptions) -> None:
+        if options.instruction is not None and not self._encoder.instructed:
+            raise ValueError(
+                "instruction is for rerankers that are language models; this one takes none"
+            )
+
+    def _activate(self, logits: Vectors, activation: Activation | None) -> Scores:
+        """Upcast already: what comes from the engine is float32, so that ties are real ones."""
+        scores = logits[:, 0]
+        if activation == "sigmoid":
+            return sigmoid(scores)
+        return scores if activation == "identity" else cast(Scores, self._encoder.activate(scores))
+
+
+class RemoteScorer:
+    """A reranker behind a server."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        from langchain_gpu.engine.remote.rerank import RemoteReranker
+
+        self._remote = RemoteReranker(config.model, config.server)
+        self._pool = ThreadPoolExecutor(config.server.concurrency, "langchain-gpu-scorer")
+
+    @property
+    def devices(self) -> list[Device]:
+        """See `Scorer.devices`."""
+        return [self._remote.device]
+
+    @property
+    def reason(self) -> str:
+        """See `Scorer.reason`."""
+        return f"rerank: {self._remote.device.reason}"
+
+    @property
+    def window(self) -> int | None:
+        """See `Scorer.window`."""
+        return None
+
+    def start(
+        self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
+    ) -> Future[Scored]:
+        """See `Scorer.start`."""
+        return self._pool.submit(self.score, pairs, options, activation)
+
+    def score(
+        self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
+    ) -> Scored:
+        """See `Scorer.score`. A server takes one query at a time."""
+        if options.max_length or options.instruction or options.on_long == "window":
+            raise ValueError("a server reads pairs its own way: leave out what says how to")
+        parts = [
+            self._remote.score(query, [text for _, text in group], on_long=options.on_long)
+            for query, group in groupby(pairs, key=lambda pair: pair[0])
+        ]
+        scores = np.concatenate([np.empty(0, np.float32), *parts])
+        return Scored(sigmoid(scores) if activation == "sigmoid" else scores)
+
+    def close(self) -> None:
+        """See `Scorer.close`."""
+        self._pool.shutdown(wait=False)
+        self._remote.close()
+
+
+def sigmoid(logits: Scores) -> Scores:
+    """Return 1 / (1 + exp(-logits)) without overflow."""
+    positive = 1 / (1 + np.exp(-np.abs(logits)))
+    return np.where(logits >= 0, positive, 1 - positive).astype(np.float32)

@@ -1,0 +1,354 @@
+"""`GPURerank`: a second look at retrieved documents, on the hardware at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, Self
+
+import numpy as np
+from langchain_core.callbacks import Callbacks
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables.config import run_in_executor
+from numpy.typing import NDArray
+from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SecretStr
+
+from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.keeper import Keeper
+from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
+from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
+from langchain_gpu.events import Listener, TruncationWarning
+from langchain_gpu.hardware.devices import Device
+
+_WHERE = ("revision", "token", "local_files_only")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document's place among the others.
+
+    Attributes:
+        index: Where it was in the list that was given.
+        score: How relevant it is; higher is more.
+    """
+
+    index: int
+    score: float
+
+
+class _Loaded:
+    """The model once it is loaded. A copy or an unpickled object loads its own."""
+
+    def __init__(self) -> None:
+        self.keeper: Keeper[Scorer] = Keeper()
+        self.config: EmbedderConfig | None = None
+        self.warned_of_truncation = False
+
+    def __reduce__(self) -> tuple[type[_Loaded], tuple[()]]:
+        return _Loaded, ()
+
+
+class GPURerank(BaseDocumentCompressor):
+    """Rank documents by how well they answer a query, on the GPU or on the CPU where there is none.
+
+    A drop-in where a document compressor is expected, for `NVIDIARerank` and `CrossEncoderReranker`
+    among others. It runs on the same engine as `GPUEmbeddings`: pairs of all queries are sorted by
+    length and batched by tokens, and running out of GPU memory shrinks the batch.
+
+    Setup:
+        `pip install "langchain-gpu[local]"`
+
+    Key arguments:
+        model: Folder, or name on the hub: a cross-encoder, or a language model that answers yes or
+            no (Qwen3-Reranker); which one, its own configuration says.
+        top_n: Documents to keep; None keeps all.
+        score_threshold: Documents with a lower score are left out.
+        on_long: What happens to pairs beyond the model's window: `"truncate"` (warned about once),
+            `"window"` (the best of overlapping windows of the document) or `"error"`.
+        base_url: A server that reranks (vLLM, TEI, infinity), instead of a model here.
+
+    Instantiate and use:
+        ```python
+        from langchain_core.documents import Document
+        from langchain_gpu import GPURerank
+
+        reranker = GPURerank(model="cross-encoder/ms-marco-MiniLM-L6-v2", top_n=2)
+        documents = [Document("Lunch is at noon."), Document("The office opens at nine.")]
+        best = reranker.compress_documents(documents, "When does the office open?")
+        best[0].metadata["relevance_score"]  # a float
+        reranker.rerank(
+            "When is lunch?", ["at noon", "in May"]
+        )  # [Ranked(index=0, score=...), ...]
+        ```
+
+    Async:
+        ```python
+        best = await reranker.acompress_documents(documents, "When does the office open?")
+        ```
+
+    In a chain:
+        ```python
+        chain = create_rag_chain(store.as_retriever(k=50), chat, reranker=reranker)
+        ```
+
+    Constructing it loads nothing; the first use does. It is safe to use from several threads.
+    """
+
+    model: str = Field(
+        default="cross-encoder/ms-marco-MiniLM-L6-v2",
+        validation_alias=AliasChoices("model", "model_name"),
+    )
+    """Folder or name of the model."""
+    top_n: int | None = Field(default=3, ge=1)
+    """Documents to keep; None keeps all."""
+    score_threshold: float | None = None
+    """Documents with a lower score are left out; what a score means depends on the model."""
+    activation: Activation | None = None
+    """What is done to the model's logits: `"sigmoid"`, `"identity"`, or None for what its authors
+    want. It changes no order."""
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens of a pair that are read at most; None for all the model reads."""
+    on_long: Literal["truncate", "window", "error"] = "truncate"
+    """What happens to longer pairs."""
+    instruction: str | None = None
+    """For rerankers that are language models: what makes a document relevant."""
+    device: str | list[str] = "auto"
+    """Where to run; a list of devices, or `"all"`, shares the work."""
+    backend: Literal["auto", "torch", "openvino", "onnx"] = "auto"
+    """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """What is computed in; scores are float32 before they are ranked."""
+    fallback: Literal["cpu", "error"] = "cpu"
+    """What happens when a device is missing or too small."""
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass, padding included; None takes a default for the device."""
+    cache_folder: str | None = None
+    """Hub cache to use; SENTENCE_TRANSFORMERS_HOME does the same."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `CrossEncoder`: `revision`, `token`, `trust_remote_code` (only with a full
+    commit as `revision`), `model_kwargs` and so on."""
+    idle_timeout: float | None = Field(default=None, gt=0)
+    """Seconds without use after which the model's memory is freed; the next use loads it again."""
+    base_url: str | None = None
+    """A server with a `/rerank` route: vLLM, TEI, infinity."""
+    api_key: SecretStr | None = None
+    """For that server."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds a request to it may take."""
+    max_retries: int = Field(default=3, ge=0)
+    """Further attempts when it is overloaded, fails or breaks off."""
+    max_concurrency: int = Field(default=8, ge=1)
+    """Requests in flight at the same time."""
+    on_event: Listener | None = Field(default=None, exclude=True)
+    """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
+
+    _loaded: _Loaded = PrivateAttr(default_factory=_Loaded)
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+    )
+
+    @property
+    def devices(self) -> list[Device]:
+        """Where the model runs, each with the reason. Loads the model."""
+        with self._use() as scorer:
+            return scorer.devices
+
+    @property
+    def backend_reason(self) -> str:
+        """Which library runs the model, and why. Loads the model."""
+        with self._use() as scorer:
+            return scorer.reason
+
+    def compress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,  # noqa: ARG002 - the interface; nothing is called back
+    ) -> list[Document]:
+        """Return the best documents as copies, best first; the caller's stay untouched.
+
+        Each copy has `metadata["relevance_score"]`, a float. Documents of equal score keep their
+        order.
+
+        Raises:
+            TypeError: The query or a document is no text; the message has its position.
+            ValueError: A text cannot be tokenized; the same.
+        """
+        ranking = self._ranking(query, _texts(documents), self.top_n)
+        return [_scored(documents[place.index], place.score) for place in ranking]
+
+    async def acompress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,  # noqa: ARG002 - see compress_documents
+    ) -> list[Document]:
+        """Do what `compress_documents` does; calls of many tasks share forward passes."""
+        pairs = [(query, text) for text in _texts(documents)]
+        ranking = self._rank((await self._ascore(pairs)).scores, self.top_n)
+        return [_scored(documents[place.index], place.score) for place in ranking]
+
+    def rerank(
+        self, query: str, documents: Sequence[str | Document], top_n: int | None = None
+    ) -> list[Ranked]:
+        """Return places and scores of the best documents, best first.
+
+        Args:
+            query: What is asked.
+            documents: Texts, or documents.
+            top_n: How many; None for all. `score_threshold` counts too.
+        """
+        return self._ranking(query, _texts(documents), top_n)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Score pairs of a query and a document. Shape (pairs,), float32, higher is better."""
+        return self._score(list(pairs)).scores
+
+    def score_batch(
+        self, queries: Sequence[str], documents: Sequence[Sequence[str | Document]]
+    ) -> list[NDArray[np.float32]]:
+        """Score a list of documents for each of many queries, all in one pass.
+
+        Returns:
+            One array per query, in the order of its documents.
+
+        Raises:
+            ValueError: There are not as many lists as queries.
+        """
+        if len(queries) != len(documents):
+            raise ValueError(f"{len(queries)} queries and {len(documents)} lists of documents")
+        lists = [_texts(each) for each in documents]
+        pairs = [
+            (query, text) for query, texts in zip(queries, lists, strict=True) for text in texts
+        ]
+        scores = self._score(pairs).scores
+        ends = np.cumsum([0, *map(len, lists)])
+        return [scores[start:stop] for start, stop in pairwise(ends)]
+
+    def as_cross_encoder(self) -> BaseCrossEncoder:
+        """Return this model as what LangChain's `CrossEncoderReranker` takes."""
+        return _CrossEncoder(self)
+
+    def close(self) -> None:
+        """Free the model's memory, once calls under way are done. The next use loads it again."""
+        self._loaded.keeper.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ranking(self, query: str, texts: list[str], top_n: int | None) -> list[Ranked]:
+        return self._rank(self._score([(query, text) for text in texts]).scores, top_n)
+
+    def _rank(self, scores: NDArray[np.float32], top_n: int | None) -> list[Ranked]:
+        order = np.argsort(-scores, kind="stable")
+        if self.score_threshold is not None:
+            order = order[scores[order] >= self.score_threshold]
+        return [Ranked(int(index), float(scores[index])) for index in order[:top_n]]
+
+    def _score(self, pairs: list[Any]) -> Scored:
+        check_pairs(pairs)
+        if not pairs:
+            return Scored(np.empty(0, np.float32))
+        with self._use() as scorer:
+            scored = scorer.score(pairs, self._options(), self.activation)
+            return self._checked(scored, scorer)
+
+    async def _ascore(self, pairs: list[Any]) -> Scored:
+        check_pairs(pairs)
+        if not pairs:
+            return Scored(np.empty(0, np.float32))
+        if self._loaded.keeper.loaded is None:
+            await run_in_executor(None, lambda: self.devices)
+        with self._use() as scorer:
+            future = scorer.start(pairs, self._options(), self.activation)
+            return self._checked(await asyncio.wrap_future(future), scorer)
+
+    def _options(self) -> ScoreOptions:
+        return ScoreOptions(self.max_length, self.on_long, self.instruction)
+
+    def _checked(self, scored: Scored, scorer: Scorer) -> Scored:
+        broken = np.flatnonzero(~np.isfinite(scored.scores))
+        if len(broken):
+            raise ValueError(
+                f"the model returned NaN or infinity for pair {broken[0]} ({len(broken)} such pairs"
+                f" here); try dtype='float32'"
+            )
+        if scored.truncated and not self._loaded.warned_of_truncation:
+            self._loaded.warned_of_truncation = True
+            warnings.warn(
+                f"{len(scored.truncated)} of {len(scored.scores)} pairs are longer than the "
+                f"{self.max_length or scorer.window} tokens that are read, and were cut (said "
+                f"once). on_long='window' scores all of a document, on_long='error' refuses it.",
+                TruncationWarning,
+                stacklevel=5,
+            )
+        return scored
+
+    def _use(self) -> AbstractContextManager[Scorer]:
+        config = self._config()
+        if self._loaded.config not in (None, config):
+            # A copy with other settings, or settings changed since: another model, not that one.
+            self._loaded = _Loaded()
+        self._loaded.config = config
+        self._loaded.keeper.idle_timeout = self.idle_timeout
+        return self._loaded.keeper.use(lambda: load_scorer(config, self.on_event))
+
+    def _config(self) -> EmbedderConfig:
+        options = dict(self.model_kwargs)
+        where = {name: options.pop(name) for name in _WHERE if name in options}
+        where["remote_code"] = bool(options.get("trust_remote_code", False))
+        where["cache_folder"] = self.cache_folder
+        return EmbedderConfig(
+            model=self.model,
+            device=self.device,
+            backend=self.backend,
+            dtype=self.dtype,
+            fallback=self.fallback,
+            max_batch_tokens=self.max_batch_tokens,
+            where=where,
+            options=options,
+            server=Server(
+                url=self.base_url,
+                api_key=self.api_key.get_secret_value() if self.api_key else None,
+                timeout=self.timeout,
+                max_retries=self.max_retries,
+                concurrency=self.max_concurrency,
+            ),
+            task="score",
+        )
+
+
+class _CrossEncoder(BaseCrossEncoder):
+    """The model behind a `GPURerank`, in LangChain's interface."""
+
+    def __init__(self, reranker: GPURerank) -> None:
+        self._reranker = reranker
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score pairs of a query and a document."""
+        scores: list[float] = self._reranker.score(text_pairs).tolist()
+        return scores
+
+
+def _texts(documents: Sequence[Any]) -> list[str]:
+    """Take texts and documents; anything else is refused later, by its position."""
+    if isinstance(documents, str | Document):
+        raise TypeError(f"documents is one {type(documents).__name__}; pass a list: [document]")
+    return [each.page_content if isinstance(each, Document) else each for each in documents]
+
+
+def _scored(document: Document, score: float) -> Document:
+    metadata = {**document.metadata, "relevance_score": score}
+    return document.model_copy(update={"metadata": metadata})

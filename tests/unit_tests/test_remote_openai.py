@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -464,6 +465,25 @@ def test_a_close_ends_a_run(server: Scripted, loads: Loads) -> None:
     with pytest.raises(RuntimeError, match="closed"):
         run(embedder, TEXTS)
     closer.join(20)
+
+
+def test_an_embedder_that_is_forgotten_ends_its_thread(server: Scripted) -> None:
+    before = set(threading.enumerate())
+    config = EmbedderConfig(model="m", backend="openai", server=Server(url="http://far.example"))
+    embedder = load(config)
+    run(embedder, TEXTS)
+    assert [each for each in set(threading.enumerate()) - before if "remote" in each.name]
+    del embedder
+    gc.collect()
+    assert not [each for each in set(threading.enumerate()) - before if "remote" in each.name]
+
+
+@pytest.mark.parametrize("listed", [{"data": 3}, {"data": None}, {"data": ["m"]}, [], 7, {}])
+def test_a_list_of_models_that_is_none(server: Scripted, loads: Loads, listed: Any) -> None:
+    server.script = lambda asked: Reply(listed) if asked.path == "/v1/models" else openai(asked)
+    embedder = loads()
+    assert embedder.encoder.window is None
+    assert np.array_equal(run(embedder, TEXTS), vectors_of(TEXTS))
 
 
 def test_counting_tokens(server: Scripted, loads: Loads) -> None:

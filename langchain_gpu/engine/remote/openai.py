@@ -84,7 +84,8 @@ class OpenAIEncoder(RemoteEncoder):
                 continue  # not every server lists its models
             self._base = candidate
             data = answer.get("data") if isinstance(answer, dict) else answer
-            entries = [each for each in data or [] if isinstance(each, dict)]
+            listed = data if isinstance(data, list) else []
+            entries = [each for each in listed if isinstance(each, dict)]
             break
         else:
             self._base = await self._first_that_answers(candidates)

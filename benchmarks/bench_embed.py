@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import flops, machine, memory, scaling, tables
+from benchmarks import flops, machine, memory, results, scaling, tables
 from benchmarks.contestants import AUTO, BASE, LOADERS, REFERENCE, Contestant, NotHereError, Setup
 from benchmarks.contestants import load as load_contestant
 from benchmarks.corpus import Corpus, WordCounter
@@ -40,7 +40,6 @@ from benchmarks.workloads import PASSAGES, QUERY_TOKENS, WINDOW, Workload, choos
 from langchain_gpu import select_device
 from langchain_gpu.events import TruncationWarning
 
-RESULTS = Path(__file__).parent / "results"
 _MEASURED = ("float32", "bfloat16", "float16")
 LIGHT = "import numpy, pydantic; from langchain_core.embeddings import Embeddings"
 
@@ -243,18 +242,6 @@ class Bench:
         return found
 
 
-def write(record: dict[str, Any]) -> Path:
-    """Save a record where README takes it from."""
-    device = record["device"]
-    parts = [record["benchmark"], device["kind"], machine.slug(device["name"])]
-    if record.get("model", MINILM) != MINILM:
-        parts.append(machine.slug(Path(record["model"]).name))
-    path = RESULTS / f"{'-'.join(parts)}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
 def main() -> None:
     """Run the benchmark; print tables and one line of JSON."""
     chosen = options()
@@ -271,7 +258,7 @@ def main() -> None:
         record = bench.run()
     print(tables.plain_contestants(record))
     if chosen.write:
-        write(record)
+        print(f"written: {results.write(record)}")
     print(json.dumps(record))
 
 

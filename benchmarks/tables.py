@@ -58,6 +58,20 @@ def plain_contestants(record: Found) -> str:
     return "\n".join(lines)
 
 
+def plain_case(found: Found) -> str:
+    """Return the table of one case of the GPU's benchmark for a terminal."""
+    lines = [
+        f"\n{found['model']}: {found['tokens_per_text']} tokens",
+        f"{'':34}{'texts':>8}{'docs/s':>10}{'tok/s':>12}{'ratio':>8}{'of peak':>9}",
+    ]
+    lines += [
+        f"{row['name']:34}{row['texts']:>8,}{row['documents_per_second']:>10,.0f}"
+        f"{row['tokens_per_second']:>12,}{row['ratio']:>7.2f}x{_percent(row['peak_share']):>9}"
+        for row in found["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def _cpu(found: Found) -> str:
     """Return the section of a file that `bench_embed.py` wrote."""
     device, versions, workloads = found["device"], found["versions"], found["workloads"]

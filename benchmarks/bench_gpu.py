@@ -1,0 +1,176 @@
+"""Embedding speed on a GPU: one command, no model hub.
+
+    python -m benchmarks.bench_gpu [--model FOLDER] [--minutes 7.5] [--results FOLDER]
+
+Text to vectors, token ids to vectors, and lists, for all-MiniLM-L6-v2 (the installed package, or a
+folder) and for BERT-base with random weights, beside HuggingFaceEmbeddings and a tuned
+sentence-transformers; the vectors' parity; memory after `close`; the end of a batch that does not
+fit. Every contestant gets as many texts as it embeds in `--seconds`, fresh in every round. The
+result goes into benchmarks/results/; the last line is the same as JSON. Without a GPU the exit
+status is 2; `--device cpu --quick` shows that it would run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging as transformers_logging
+
+from benchmarks import gpu_checks, machine, results, tables
+from benchmarks.contestants import Setup
+from benchmarks.corpus import Corpus, WordCounter
+from benchmarks.gpu_cases import CASES, QUICK, Size, case, release
+from benchmarks.weights import BERT_BASE, MINILM, prepare
+from benchmarks.workloads import WINDOW, WORKLOADS
+from langchain_gpu import Device, select_device
+from langchain_gpu.events import TruncationWarning
+
+NO_GPU = 2  # exit status
+# Minutes a part may take at most; it is not begun when fewer are left.
+_CASE, _CHECK = 1.5, 0.5
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default=MINILM, help="MiniLM's folder, if not its package")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, default=7.5, help="what begins later is left out")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a few texts: does it run?")
+    parser.add_argument("--results", type=Path, help="where the result is written")
+    return parser.parse_args(arguments)
+
+
+class Run:
+    """One run: parts in order, as long as there is time.
+
+    Args:
+        chosen: The command line.
+        scratch: An empty folder.
+    """
+
+    def __init__(self, chosen: argparse.Namespace, scratch: Path) -> None:
+        self._chosen, self._scratch = chosen, scratch
+        self._end = monotonic() + 60 * chosen.minutes
+        self._size = QUICK if chosen.quick else Size(chosen.seconds, rounds=chosen.rounds)
+        self._folders: dict[str, Path] = {}
+        self.left_out: list[dict[str, str]] = []
+        self._counter = WordCounter(self._setup(MINILM).folder, WINDOW)
+        self._corpus = Corpus(self._counter.words)
+
+    def go(self) -> dict[str, Any]:
+        """Measure everything there is time for; return the record."""
+        best = select_device(self._chosen.device)
+        record: dict[str, Any] = {
+            "benchmark": "embed-gpu",
+            "date": datetime.now(UTC).date().isoformat(),
+            "device": machine.describe(best),
+            "versions": machine.versions() | cuda_version(),
+            "rounds": self._size.rounds,
+            "cases": [],
+        }
+        minilm = self._setup(MINILM)
+        rng = np.random.default_rng(3)
+        lengths = WORKLOADS["mixed"].lengths(self._size.checked, rng)
+        mixed = self._corpus.texts(lengths)
+        record["freed"] = self._part("freed", _CHECK, lambda: gpu_checks.freed(minilm, mixed))
+        record["parity"] = self._part(
+            "parity", _CHECK, lambda: gpu_checks.parity(minilm, mixed, self._counter.ids(mixed))
+        )
+        gpu_checks.clean()
+        for model, workload in CASES:
+            setup = self._setup(model)
+            name = f"{Path(model).name}, {workload.name}"
+
+            def measure(
+                model: str = model, setup: Setup = setup, workload: Any = workload
+            ) -> dict[str, Any]:
+                return case(model, setup, workload, self._size, self._corpus)
+
+            found = self._part(name, _CASE, measure)
+            if found is not None:
+                record["cases"].append(found)
+                print(tables.plain_case(found), flush=True)
+            release(setup)
+        if best.kind in {"cuda", "rocm"}:
+            setup = self._setup(BERT_BASE)
+            texts = self._corpus.texts([WINDOW] * 2048)
+            record["out_of_memory"] = self._part(
+                "out of memory", _CHECK, lambda: gpu_checks.out_of_memory(setup, texts)
+            )
+        else:
+            self.left_out.append({"name": "out of memory", "reason": "no card to fill"})
+        record["left_out"] = self.left_out
+        return record
+
+    def _part(
+        self, name: str, minutes: float, measure: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Run a part if there is time. One that fails does not take the others with it."""
+        left = (self._end - monotonic()) / 60
+        if left < minutes:
+            reason = f"{left:.1f} minutes were left"
+        else:
+            try:
+                return measure()
+            except Exception as error:  # noqa: BLE001 - a card is rare: keep what was measured
+                reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        print(f"left out: {name}: {reason}", flush=True)
+        self.left_out.append({"name": name, "reason": reason})
+        gpu_checks.clean()
+        return None
+
+    def _setup(self, model: str) -> Setup:
+        if model not in self._folders:
+            source = self._chosen.model if model == MINILM else model
+            self._folders[model] = prepare(source, self._scratch)
+        return Setup(self._folders[model], self._chosen.device)
+
+
+def cuda_version() -> dict[str, str]:
+    """Return the version of CUDA or ROCm torch was built for."""
+    import torch
+
+    found = {"cuda": torch.version.cuda, "hip": torch.version.hip}
+    return {name: said for name, said in found.items() if said}
+
+
+def usable(device: Device) -> bool:
+    """Say whether there is a GPU to measure."""
+    return device.kind not in {"cpu", "remote"}
+
+
+def main() -> int:
+    """Run the benchmark; print tables and one line of JSON."""
+    chosen = options()
+    warnings.simplefilter("ignore", TruncationWarning)
+    transformers_logging.disable_progress_bar()
+    best = select_device(chosen.device)
+    if not usable(best) and not (chosen.device == "cpu" and chosen.quick):
+        print(f"no GPU to measure: {best.reason}")
+        return NO_GPU
+    with tempfile.TemporaryDirectory() as scratch:
+        record = Run(chosen, Path(scratch)).go()
+    folder = chosen.results or (results.RESULTS if usable(best) else None)
+    if folder is not None:
+        print(f"written: {results.write(record, folder)}")
+    print(json.dumps(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -35,6 +35,7 @@ from langchain_gpu.engine.runtimes.onnx_files import (
     OnnxFile,
     export,
     find_own,
+    halve,
     keep_loss,
     prove,
     quantize,
@@ -198,6 +199,9 @@ class OnnxEncoder(ModulesEncoder):
         if found.ndim == _ROWS_AND_TOKENS:
             found = self._pool(found, inputs)
         vectors: Vectors = found[:rows].astype(np.float32, copy=False)
+        if self._unit and self._file.dtype == "float16":
+            # The model's own last step, repeated where half precision rounded its result.
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
     @torch.inference_mode()
@@ -228,20 +232,26 @@ class OnnxEncoder(ModulesEncoder):
             make = partial(self._quantize, kept, exact)
         else:
             name = f"{kept.name}-{dtype}"
-            make = partial(self._export, dtype)
+            make = self._export if dtype == "float32" else partial(self._halve, kept)
         folder, scratch = make_once(kept.with_name(name), make)
         if scratch is not None:
             self._scratch.append(scratch)
         return folder
 
-    def _export(self, dtype: str, folder: Path) -> None:
+    def _export(self, folder: Path) -> None:
         model = self._model
         if model[0].model.device.type == "meta":  # a move to a device of another dtype
             model = self._task.load(self._path, self._options)
         examples = [self._features(texts) for texts in (self._task.example, *self._task.proofs)]
-        wanted = export(model, examples, folder, dtype=dtype)
-        run = run_on_cpu(folder / MODEL, self._device.cores)
-        prove(run, examples, wanted, dtype)
+        wanted = export(model, examples, folder)
+        prove(run_on_cpu(folder / MODEL, self._device.cores), examples, wanted, "float32")
+
+    def _halve(self, kept: Path, folder: Path) -> None:
+        source = self._make(kept, "float32") / MODEL
+        halve(source, folder)
+        full, half = (run_on_cpu(file, self._device.cores) for file in (source, folder / MODEL))
+        examples = [self._features(items) for items in self._task.proofs]
+        prove(half, examples, [full(each) for each in examples], "float16")
 
     def _quantize(self, kept: Path, exact: bool, folder: Path) -> None:  # noqa: FBT001
         source = self._make(kept, "float32") / MODEL

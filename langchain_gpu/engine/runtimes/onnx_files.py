@@ -17,6 +17,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
@@ -128,27 +129,22 @@ def run_on_cpu(file: Path, cores: int | None) -> Run:
     return run
 
 
-def export(
-    modules: torch.nn.Sequential, examples: Sequence[Inputs], folder: Path, *, dtype: str
-) -> list[Vectors]:
-    """Write the modules as one ONNX file into `folder`.
+def export(modules: torch.nn.Sequential, examples: Sequence[Inputs], folder: Path) -> list[Vectors]:
+    """Write the modules as one float32 ONNX file into `folder`.
 
     Args:
-        modules: On the CPU; they are in `dtype` afterwards.
+        modules: On the CPU; they are in float32 afterwards.
         examples: Inputs to trace with, and to prove with.
         folder: Where to write.
-        dtype: `"float32"` or `"float16"`, of the transformer; what follows it is float32.
 
     Returns:
-        What the modules make of each of the examples in float32.
+        What the modules make of each of the examples.
 
     Raises:
         NotConvertibleError: The model cannot be traced.
     """
     wanted = reference(modules, examples)
     module = Traced(modules)
-    if dtype == "float16":
-        module.transformer.half()
     names = list(examples[0])
     axes = {name: {0: "rows", 1: "tokens"} for name in names} | {"sentence_embedding": {0: "rows"}}
     try:
@@ -195,6 +191,22 @@ def prove(run: Run, examples: Sequence[Inputs], wanted: Sequence[Vectors], dtype
             f"the ONNX file computes something else than the model (cosine {least:.5f}, lengths "
             f"off by {longest:.1%})"
         )
+
+
+def halve(source: Path, folder: Path) -> None:
+    """Write `source`, a float32 file of ours, into `folder` with its transformer in float16."""
+    model = onnx.load(source)
+    # What follows the transformer stays in float32: it is little work, and sums over tokens.
+    rest = [node.name for node in model.graph.node if node.name.startswith("/rest")]
+    with quietly():
+        half = convert_float_to_float16(model, keep_io_types=True, node_block_list=rest)
+    made: set[tuple[str, ...]] = set()
+    for node in list(half.graph.node):
+        if tuple(node.output) in made:  # one cast for each reader of a value, all of one name
+            half.graph.node.remove(node)
+        made.add(tuple(node.output))
+    large = len(list(source.parent.iterdir())) > 1  # beyond 2 GB the weights lie beside the graph
+    onnx.save(half, folder / MODEL, save_as_external_data=large)
 
 
 def quantize(source: Path, folder: Path, *, exact: bool) -> None:

@@ -187,3 +187,22 @@ def test_token_rows_take_the_place_of_texts() -> None:
     rows = engine.run([[9, 9], [9, 9, 9]] * 1000, tokenize=read)
     assert np.array_equal(rows.vectors, expected([2, 3] * 1000))
     assert starts == [0, 1024]
+
+
+def test_two_cpus_of_unequal_speed_share_unequally_and_honour_the_same_limits() -> None:
+    class Prompted(FakeEncoder):
+        def tokenize(self, items: Any, options: Any, *, start: int = 0) -> Tokenized:
+            seen.append(options)
+            return super().tokenize(items, options, start=start)
+
+    seen: list[Any] = []
+    fast, slow = Prompted(device=CPU, delay=0.001), Prompted(device=CPU, delay=0.05)
+    engine: Engine[int] = Engine([fast, slow], budgets=Budgets(object(), fixed=2000))
+    items = lengths(4000)
+    rows = engine.run(items, "a prompt", max_items=8)
+    assert np.array_equal(rows.vectors, expected(items))
+    assert sorted(fast.computed + slow.computed) == sorted(items)
+    assert len(slow.computed) > 0
+    assert len(fast.computed) > 3 * len(slow.computed)
+    assert max(count for _, count in fast.forwards + slow.forwards) <= 8
+    assert set(seen) == {"a prompt"}

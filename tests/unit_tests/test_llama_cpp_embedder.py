@@ -13,7 +13,13 @@ import pytest
 import xllamacpp
 from sentence_transformers import SentenceTransformer
 
-from langchain_gpu._llama import LlamaError, LlamaServer, LlamaSettings, ModelLoadError
+from langchain_gpu._llama import (
+    LlamaError,
+    LlamaServer,
+    LlamaSettings,
+    ModelLoadError,
+    shared_server,
+)
 from langchain_gpu.engine import llama_cpp
 from langchain_gpu.engine.backends import create
 from langchain_gpu.engine.config import EmbedderConfig
@@ -171,7 +177,7 @@ class TestPlaces:
     def started(self, monkeypatch: pytest.MonkeyPatch) -> list[LlamaSettings]:
         """Settings of the servers that were asked for; those on a card get the CPU's."""
         asked: list[LlamaSettings] = []
-        real = llama_cpp.shared_server
+        real = shared_server
 
         def start(settings: LlamaSettings) -> LlamaServer:
             asked.append(settings)
@@ -224,7 +230,7 @@ class TestPlaces:
 
     def test_a_card_that_is_too_small(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cards(monkeypatch, "CUDA0", "CUDA1")
-        real = llama_cpp.shared_server
+        real = shared_server
 
         def start(settings: LlamaSettings) -> LlamaServer:
             if settings.n_gpu_layers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -225,6 +225,7 @@ class OnnxEncoder(ModulesEncoder):
         return OnnxFile(folder / MODEL, self.dtype, self._names, own=False)
 
     def _make(self, kept: Path, dtype: str) -> Path:
+        make: Callable[[Path], None]
         if dtype == "int8":
             # CPUs differ in how many bits of a weight they take without overflow.
             exact = bool(_EXACT_BYTES.intersection(self._device.isa))

@@ -103,7 +103,14 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
         what = {"embed": "embeddings", "score": "reranking"}[config.task]
         names = ", ".join(["auto", *sorted(known)])
         raise ValueError(f"unknown backend {name!r} for {what}; known: {names}")
-    return _FACTORIES[name](config, device), f"{name}: asked for"
+    encoder = _FACTORIES[name](config, device)
+    return encoder, f"{name}: asked for{_cost(encoder)}"
+
+
+def _cost(encoder: TextEncoder) -> str:
+    """Say what integers cost, where the encoder measured it."""
+    loss = getattr(encoder, "loss", "")
+    return f"; int8: {loss}" if loss else ""
 
 
 def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
@@ -112,7 +119,8 @@ def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     reason = "it runs on every device"
     if device.kind == "cpu":
         half = (device.dtype if config.dtype == "auto" else config.dtype) == "float16"
-        if not is_installed("openvino"):
+        integers = config.dtype == "int8"  # which torch does not have: say what OpenVINO lacks
+        if not is_installed("openvino") and not integers:
             reason = f"openvino, faster on a CPU, is not installed ({install_line('openvino')})"
         elif half:
             reason = "openvino does not compute in float16 on a CPU"
@@ -120,9 +128,11 @@ def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
             try:
                 encoder = _openvino(config, device)
             except NotConvertibleError as error:
+                if integers:
+                    raise
                 reason = f"openvino does not take the model: {error}"
             else:
-                return encoder, "openvino: the fastest on a CPU, and installed"
+                return encoder, f"openvino: the fastest on a CPU, and installed{_cost(encoder)}"
     return _torch(config, device), f"torch: {reason}"
 
 
@@ -155,7 +165,12 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 
     return OpenVINOEncoder(
-        _folder(config), device, dtype=config.dtype, options=config.options, task=_task(config)
+        _folder(config),
+        device,
+        dtype=config.dtype,
+        options=config.options,
+        task=_task(config),
+        calibration=config.calibration,
     )
 
 

@@ -21,7 +21,7 @@ from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
-from langchain_gpu.engine.runtimes.openvino_programs import Recipe, converted
+from langchain_gpu.engine.runtimes.openvino_programs import Program, Recipe, converted, quantized
 from langchain_gpu.engine.runtimes.tasks import EMBED, Task
 from langchain_gpu.engine.runtimes.traced import NAMES
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
@@ -35,6 +35,18 @@ _GPU_RULES = BatchRules(multiple_of=64, in_flight=2)
 
 class OpenVINOEncoder(ModulesEncoder):
     """A sentence-transformers model on OpenVINO: a CPU, or an Intel GPU; see `ModulesEncoder`.
+
+    Args:
+        path: Folder of the model.
+        device: Where to run.
+        dtype: As for `ModulesEncoder`, or `"int8"`: products in integers, the rest in what the
+            device prefers.
+        options: As for `ModulesEncoder`.
+        task: The same.
+        calibration: With `"int8"`, texts like those to come; empty for English prose.
+
+    Attributes:
+        loss: What integers cost, in words; empty where none are used.
 
     Raises:
         NotConvertibleError: The model has no plain tokenizer, excludes prompts from its pooling, or
@@ -51,12 +63,21 @@ class OpenVINOEncoder(ModulesEncoder):
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
         task: Task = EMBED,
+        calibration: Sequence[str] = (),
     ) -> None:
-        super().__init__(path, device, dtype=dtype, options=options, task=task)
+        self._integers = dtype == "int8"
+        wanted = "auto" if self._integers else dtype
+        super().__init__(path, device, dtype=wanted, options=options, task=task)
         self._path = path
         self._names = self._inputs()
         recipe = Recipe(path, dict(options or {}), task, self._features, self._names, device.cores)
-        self._program, self._scratch = converted(recipe, self._model)
+        place(device)  # before minutes are spent on a program for it
+        self._program: Program | None = (
+            quantized(recipe, self._model, calibration, self._hint)
+            if self._integers
+            else converted(recipe, self._model)
+        )
+        self.loss = self._program.loss
         self._model[0].model.to("meta")  # the tokenizer and the prompts stay, the weights go
         self.to(device)
         self.dimension = int(self._compiled.output(0).partial_shape[1].get_length())
@@ -69,9 +90,18 @@ class OpenVINOEncoder(ModulesEncoder):
     @property
     def dtype(self) -> str:
         """What is computed in now."""
+        return "int8" if self._integers else self._rest
+
+    @property
+    def _rest(self) -> str:
+        """What is computed in where no integers are."""
         if self._wanted_dtype == "auto" and self._device.kind == "xpu":
             return "float16"  # what the GPU plugin has kernels for
         return super().dtype
+
+    @property
+    def _hint(self) -> str:
+        return _HINTS[self._rest]
 
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
         """See `Encoder.prepare`."""
@@ -99,7 +129,7 @@ class OpenVINOEncoder(ModulesEncoder):
         """Compile for a CPU or an Intel GPU; other devices are refused."""
         name = place(device)
         self._device = device
-        hint = _HINTS[self.dtype]
+        hint = self._hint
         if device.kind == "cpu" and hint == "f16":
             raise ValueError(
                 "openvino does not compute in float16 on a CPU; take bfloat16 or float32"
@@ -107,7 +137,8 @@ class OpenVINOEncoder(ModulesEncoder):
         if device.kind == "xpu" and hint == "bf16":
             raise ValueError("openvino computes in float16 or float32 on Intel GPUs, not bfloat16")
         self._free: list[Any] = []
-        self._compiled: Any = compile_for(name, self._program, hint, device.cores)
+        assert self._program is not None  # noqa: S101 - not after close
+        self._compiled: Any = compile_for(name, self._program.model, hint, device.cores)
         got = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if got != hint:
             warnings.warn(
@@ -116,10 +147,11 @@ class OpenVINOEncoder(ModulesEncoder):
 
     def close(self) -> None:
         """Drop the weights; the encoder cannot be used after that."""
+        scratch = None if self._program is None else self._program.scratch
         self._model = self._tokenizer = self._compiled = self._program = None
         self._free = []
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        if scratch is not None:
+            scratch.cleanup()
 
     def _inputs(self) -> tuple[str, ...]:
         if self._tokenizer is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ import sentence_transformers
 import torch
 import transformers
 
+from langchain_gpu._extras import require
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
@@ -24,6 +27,7 @@ from langchain_gpu.engine.runtimes.traced import (
     likeness,
     quietly,
 )
+from langchain_gpu.engine.runtimes.untold import untold
 
 logger = logging.getLogger(__name__)
 # Counts up when the same model would be converted to another program.
@@ -60,26 +64,83 @@ class Recipe:
 Scratch = tempfile.TemporaryDirectory[str]
 
 
-def converted(recipe: Recipe, modules: torch.nn.Sequential) -> tuple[Any, Scratch | None]:
-    """Return the program of a model, from the cache or made now, with float32 weights.
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A converted model.
 
-    The folder that is returned too holds its weights where the cache cannot be written; it is to
-    be kept as long as the program.
+    Attributes:
+        model: What OpenVINO compiles.
+        loss: What integers cost, in words; empty for a program in float32.
+        scratch: Holds its weights where the cache cannot be written: kept as long as the program.
+    """
+
+    model: Any
+    loss: str = ""
+    scratch: Scratch | None = None
+
+
+def converted(recipe: Recipe, modules: torch.nn.Sequential) -> Program:
+    """Return the program of a model, from the cache or made now, with float32 weights.
 
     Raises:
         NotConvertibleError: Tracing fails, or the program computes something else.
     """
-    tools = (openvino, torch, transformers, sentence_transformers)
-    name = fingerprint(
-        recipe.path, {**recipe.options, "form": _FORM, "task": recipe.task.output}, tools
-    )
 
     def make(folder: Path) -> None:
-        program = _convert(recipe, modules)
-        openvino.save_model(program, folder / _FILE, compress_to_fp16=False)
+        openvino.save_model(_convert(recipe, modules), folder / _FILE, compress_to_fp16=False)
 
-    folder, scratch = make_once(kept_folder("openvino") / name, make)
-    return openvino.Core().read_model(folder / _FILE), scratch
+    folder, scratch = make_once(_home(recipe), make)
+    return Program(openvino.Core().read_model(folder / _FILE), scratch=scratch)
+
+
+def quantized(
+    recipe: Recipe, modules: torch.nn.Sequential, calibration: Sequence[str], hint: str
+) -> Program:
+    """Return the program of a model in 8-bit integers, from the cache or made now.
+
+    Args:
+        recipe: As for `converted`.
+        modules: The same.
+        calibration: Texts like those to come; empty for drawn ones.
+        hint: What the rest is computed in, as OpenVINO calls it.
+
+    Raises:
+        NotConvertibleError: As in `converted`; or integers lose too much.
+        ImportError: NNCF is not installed.
+    """
+    require("nncf", extra="openvino-int8")
+    from langchain_gpu.engine.runtimes import int8
+
+    if recipe.task.output != "sentence_embedding":
+        raise NotConvertibleError("dtype='int8' is for embedders; take 'auto' for a reranker")
+    texts = int8.samples(calibration)
+    what = json.dumps([texts, hint, int8.VERSION]).encode()
+    home = _home(recipe)
+
+    def make(folder: Path) -> None:
+        exact = converted(recipe, modules)
+        logger.info("quantizing %s with %d texts", recipe.path.name, len(texts))
+        model, loss = int8.quantize(
+            exact.model,
+            lambda part: {name: each.numpy() for name, each in recipe.inputs(part).items()},
+            texts,
+            hint,
+        )
+        openvino.save_model(model, folder / _FILE, compress_to_fp16=False)
+        loss.save(folder)
+
+    name = f"{home.name}-int8-{hashlib.sha256(what).hexdigest()[:16]}"
+    folder, scratch = make_once(home.with_name(name), make)
+    loss = str(int8.Loss.read(folder))
+    logger.info("int8 of %s: %s", recipe.path.name, loss)
+    return Program(openvino.Core().read_model(folder / _FILE), loss, scratch)
+
+
+def _home(recipe: Recipe) -> Path:
+    """Return where the float32 program belongs."""
+    tools = (openvino, torch, transformers, sentence_transformers)
+    options = {**recipe.options, "form": _FORM, "task": recipe.task.output}
+    return kept_folder("openvino") / fingerprint(recipe.path, options, tools)
 
 
 def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
@@ -122,7 +183,7 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
 
 def _trace(recipe: Recipe, module: torch.nn.Module) -> Any:
     try:
-        with quietly():
+        with untold(), quietly():
             return openvino.convert_model(module, example_input=recipe.inputs(recipe.task.example))
     except Exception as error:
         raise NotConvertibleError(f"{recipe.path.name} cannot be traced: {error}") from error

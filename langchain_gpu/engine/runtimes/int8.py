@@ -1,0 +1,167 @@
+"""OpenVINO programs in 8-bit integers, by NNCF's quantization after training.
+
+The weights' products are quantized; attention is not. Its scores, quantized, cost single short
+texts a quarter of their cosine, and gained no time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from langchain_gpu.engine.backends import NotConvertibleError
+from langchain_gpu.engine.runtimes.traced import cosines
+from langchain_gpu.engine.runtimes.untold import untold
+
+with untold():
+    import nncf
+    from nncf.common.logging import nncf_logger, track_progress
+
+VERSION: str = nncf.__version__
+# Texts of these many words are drawn in equal parts: questions, sentences, passages.
+_WORDS = (3, 8, 20, 60, 150)
+_DRAWN = 128
+_FEWEST = 32  # given texts, below which drawn ones are added
+_MOST = 512  # given texts that are used
+_BATCH = 4
+_HELD_OUT = 4  # every so many texts are kept to measure the loss with
+_LEAST_COSINE = 0.9
+_FILE = "loss.json"
+
+Inputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What integers cost, on texts that were not used to find their ranges.
+
+    Attributes:
+        least: The smallest cosine of a vector to its float32 form.
+        mean: Their mean.
+        texts: How many.
+    """
+
+    least: float
+    mean: float
+    texts: int
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return (
+            f"cosine to float32 at least {self.least:.4f}, {self.mean:.4f} on average, "
+            f"over {self.texts} held-out texts"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the program."""
+        (folder / _FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Loss:
+        """Read what `save` wrote."""
+        return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+
+
+def samples(given: Sequence[str]) -> list[str]:
+    """Return the texts to calibrate and to measure with: those given, or drawn ones.
+
+    The drawn ones are English prose of several lengths, out of Python's own language reference.
+    """
+    texts = list(given)
+    if len(texts) > _MOST:
+        texts = random.Random(0).sample(texts, _MOST)  # noqa: S311 - the same every time
+    if len(texts) >= _FEWEST:
+        return texts
+    words = " ".join(topics[name] for name in sorted(topics)).split()
+    draw = random.Random(0)  # noqa: S311 - the same every time
+    for number in range(_DRAWN):
+        start = draw.randrange(len(words) - max(_WORDS))
+        texts.append(" ".join(words[start : start + _WORDS[number % len(_WORDS)]]))
+    return texts
+
+
+def quantize(
+    program: Any, features: Callable[[Sequence[str]], Inputs], texts: Sequence[str], hint: str
+) -> tuple[Any, Loss]:
+    """Return a program that multiplies in integers, and what that costs.
+
+    Args:
+        program: Of float32 weights; left as it is.
+        features: Texts to the program's inputs.
+        texts: To calibrate with; a part is held out.
+        hint: What the rest is computed in, as OpenVINO calls it.
+
+    Raises:
+        NotConvertibleError: It cannot be quantized, or not without losing the meaning.
+    """
+    held = list(texts[_HELD_OUT - 1 :: _HELD_OUT])
+    shown = sorted(set(texts) - set(held), key=len) or held
+    batches = [features(shown[at : at + _BATCH]) for at in range(0, len(shown), _BATCH)]
+    try:
+        with untold(), _silent():
+            result = nncf.quantize(
+                program.clone(),
+                nncf.Dataset(batches),
+                model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(batches),
+                ignored_scope=nncf.IgnoredScope(
+                    names=_variable_products(program),
+                    types=["ScaledDotProductAttention"],
+                    validate=False,
+                ),
+            )
+    except Exception as error:
+        raise NotConvertibleError(f"the model cannot be quantized: {error}") from error
+    parts = [features(held[at : at + _BATCH]) for at in range(0, len(held), _BATCH)]
+    found = cosines(_run(program, "f32", parts), _run(result, hint, parts))
+    loss = Loss(float(found.min()), float(found.mean()), len(held))
+    if not loss.least >= _LEAST_COSINE:
+        raise NotConvertibleError(f"the model does not stand integers: {loss}")
+    return result, loss
+
+
+def _variable_products(program: Any) -> list[str]:
+    """Name the matrix products of two inputs: attention, pooling."""
+    return [
+        node.get_friendly_name()
+        for node in program.get_ops()
+        if node.get_type_name() == "MatMul" and not _constant(node.input_value(1).get_node())
+    ]
+
+
+def _constant(node: Any) -> bool:
+    while node.get_type_name() in {"Convert", "Reshape", "Transpose"}:
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def _run(program: Any, hint: str, parts: Sequence[Inputs]) -> NDArray[np.float32]:
+    settings = {"INFERENCE_PRECISION_HINT": hint}
+    compiled = openvino.Core().compile_model(program, "CPU", settings)
+    return np.concatenate([np.array(compiled(dict(part))[0], np.float32) for part in parts])
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Let NNCF draw no progress bars and say no more than warnings."""
+    level, progress = nncf_logger.level, track_progress.Progress
+    nncf_logger.setLevel(logging.WARNING)
+    track_progress.Progress = lambda *columns, **kwargs: progress(
+        *columns, **(kwargs | {"disable": True})
+    )
+    try:
+        yield
+    finally:
+        track_progress.Progress = progress
+        nncf_logger.setLevel(level)

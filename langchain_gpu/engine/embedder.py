@@ -72,7 +72,8 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
 
 def _identity(config: EmbedderConfig) -> object:
     """Tell apart what takes different amounts of memory."""
-    return config.model, config.backend, config.dtype, repr(sorted(config.options.items()))
+    options = repr(sorted(config.options.items()))
+    return config.task, config.model, config.backend, config.dtype, options, config.server.url
 
 
 def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:

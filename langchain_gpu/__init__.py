@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from langchain_gpu.hardware.devices import Device, list_devices, select_device
     from langchain_gpu.rag import create_rag_chain
     from langchain_gpu.rerank import GPURerank
+    from langchain_gpu.retrievers import create_reranking_retriever
     from langchain_gpu.vectorstores import FAISSRetriever, FAISSVectorStore
 
 try:
@@ -31,6 +32,7 @@ _HOMES = {
     "GPUEmbeddings": "langchain_gpu.embeddings",
     "GPURerank": "langchain_gpu.rerank",
     "create_rag_chain": "langchain_gpu.rag",
+    "create_reranking_retriever": "langchain_gpu.retrievers",
     "list_devices": "langchain_gpu.hardware.devices",
     "select_device": "langchain_gpu.hardware.devices",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "GPURerank",
     "__version__",
     "create_rag_chain",
+    "create_reranking_retriever",
     "list_devices",
     "select_device",
 ]

@@ -164,10 +164,14 @@ def _variables(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rerank(reranker: BaseDocumentCompressor) -> Runnable[Any, Any]:
     def rerank(inputs: Mapping[str, Any], config: RunnableConfig) -> Sequence[Document]:
+        if not inputs["context"]:
+            return []  # some rerankers refuse to rank nothing
         callbacks = config.get("callbacks")
         return reranker.compress_documents(inputs["context"], _question(inputs), callbacks)
 
     async def arerank(inputs: Mapping[str, Any], config: RunnableConfig) -> Sequence[Document]:
+        if not inputs["context"]:
+            return []
         callbacks = config.get("callbacks")
         return await reranker.acompress_documents(inputs["context"], _question(inputs), callbacks)
 

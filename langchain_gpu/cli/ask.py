@@ -34,7 +34,16 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--embedding-model", help="Name or folder.", show_default="the store's"),
 ]
-KOption = Annotated[int, typer.Option("-k", min=1, help="Chunks to retrieve.")]
+KOption = Annotated[int, typer.Option("-k", min=1, help="Chunks to answer from.")]
+RerankOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rerank", metavar="MODEL", help="Name or folder of a reranker, for a second look."
+    ),
+]
+# Chunks a reranker looks at for each that it keeps, and the fewest.
+_CANDIDATES = 5
+_FEWEST = 30
 
 
 def ask(
@@ -44,13 +53,15 @@ def ask(
     chat_model: ChatOption = CHAT_MODEL,
     embedding_model: ModelOption = None,
     k: KOption = 4,
+    rerank: RerankOption = None,
     device: DeviceOption = "auto",
     fallback: FallbackOption = "cpu",
     json: JsonOption = False,
 ) -> None:
     """Answer a question from a store, then show the sources with their scores.
 
-    A score is the cosine of question and source, 1 at most.
+    A score is the cosine of question and source, 1 at most; with --rerank it is the reranker's,
+    whose scale is its own.
     """
     with quiet_stdout(active=json):
         parts = _parts(
@@ -60,6 +71,7 @@ def ask(
             chat_model=chat_model,
             embedding_model=embedding_model,
             k=k,
+            rerank=rerank,
         )
         if json:
             answer, documents = _collect(parts, lambda _: None)
@@ -83,6 +95,7 @@ def _parts(
     chat_model: str,
     embedding_model: str | None,
     k: int,
+    rerank: str | None,
 ) -> Iterator[dict[str, Any]]:
     """Stream what the chain yields: the sources as `context`, then pieces of the `answer`."""
     from langchain_gpu.rag import create_rag_chain
@@ -98,11 +111,16 @@ def _parts(
     embeddings = models.make_embeddings(model, place)
     vectors = FAISSVectorStore.load_local(store, embeddings, device=place.search)
     chat = models.make_chat(chat_model, place)
+    reranker = None if rerank is None else models.make_reranker(rerank, place, top_n=k)
+    fetched = k if reranker is None else max(_FEWEST, _CANDIDATES * k)
+    retriever = vectors.as_retriever(k=fetched)
     try:
-        yield from create_rag_chain(vectors.as_retriever(k=k), chat).stream({"input": question})
+        yield from create_rag_chain(retriever, chat, reranker=reranker).stream({"input": question})
     finally:
         chat.close()
         embeddings.close()
+        if reranker is not None:
+            reranker.close()
 
 
 def _collect(
@@ -120,8 +138,11 @@ def _collect(
 
 def _source(document: Document) -> dict[str, Any]:
     metadata = dict(document.metadata)
-    return {
+    found = {
         "source": metadata.get("source"),
         "score": metadata.get("score"),
         "text": document.page_content,
     }
+    if "relevance_score" in metadata:
+        found["relevance_score"] = metadata["relevance_score"]
+    return found

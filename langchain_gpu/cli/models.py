@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from langchain_gpu.chat_models import ChatGPU
     from langchain_gpu.embeddings import GPUEmbeddings
     from langchain_gpu.events import Listener
+    from langchain_gpu.rerank import GPURerank
 
 MAX_ANSWER_TOKENS = 512
 # Small models go round in circles without it. Each engine has its own name for it.
@@ -58,6 +59,15 @@ def make_chat(model: str, place: Place, *, max_tokens: int = MAX_ANSWER_TOKENS) 
         temperature=0,
         max_tokens=max_tokens,
         model_kwargs={} if penalty is None else {penalty: 1.1},
+    )
+
+
+def make_reranker(model: str, place: Place, *, top_n: int) -> GPURerank:
+    """Make the reranker; nothing is loaded yet."""
+    from langchain_gpu.rerank import GPURerank
+
+    return GPURerank(
+        model=_local_or_name(model), device=place.device, fallback=place.fallback, top_n=top_n
     )
 
 

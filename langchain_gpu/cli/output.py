@@ -141,7 +141,7 @@ def shown_source(metadata: dict[str, Any]) -> str:
 def show_sources(documents: Iterable[Document], console: Console) -> None:
     """Print each source with its score and its first line."""
     for number, document in enumerate(documents, start=1):
-        score = document.metadata.get("score")
+        score = document.metadata.get("relevance_score", document.metadata.get("score"))
         shown = "     " if score is None else f"{score:5.2f}"
         head = Text.assemble((f"{number:3} ", "dim"), (shown, "cyan"), "  ")
         console.print(head + Text(shown_source(document.metadata), "bold"), soft_wrap=True)

@@ -45,3 +45,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return built[name]
 
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Path of a tiny reranker by name, built once."""
+    from tests.unit_tests.tiny_rerankers import build
+
+    built: dict[str, str] = {}
+
+    def path(name: str) -> str:
+        if name not in built:
+            built[name] = build(tmp_path_factory.mktemp(name), name)
+        return built[name]
+
+    return path

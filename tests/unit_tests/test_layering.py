@@ -19,7 +19,7 @@ FLOORS = [
     {"engine", "generators", "search", "store"},
     {"messages", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
-    {"rag", "loaders", "corpus", "distributed"},
+    {"rag", "retrievers", "loaders", "corpus", "distributed"},
     {"bench", "cli", "demo", "doctor", "__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

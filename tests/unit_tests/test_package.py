@@ -48,6 +48,7 @@ def test_all_is_what_is_promised() -> None:
         "GPURerank",
         "__version__",
         "create_rag_chain",
+        "create_reranking_retriever",
         "list_devices",
         "select_device",
     }

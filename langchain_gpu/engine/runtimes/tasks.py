@@ -171,6 +171,7 @@ class Score:
             raise ValueError(
                 f"{path.name} has {model.num_labels} labels, and a reranker has one score"
             )
+        _give_padding(model)
         return model
 
     def tokenizer(self, model: Any) -> PairTokenizer | PromptTokenizer | None:
@@ -180,10 +181,8 @@ class Score:
             return None
         window = window_of(model)
         if self._is_prompted(model):
-            pad = hugging_face.pad_token_id
-            pad = hugging_face.eos_token_id if pad is None else pad
-            copy = _copy(hugging_face)
-            return PromptTokenizer(copy, QWEN3, window=window, pad_id=int(pad or 0))
+            pad_id = int(hugging_face.pad_token_id or 0)
+            return PromptTokenizer(_copy(hugging_face), QWEN3, window=window, pad_id=pad_id)
         if "message" in getattr(model[0], "modality_config", {}):
             return None
         copy = _copy(hugging_face)
@@ -218,9 +217,8 @@ class Score:
 
     def preprocess(self, model: Any, items: Sequence[Any], options: ScoreOptions) -> dict[str, Any]:
         """See `Task.preprocess`."""
-        features: dict[str, Any] = model.preprocess(
-            [list(pair) for pair in items], prompt=options.instruction
-        )
+        prompt = options.instruction or model.prompts.get(model.default_prompt_name)
+        features: dict[str, Any] = model.preprocess([list(pair) for pair in items], prompt=prompt)
         return features
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
@@ -269,6 +267,20 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     finally:
         if quiet:
             transformers_logging.enable_progress_bar()
+
+
+def _give_padding(model: Any) -> None:
+    """Have the end of a text fill up shorter rows, where a language model has no padding token.
+
+    Without one neither its tokenizer nor its classifying head takes two rows at once.
+    """
+    first = model[0]
+    tokenizer = getattr(first, "tokenizer", None)
+    if getattr(tokenizer, "pad_token", None) is None and hasattr(tokenizer, "eos_token"):
+        tokenizer.pad_token = tokenizer.eos_token
+    config = getattr(first, "config", None)
+    if getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = getattr(tokenizer, "pad_token_id", None)
 
 
 def _hugging_face(model: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 Count = Callable[[Sequence[str]], Sequence[int]]
 
 # Words kept for a second reading. The standard library alone has about 300,000.
-_KEEP = 2_000_000
+_KEEP = 1_000_000
 # Words whose tokens are counted at once.
 _BLOCK = 4096
 _SPECIAL = 2  # tokens an encoder puts around a text
@@ -70,6 +70,7 @@ class Corpus:
                 if (key := hash(text)) not in self._seen:
                     self._seen.add(key)
                     break
+                next(self._words)  # else the same cuts would come again and again
             yield text
 
     def _sized(self) -> Iterator[tuple[str, int]]:

@@ -35,8 +35,8 @@ class ScoreOptions:
     Attributes:
         max_length: Tokens of a pair at most, special tokens included; None for the model's window.
         on_long: For pairs beyond that: `"truncate"` cuts the longer of the two texts, `"window"`
-            scores overlapping windows of the document and takes the best (a query is cut to half of
-            the room), `"error"` refuses them.
+            scores overlapping windows of the document and takes the best (a query may have half of
+            the room, and what the document leaves), `"error"` refuses them.
         instruction: What makes a document relevant, for models that are told; None for their own.
     """
 
@@ -195,10 +195,11 @@ class PairTokenizer:
                     f"choose on_long='truncate' or 'window'"
                 )
             if options.on_long == "window":
-                query_room = max(1, room // 2)
+                query_room = max(room // 2, room - len(second))
                 if len(first) > query_room:
                     truncated.append(index)
-                parts = _windows(first[:query_room], second, room)
+                head = first[:query_room]
+                parts = [(head, part) for part in windows(second, room - len(head))]
             else:
                 truncated.append(index)
                 parts = [_longest_first(first, second, room)]
@@ -286,9 +287,8 @@ def _longest_first(first: list[int], second: list[int], room: int) -> tuple[list
     return first[:long], second[:short]
 
 
-def _windows(first: list[int], second: list[int], room: int) -> list[tuple[list[int], list[int]]]:
-    """Cut the document into windows that overlap, each behind the whole query."""
-    width = room - len(first)
+def windows(ids: list[int], width: int) -> list[list[int]]:
+    """Cut a document into windows that overlap by a quarter; together they hold every token."""
     step = max(1, width - width // _OVERLAP)
-    starts = range(0, max(1, len(second) - width + step), step)
-    return [(first, second[start : start + width]) for start in starts]
+    starts = range(0, max(1, len(ids) - width + step), step)
+    return [ids[start : start + width] for start in starts]

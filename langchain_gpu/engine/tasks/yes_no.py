@@ -25,6 +25,7 @@ from langchain_gpu.engine.tasks.score import (
     ScoreOptions,
     check_pairs,
     check_surrogates,
+    windows,
 )
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -60,7 +61,7 @@ class PromptTokenizer:
     """Tokenizes pairs inside a prompt and pads batches of them on the left.
 
     The pair is tokenized as one text, since its tokens reach across the words between its parts;
-    what is too long is cut at its end, which is the document's.
+    what is too long is cut at its end, which is the document's, or read window by window.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer` that nobody else uses.
@@ -86,7 +87,8 @@ class PromptTokenizer:
     def count(self, pairs: Sequence[Pair]) -> list[int]:
         """Return the tokens of each pair, the prompt included, nothing cut off."""
         extra = len(self._before) + len(self._after)
-        return [extra + len(ids) for ids in self._ids(pairs, ScoreOptions(), 0)]
+        texts = self._texts(pairs, ScoreOptions(), 0)
+        return [extra + len(each.ids) for each in self._encode(texts, pairs, 0)]
 
     def tokenize(
         self, pairs: Sequence[Pair], options: ScoreOptions, *, start: int = 0
@@ -94,27 +96,33 @@ class PromptTokenizer:
         """Tokenize pairs; see `Encoder.tokenize`.
 
         Raises:
-            PairTooLongError: A pair exceeds the window and the policy is not `"truncate"`.
+            PairTooLongError: A pair exceeds the window and the policy is `"error"`.
         """
-        bodies = self._ids(pairs, options, start)
-        limits = [each for each in (options.max_length, self.window) if each is not None]
-        room = min(limits) if limits else None
-        truncated: list[int] = []
-        if room is not None:
-            room -= len(self._before) + len(self._after)
-            if room < 1:
-                raise ValueError(f"max_length={min(limits)} leaves no room beside the prompt")
-            truncated = [index for index, ids in enumerate(bodies) if len(ids) > room]
-        if truncated and options.on_long != "truncate":
+        texts = self._texts(pairs, options, start)
+        bodies = [each.ids for each in self._encode(texts, pairs, start)]
+        room = self._room(options)
+        long = [] if room is None else [at for at, ids in enumerate(bodies) if len(ids) > room]
+        if long and options.on_long == "error":
             raise PairTooLongError(
-                f"pair {start + truncated[0]} has {len(bodies[truncated[0]])} tokens, and {room} "
-                f"are read beside the prompt; split the document, or choose on_long='truncate'"
+                f"pair {start + long[0]} has {len(bodies[long[0]])} tokens, and {room} are read "
+                f"beside the prompt; split the document, or choose on_long='truncate' or 'window'"
             )
-        rows = [list(chain(self._before, ids[:room], self._after)) for ids in bodies]
+        parts = [[ids] for ids in bodies]
+        truncated = long
+        if room is not None and options.on_long == "window":
+            truncated = []
+            for at in long:
+                parts[at], cut = self._windows(texts[at], len(pairs[at][1]), room)
+                truncated += [at] * cut
+        rows = [[*self._before, *ids[:room], *self._after] for ids in chain.from_iterable(parts)]
+        owners = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
         packed = PackedPairs(ids, np.cumsum(lengths) - lengths, lengths)
-        return Tokenized(lengths, packed, None, np.asarray(truncated, np.int64))
+        windowed = len(rows) > len(pairs)
+        return Tokenized(
+            lengths, packed, owners if windowed else None, np.asarray(truncated, np.int64)
+        )
 
     def batch(
         self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
@@ -133,16 +141,41 @@ class PromptTokenizer:
 
     merge = staticmethod(PairTokenizer.merge)
 
-    def _ids(self, pairs: Sequence[Pair], options: ScoreOptions, start: int) -> list[list[int]]:
+    def _room(self, options: ScoreOptions) -> int | None:
+        """Tokens there are for instruction, query and document; None for no limit."""
+        limits = [each for each in (options.max_length, self.window) if each is not None]
+        if not limits:
+            return None
+        room = min(limits) - len(self._before) - len(self._after)
+        if room < 1:
+            raise ValueError(f"max_length={min(limits)} leaves no room beside the prompt")
+        return room
+
+    def _texts(self, pairs: Sequence[Pair], options: ScoreOptions, start: int) -> list[str]:
         check_pairs(pairs, start=start)
         instruction = options.instruction or INSTRUCTION
-        texts = [
+        return [
             self._prompt.pair.format(instruction=instruction, query=query, document=document)
             for query, document in pairs
         ]
+
+    def _encode(self, texts: Sequence[str], pairs: Sequence[Pair], start: int) -> Any:
         try:
-            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception:
             check_surrogates(pairs, start=start)
             raise
-        return [encoding.ids for encoding in encodings]
+
+    def _windows(self, text: str, document: int, room: int) -> tuple[list[list[int]], bool]:
+        """Cut the last `document` characters of a text into windows behind what stands before them.
+
+        What stands before may have half of the room; returns, too, whether it was cut to that.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        begin = len(text) - document
+        count = len(encoding.ids)
+        head = next((at for at, (_, end) in enumerate(encoding.offsets) if end > begin), count)
+        kept = min(head, max(room // 2, room - (count - head)))
+        before = encoding.ids[:kept]
+        parts = [[*before, *part] for part in windows(encoding.ids[head:], room - kept)]
+        return parts, kept < head

@@ -82,7 +82,7 @@ def wanted(peers: str) -> list[str]:
     return [
         name
         for name in LOADERS
-        if peers == "all" or name == BASE or name in named or (not named and name.startswith(AUTO))
+        if peers == "all" or name == BASE or name in named or name.startswith(AUTO)
     ]
 
 
@@ -252,9 +252,7 @@ def main() -> None:
         gguf, reason = chosen.gguf, ""
         if gguf is None:
             gguf, reason = make_gguf(folder, Path(scratch) / "model.gguf")
-        if reason:
-            print(f"llama.cpp: {reason}")
-        bench = Bench(Setup(folder, chosen.device, gguf, chosen.vllm_url), chosen)
+        bench = Bench(Setup(folder, chosen.device, gguf, chosen.vllm_url, reason), chosen)
         record = bench.run()
     print(tables.plain_contestants(record))
     if chosen.write:

@@ -27,12 +27,14 @@ class Setup:
         device: As `GPUEmbeddings` takes it.
         gguf: The same model for llama.cpp; None leaves it out.
         vllm_url: Of a vLLM server that has the model; None leaves it out.
+        no_gguf: Why there is no GGUF file.
     """
 
     folder: Path
     device: str = "auto"
     gguf: Path | None = None
     vllm_url: str | None = None
+    no_gguf: str = "no GGUF file was given (--gguf)"
 
     @property
     def torch_device(self) -> str:
@@ -193,7 +195,7 @@ def _openvino(setup: Setup) -> Contestant:
 @enter("llama.cpp")
 def _llama(setup: Setup) -> Contestant:
     if setup.gguf is None:
-        raise NotHereError("no GGUF file was given (--gguf)")
+        raise NotHereError(setup.no_gguf)
     if not setup.gguf.is_file():
         raise NotHereError(f"{setup.gguf} is no file")
     from benchmarks.peers import LlamaCpp

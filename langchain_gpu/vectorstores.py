@@ -98,7 +98,7 @@ class FAISSVectorStore(VectorStore):
     | the same in a half or a quarter of the memory | `"fp16"`, `"sq8"` | nearly the same |
     | more, that come and go | `"ivf_flat"`, `"ivf_sq8"` | trained; `nprobe` |
     | more, many searches and few changes | `"hnsw"` | slow to build; `ef_search` |
-    | more than memory holds in another form | `"ivf_pq"` | trained; finds about 80 of 100 |
+    | more than memory holds in another form | `"ivf_pq"` | trained, slowly; finds some 85 of 100 |
 
     `"auto"` is flat up to 512 MiB of vectors, and `"ivf_flat"` beyond. A kind that is trained stays
     flat, and exact, until there are enough vectors to train from; moving is logged, and
@@ -139,8 +139,8 @@ class FAISSVectorStore(VectorStore):
                 as `"IVF1024,SQ8"`.
             train_size: Vectors to train from, for kinds that are trained. They stay flat until
                 there are so many. None takes the kind's own measure.
-            nprobe: Lists that a search of an IVF kind scans. None takes a 32nd of them, and at
-                least 16; all of them find the true neighbors.
+            nprobe: Lists that a search of an IVF kind scans. None takes a 16th of them, and at
+                least 64; all of them find the true neighbors.
             ef_search: Candidates that a search of an HNSW kind keeps. None takes 64.
             relevance_score_fn: Turns a score into a relevance in [0, 1], in place of the table's.
             on_event: Receives fallbacks.

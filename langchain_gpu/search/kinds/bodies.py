@@ -62,6 +62,8 @@ def in_order(scores: NDArray[np.float32], rows: Rows) -> Found:
     for query in np.flatnonzero(tied):
         here = rows[query]
         found = int((here >= 0).sum())
+        if found < 2:  # noqa: PLR2004 - one is in order
+            continue
         # Scores fall or rise along a row, so the number of the run is the first key either way.
         run = np.concatenate([[0], np.cumsum(scores[query, 1:found] != scores[query, : found - 1])])
         here[:found] = here[:found][np.lexsort((here[:found], run[:found]))]

@@ -222,8 +222,13 @@ def _make(shape: Shape, dimension: int, metric: Metric, seed: int) -> Any:
     index = faiss.index_factory(dimension, str(shape), metric_type(metric))
     if shape.family == "hnsw":
         index.hnsw.efConstruction = EF_CONSTRUCTION
+    if shape.trained and shape.coding.startswith("SQ"):
+        quantizer = faiss.downcast_index(index.storage).sq if shape.links else index.sq
+        quantizer.rangestat_arg = shapes.SQ_MARGIN
     clusterings = [index.cp] if shape.family == "ivf" else []
     clusterings += [index.pq.cp] if shape.coding == "PQ" else []
+    if shape.coding == "PQ":
+        index.do_polysemous_training = False  # most of the time of training, for codes unused here
     for clustering in clusterings:
         clustering.seed = seed + 1
         clustering.min_points_per_centroid = 1  # the sample is our choice: no warning on stderr

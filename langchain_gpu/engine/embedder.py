@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_gpu.engine import backends
@@ -30,12 +30,17 @@ class Embedder:
     Attributes:
         engine: Runs it.
         encoder: Knows its tokenizer and prompts.
-        reason: Which library runs it, and why.
+        chosen: Which library runs it, and why.
     """
 
     engine: Engine[Any]
     encoder: TextEncoder
-    reason: str
+    chosen: str
+
+    @property
+    def reason(self) -> str:
+        """Which library runs it and why, and what the library itself decided."""
+        return "; ".join(filter(None, [self.chosen, self.encoder.details]))
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -54,6 +59,7 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
         ValueError: Unknown backend, dtype or device.
         ImportError: The back end's extra is not installed.
     """
+    config = replace(config, on_event=on_event)
     remote = backends.is_remote(config)
     devices = [select_device("cpu")] if remote else _devices(config, on_event)
     cpu = select_device("cpu") if config.fallback == "cpu" and not remote else None
@@ -67,7 +73,8 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
         on_event=on_event,
         what=_WORK[config.task],
     )
-    return Embedder(engine, *loaded[0])
+    encoder, reason = loaded[0]
+    return Embedder(engine, encoder, reason)
 
 
 def _identity(config: EmbedderConfig) -> object:

@@ -28,7 +28,7 @@ from langchain_gpu.engine.tasks.embed import (
     check_texts,
     surrogate_problem,
 )
-from langchain_gpu.events import warn_fallback
+from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 
 # A text goes through in one piece: the work space for it grows with the window, so a model that
@@ -75,6 +75,7 @@ class LlamaCppEncoder:
             that is smaller); `pooling` (`"mean"`, `"cls"`, `"last"`) where the file names none;
             `n_gpu_layers`, `n_parallel` and `n_threads` as llama.cpp means them.
         fallback: `"cpu"` goes on there with a warning where the device cannot be used.
+        on_event: Told of that.
 
     Raises:
         DeviceNotFoundError: The device cannot be used and the policy is `"error"`.
@@ -90,6 +91,7 @@ class LlamaCppEncoder:
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "cpu",
+        on_event: Listener | None = None,
     ) -> None:
         chosen = dict(options or {})
         if dtype != "auto":
@@ -99,6 +101,7 @@ class LlamaCppEncoder:
         if chosen.get("pooling") not in _POOLINGS:
             raise ValueError(f"pooling {chosen['pooling']!r} is not one of mean, cls, last")
         self._path, self._options, self._fallback = path.resolve(), chosen, fallback
+        self._on_event = on_event
         self._asked: int = chosen.get("n_ctx") or _WINDOW
         self._server: LlamaServer | None = None
         self.to(device)
@@ -134,6 +137,11 @@ class LlamaCppEncoder:
     def default_prompt_name(self) -> str | None:
         """None; see `prompts`."""
         return None
+
+    @property
+    def details(self) -> str:
+        """See `TextEncoder.details`."""
+        return ""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""
@@ -215,7 +223,9 @@ class LlamaCppEncoder:
             return
         if self._fallback == "error":
             raise DeviceNotFoundError(f"{device} cannot be used and fallback='error': {problem}")
-        warn_fallback(None, what="embedding", source=str(device), target="cpu", reason=problem)
+        warn_fallback(
+            self._on_event, what="embedding", source=str(device), target="cpu", reason=problem
+        )
         self._load(replace(select_device("cpu"), reason=problem))
 
     def close(self) -> None:

@@ -104,6 +104,11 @@ class RemoteEncoder(ABC):
         """None: a server does not tell."""
         return None
 
+    @property
+    def details(self) -> str:
+        """See `TextEncoder.details`."""
+        return ""
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Refuse: the texts are tokenized behind the server."""
         check_texts(texts)

@@ -96,6 +96,11 @@ class ModulesEncoder:
         name: str | None = self._model.default_prompt_name
         return name
 
+    @property
+    def details(self) -> str:
+        """See `TextEncoder.details`."""
+        return ""
+
     def count_tokens(self, texts: Sequence[Any]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""
         self._task.check(texts)

@@ -49,7 +49,7 @@ from langchain_gpu.engine.runtimes.providers import (
     open_session,
 )
 from langchain_gpu.engine.runtimes.tasks import EMBED, FastTokenizer, Task
-from langchain_gpu.events import warn_fallback
+from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class OnnxEncoder(ModulesEncoder):
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
         fallback: Fallback = "cpu",
+        on_event: Listener | None = None,
         calibration: Sequence[str] = (),
         max_tokens: int | None = None,
         task: Task = EMBED,
@@ -108,6 +109,8 @@ class OnnxEncoder(ModulesEncoder):
         super().__init__(path, device, dtype="auto", options=options, task=task)
         self._wanted_dtype = dtype
         self._path, self._options, self._fallback = path, options, fallback
+        self._on_event = on_event
+        self._loss = ""
         self._samples = tuple(calibration) or SAMPLES
         self._max_tokens = max_tokens or _MOST_TOKENS
         self._scratch: list[tempfile.TemporaryDirectory[str]] = []
@@ -158,7 +161,13 @@ class OnnxEncoder(ModulesEncoder):
             else:
                 return
             names = [f"{where} ({name})" if name else str(where) for where, name in (place, after)]
-            warn_fallback(None, what="embedding", source=names[0], target=names[1], reason=problem)
+            warn_fallback(
+                self._on_event,
+                what="embedding",
+                source=names[0],
+                target=names[1],
+                reason=problem,
+            )
 
     def close(self) -> None:
         """Drop the session and its weights; the encoder cannot be used after that."""
@@ -214,14 +223,20 @@ class OnnxEncoder(ModulesEncoder):
         vectors: Vectors = features["sentence_embedding"].numpy()
         return vectors
 
+    @property
+    def details(self) -> str:
+        """What integers cost, where they are used."""
+        return f"int8: cosine to float32 {self._loss}" if self._loss else ""
+
     def _find(self, kept: Path) -> OnnxFile:
         """Return the file to run: the model's own, or one made for this dtype."""
         if self._own is not None and (self._file_name or self.dtype == "float32"):
             return self._own
         folder = self._make(kept, self.dtype)
         if self.dtype == "int8":
-            loss = read_loss(folder)
-            logger.info("int8 of %s: cosine to float32 %s", self._path.name, loss)
+            figures = read_loss(folder)
+            self._loss = f"at least {figures['min']:.4f}, mean {figures['mean']:.4f}"
+            logger.info("int8 of %s: cosine to float32 %s", self._path.name, self._loss)
         return OnnxFile(folder / MODEL, self.dtype, self._names, own=False)
 
     def _make(self, kept: Path, dtype: str) -> Path:

@@ -83,6 +83,11 @@ class OpenVINOEncoder(ModulesEncoder):
         self.dimension = int(self._compiled.output(0).partial_shape[1].get_length())
 
     @property
+    def details(self) -> str:
+        """What integers cost, where they are used."""
+        return f"int8: {self.loss}" if self.loss else ""
+
+    @property
     def rules(self) -> BatchRules:
         """See `Encoder.rules`."""
         return _CPU_RULES if self._device.kind == "cpu" else _GPU_RULES

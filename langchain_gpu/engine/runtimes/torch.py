@@ -93,6 +93,11 @@ class TorchEncoder(ModulesEncoder):
         """Whether batches are repeated as CUDA graphs, or why not."""
         return str(self._graphs or self._no_graphs())
 
+    @property
+    def details(self) -> str:
+        """How batches are laid out, and whether they are repeated as graphs."""
+        return f"{self.attention}, {self.graphs}" if self._on_card else ""
+
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         """See `Encoder.prepare`. Pinned for a copy that does not wait, where the device is CUDA."""
         pin = pinned if self._on_card else dict

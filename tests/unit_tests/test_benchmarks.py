@@ -219,7 +219,11 @@ def test_the_peak_is_of_the_order_of_a_computer() -> None:
 
 
 def record() -> dict[str, Any]:
-    row = {"documents_per_second": 1234.5, "tokens_per_second": 160485, "ratio": 1.0}
+    row: dict[str, Any] = {
+        "documents_per_second": 1234.5,
+        "tokens_per_second": 160485,
+        "ratio": 1.0,
+    }
     row |= {"padding": None, "peak_share": None, "min_cosine": 0.99996}
     names = ["HuggingFaceEmbeddings", "GPUEmbeddings"]
     ours = {**row, "name": names[1], "ratio": 6.5, "padding": 1.01, "peak_share": 0.654}

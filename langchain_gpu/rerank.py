@@ -109,8 +109,8 @@ class GPURerank(BaseDocumentCompressor):
     score_threshold: float | None = None
     """Documents with a lower score are left out; what a score means depends on the model."""
     activation: Activation | None = None
-    """What is done to the model's logits: `"sigmoid"`, `"identity"`, or None for what its authors
-    want. It changes no order."""
+    """What is done to the model's logits, or to the scores of a server: `"sigmoid"`, `"identity"`,
+    or None for what the model's authors, or the server's, want. It changes no order."""
     max_length: int | None = Field(default=None, ge=4)
     """Tokens of a pair that are read at most; None for all the model reads."""
     on_long: Literal["truncate", "window", "error"] = "truncate"
@@ -205,13 +205,31 @@ class GPURerank(BaseDocumentCompressor):
         Args:
             query: What is asked.
             documents: Texts, or documents.
-            top_n: How many; None for all. `score_threshold` counts too.
+            top_n: How many; None for all, whatever the field `top_n` says. `score_threshold`
+                counts too.
+
+        Raises:
+            TypeError: The query or a document is no text; the message has its position.
+            ValueError: top_n is smaller than 1, or a text cannot be tokenized.
         """
+        _check_top_n(top_n)
         return self._ranking(query, _texts(documents), top_n)
+
+    async def arerank(
+        self, query: str, documents: Sequence[str | Document], top_n: int | None = None
+    ) -> list[Ranked]:
+        """Do what `rerank` does; calls of many tasks share forward passes."""
+        _check_top_n(top_n)
+        pairs = [(query, text) for text in _texts(documents)]
+        return self._rank((await self._ascore(pairs)).scores, top_n)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Score pairs of a query and a document. Shape (pairs,), float32, higher is better."""
         return self._score(list(pairs)).scores
+
+    async def ascore(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Do what `score` does; calls of many tasks share forward passes."""
+        return (await self._ascore(list(pairs))).scores
 
     def score_batch(
         self, queries: Sequence[str], documents: Sequence[Sequence[str | Document]]
@@ -347,6 +365,11 @@ def _texts(documents: Sequence[Any]) -> list[str]:
     if isinstance(documents, str | Document):
         raise TypeError(f"documents is one {type(documents).__name__}; pass a list: [document]")
     return [each.page_content if isinstance(each, Document) else each for each in documents]
+
+
+def _check_top_n(top_n: int | None) -> None:
+    if top_n is not None and top_n < 1:
+        raise ValueError(f"top_n must be at least 1, or None for all, not {top_n}")
 
 
 def _scored(document: Document, score: float) -> Document:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, Protocol, cast
 
@@ -158,10 +159,10 @@ class LocalScorer:
 
     def _activate(self, logits: Vectors, activation: Activation | None) -> Scores:
         """Upcast already: what comes from the engine is float32, so that ties are real ones."""
+        if activation is None:
+            logits = cast(Vectors, self._encoder.activate(logits))
         scores = logits[:, 0]
-        if activation == "sigmoid":
-            return sigmoid(scores)
-        return scores if activation == "identity" else cast(Scores, self._encoder.activate(scores))
+        return sigmoid(scores) if activation == "sigmoid" else scores
 
 
 class RemoteScorer:
@@ -172,6 +173,7 @@ class RemoteScorer:
 
         self._remote = RemoteReranker(config.model, config.server)
         self._pool = ThreadPoolExecutor(config.server.concurrency, "langchain-gpu-scorer")
+        self._queries = ThreadPoolExecutor(config.server.concurrency, "langchain-gpu-query")
 
     @property
     def devices(self) -> list[Device]:
@@ -197,19 +199,22 @@ class RemoteScorer:
     def score(
         self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
     ) -> Scored:
-        """See `Scorer.score`. A server takes one query at a time."""
+        """See `Scorer.score`. A server takes one query at a time, and many requests."""
         if options.max_length or options.instruction or options.on_long == "window":
             raise ValueError("a server reads pairs its own way: leave out what says how to")
-        parts = [
-            self._remote.score(query, [text for _, text in group], on_long=options.on_long)
+        groups = [
+            (query, [text for _, text in group])
             for query, group in groupby(pairs, key=lambda pair: pair[0])
         ]
-        scores = np.concatenate([np.empty(0, np.float32), *parts])
+        ask = partial(self._remote.score, on_long=options.on_long)
+        run = map if len(groups) == 1 else self._queries.map
+        scores = np.concatenate([np.empty(0, np.float32), *run(ask, *zip(*groups, strict=True))])
         return Scored(sigmoid(scores) if activation == "sigmoid" else scores)
 
     def close(self) -> None:
         """See `Scorer.close`."""
         self._pool.shutdown(wait=False)
+        self._queries.shutdown(wait=False)
         self._remote.close()
 
 

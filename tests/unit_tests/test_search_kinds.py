@@ -240,7 +240,7 @@ def test_the_effort_of_the_index_holds_where_a_search_says_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["fp16", "sq8", "hnsw", "ivf_flat", "ivf_sq8"])
 def test_a_kind_finds_nearly_what_is_true(kind: str) -> None:
-    options = {"train_size": 500} if kind not in {"fp16", "hnsw"} else {}
+    options: dict[str, Any] = {"train_size": 500} if kind not in {"fp16", "hnsw"} else {}
     assert recall(filled(kind, **options)) > 0.95
 
 
@@ -250,7 +250,8 @@ def test_a_kind_finds_nearly_what_is_true(kind: str) -> None:
     [("hnsw", Effort(ef_search=1)), ("IVF16,Flat", Effort(nprobe=1)), ("sq8", Effort())],
 )
 def test_a_filter_leaves_k_rows_where_they_exist(kind: str, effort: Effort, allowed: int) -> None:
-    index = filled(kind, **({} if kind == "hnsw" else {"train_size": 600}))
+    options: dict[str, Any] = {} if kind == "hnsw" else {"train_size": 600}
+    index = filled(kind, **options)
     rows = np.sort(np.random.default_rng(3).choice(600, allowed, replace=False))
     found = index.search(vectors(8, seed=1), 20, rows, effort).rows
     for here in found:
@@ -301,7 +302,8 @@ def test_nothing_is_left_of_an_emptied_graph() -> None:
 
 @pytest.mark.parametrize("kind", ["flat", "IVF8,Flat", "hnsw"])
 def test_an_unknown_row_has_no_vector(kind: str) -> None:
-    index = filled(kind, 400, **({"train_size": 300} if "IVF" in kind else {}))
+    options: dict[str, Any] = {"train_size": 300} if "IVF" in kind else {}
+    index = filled(kind, 400, **options)
     index.remove(np.array([17]))
     for row in (17, 400, 10**9):
         with pytest.raises(KeyError, match=f"row {row} is not here"):
@@ -351,7 +353,7 @@ def test_bytes_needed_of_an_unknown_kind() -> None:
     ("kind", "stored"), [("flat", "sq8"), ("hnsw", "flat"), ("sq8", "IVF4,SQ8"), ("auto", "hnsw")]
 )
 def test_a_file_of_another_kind_is_refused(kind: str, stored: str, tmp_path: Path) -> None:
-    options = {"train_size": 100} if parse_trained(stored) else {}
+    options: dict[str, Any] = {"train_size": 100} if parse_trained(stored) else {}
     filled(stored, **options).save(tmp_path / "index")
     with pytest.raises(ValueError, match=f"holds no {kind} index with ids"):
         kinds.get(kind).load(tmp_path / "index", "l2")
@@ -417,7 +419,7 @@ def test_a_store_keeps_its_kind_and_numbers(tmp_path: Path) -> None:
 def test_effort_is_taken_by_every_search() -> None:
     made = store(index="IVF16,Flat", train_size=200)
     for search in (made.similarity_search, made.similarity_search_with_score):
-        assert len(search("text", 5, nprobe=3)) == 5  # type: ignore[operator]
+        assert len(search("text", 5, nprobe=3)) == 5
     assert len(made.similarity_search_many(["a", "b"], 5, nprobe=16)) == 2
     found = made.max_marginal_relevance_search("text", 5, nprobe=16, filter={"third": 1})
     assert {document.metadata["third"] for document in found} == {1}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
 from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.search import kinds, route, torch_flat
+from langchain_gpu.hardware.gpu import GPU
+from langchain_gpu.hardware.nvidia import Nvidia
+from langchain_gpu.search import faiss_gpu, kinds, route, torch_flat
 from langchain_gpu.search.base import CannotSearch, Metric, VectorIndex
 from langchain_gpu.search.rescore import Bound
 from langchain_gpu.search.route import Route
@@ -261,6 +264,23 @@ def test_a_gpu_without_faiss_is_searched_by_torch(name: str) -> None:
     few = asked.search(index, queries, 2, np.array([1, 4, 10], dtype=np.int64))
     assert set(few.rows.ravel().tolist()) <= {1, 4, 10}
     asked.report()
+
+
+@pytest.mark.usefixtures("on_torch")
+def test_a_card_the_faiss_wheel_has_no_kernels_for_is_searched_by_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card = GPU(name="NVIDIA RTX 5090", capability="12.0")
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(route, "read_nvidia", lambda: Nvidia(gpus=(card,)))
+    monkeypatch.setattr(faiss_gpu, "prove", lambda _index: "a trial search failed: no kernel image")
+    stored, queries = vectors(300, "ip"), vectors(3, "ip", seed=1)
+    asked = Route("cuda:0")
+    found = asked.search(filled(stored, "ip"), queries, 4)
+    np.testing.assert_array_equal(found.rows, truth(stored, queries, "ip")[:, :4])
+    with pytest.warns(FallbackWarning, match=r"runs on mps:0 \(torch\), not cuda:0.*no kernel"):
+        asked.report()
+    assert "no kernel image" in asked.device.reason
 
 
 @pytest.mark.usefixtures("on_torch")

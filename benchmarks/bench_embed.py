@@ -35,7 +35,7 @@ from benchmarks.contestants import load as load_contestant
 from benchmarks.corpus import Corpus, WordCounter
 from benchmarks.measure import queries, rounds, rows
 from benchmarks.peers import make_gguf
-from benchmarks.weights import MINILM, prepare
+from benchmarks.weights import MINILM, convert_in, prepare
 from benchmarks.workloads import PASSAGES, QUERY_TOKENS, WINDOW, Workload, choose
 from langchain_gpu import select_device
 from langchain_gpu.events import TruncationWarning
@@ -252,6 +252,7 @@ def main() -> None:
         gguf, reason = chosen.gguf, ""
         if gguf is None:
             gguf, reason = make_gguf(folder, Path(scratch) / "model.gguf")
+        convert_in(Path(scratch))
         bench = Bench(Setup(folder, chosen.device, gguf, chosen.vllm_url, reason), chosen)
         record = bench.run()
     print(tables.plain_contestants(record))

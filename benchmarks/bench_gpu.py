@@ -30,7 +30,7 @@ from benchmarks import gpu_checks, machine, results, tables
 from benchmarks.contestants import Setup
 from benchmarks.corpus import Corpus, WordCounter
 from benchmarks.gpu_cases import CASES, QUICK, Size, case, release
-from benchmarks.weights import BERT_BASE, MINILM, prepare
+from benchmarks.weights import BERT_BASE, MINILM, convert_in, prepare
 from benchmarks.workloads import WINDOW, WORKLOADS
 from langchain_gpu import Device, select_device
 from langchain_gpu.events import TruncationWarning
@@ -70,6 +70,7 @@ class Run:
         self._folders: dict[str, Path] = {}
         self.left_out: list[dict[str, str]] = []
         self._counter = WordCounter(self._setup(MINILM).folder, WINDOW)
+        convert_in(scratch)
         self._corpus = Corpus(self._counter.words)
 
     def go(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def prepare(name: str, scratch: Path) -> Path:
     if name == BERT_BASE:
         return _bert_base(scratch / "bert-base")
     return _widened(resolve(name).path, scratch / Path(name).name)
+
+
+def convert_in(scratch: Path) -> None:
+    """Have converted models kept there: those of a passing folder would pile up in the cache.
+
+    Processes started later do the same. Call it when the models' files have been found.
+    """
+    os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
 
 
 def _widened(source: Path, target: Path) -> Path:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,9 +24,9 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from numpy.typing import ArrayLike, NDArray
 
-from langchain_gpu.events import Listener
+from langchain_gpu.events import GPUWarning, Listener
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.search import kinds
+from langchain_gpu.search import foreign, kinds
 from langchain_gpu.search.base import METRICS, Effort, Matrix, Metric, VectorIndex
 from langchain_gpu.search.embed import embed, embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
@@ -33,12 +34,14 @@ from langchain_gpu.search.mmr import select_diverse
 from langchain_gpu.search.relevance import RELEVANCE
 from langchain_gpu.search.route import DType, Route
 from langchain_gpu.search.vectors import prepare
+from langchain_gpu.store import community
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import check, decode_metadata, strings
 from langchain_gpu.store.collection import Collection, Hit
 from langchain_gpu.store.documents import Entry
 from langchain_gpu.store.manifest import Manifest
+from langchain_gpu.store.pickled import Limits
 
 Scored = list[tuple[Document, float]]
 
@@ -468,6 +471,75 @@ class FAISSVectorStore(VectorStore):
         store.add_embeddings(text_embeddings, metadatas, ids=ids)
         return store
 
+    @classmethod
+    def from_community(
+        cls,
+        folder_or_store: Any,
+        embedding: Embeddings,
+        *,
+        normalize_L2: bool | None = None,  # noqa: N803 - its name there
+        index_name: str = "index",
+        metadata: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        check_model: bool = True,
+        limits: Limits | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Move in from langchain-community's `FAISS`: a live store, or a folder it was saved to.
+
+        Searches find the same, with the same scores; where vectors are normalized the metric is
+        `"cosine"`, and that store's score `d` is `1 - d / 2` here. Vectors are taken out of any
+        index that gives them back, and no text is embedded but to know the model. The store that
+        was given stays as it is.
+
+        The folder's pickle is read by a program that knows documents and runs nothing: a pickle
+        that asks for anything else is refused.
+
+        Args:
+            folder_or_store: The folder, or the store.
+            embedding: The model the store was built with.
+            normalize_L2: What the store was made with: a folder does not say. None takes it from a
+                live store.
+            index_name: What `save_local` was given there.
+            metadata: Called with the metadata of each document; returns what JSON can hold. Without
+                it tuples and sets become lists, with a warning, and other objects are refused.
+            check_model: Embed a few documents again, to refuse another model's vectors.
+            limits: How much the pickle may hold.
+            **kwargs: Arguments of the constructor, but for the metric.
+
+        Raises:
+            StoreError: There is no such store, its pickle was refused, its parts do not belong
+                together, a document's metadata is not JSON, or another model built it.
+            VectorError: Its index cannot be taken over.
+            TypeError: It is neither a folder nor a store.
+        """
+        if isinstance(folder_or_store, str | PathLike):
+            folder = Path(folder_or_store)
+            source = community.open_folder(folder, index_name, limits)
+            found = foreign.load(folder / f"{index_name}.faiss")
+        else:
+            source = community.take_store(folder_or_store)
+            found = foreign.take(folder_or_store.index)
+        if normalize_L2 is None:
+            normalize_L2 = bool(getattr(folder_or_store, "_normalize_L2", False))  # noqa: N806
+        moved = source.move(found.numbers, metadata)
+        if check_model:
+            ask = partial(
+                embed, embedding, metric="ip", dimension=None, name="text {} again".format
+            )
+            community.accept_model(embedding, moved.texts, found.vectors, ask)
+        own_relevance = getattr(folder_or_store, "override_relevance_score_fn", None)
+        if own_relevance is not None:
+            kwargs.setdefault(
+                "relevance_score_fn",
+                (lambda score: own_relevance(2 - 2 * score)) if normalize_L2 else own_relevance,
+            )
+        store = cls(embedding, metric="cosine" if normalize_L2 else found.metric, **kwargs)
+        batch = check(moved.texts, moved.metadatas, moved.ids)
+        store._collection.put(batch, store._prepare(found.vectors, batch.name))
+        for reason in moved.changed:
+            warnings.warn(f"moving in: {reason}", GPUWarning, stacklevel=2)
+        return store
+
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return self._relevance
 
@@ -475,7 +547,7 @@ class FAISSVectorStore(VectorStore):
         make = partial(self._kind.create, metric=self._metric)
         return Collection(make, self._route.search, **contents)
 
-    def _prepare(self, vectors: Sequence[ArrayLike], name: Callable[[int], str]) -> Matrix:
+    def _prepare(self, vectors: Sequence[ArrayLike] | Matrix, name: Callable[[int], str]) -> Matrix:
         return prepare(
             vectors,
             count=len(vectors),

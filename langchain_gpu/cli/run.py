@@ -10,6 +10,7 @@ import typer
 
 from langchain_gpu import __version__
 from langchain_gpu.cli.ask import ask
+from langchain_gpu.cli.import_faiss import import_faiss
 from langchain_gpu.cli.index import index
 from langchain_gpu.cli.options import JsonOption
 from langchain_gpu.cli.output import print_json, quiet_libraries, quiet_stdout, show_error, stdout
@@ -71,4 +72,5 @@ def doctor(*, json: JsonOption = False) -> None:
 
 app.command(short_help="Index documents; run it again to update.")(index)
 app.command(short_help="Answer a question from a store, with sources.")(ask)
+app.command("import-faiss", short_help="Move a store of langchain-community in.")(import_faiss)
 app.command(short_help="Try it all on the documentation of this machine.")(demo)

@@ -156,8 +156,8 @@ def _optional(values: Mapping[str, Any], key: str) -> str | None:
 def _nothing(folder: Path) -> str:
     if (folder / "index.pkl").exists():
         return (
-            f"{folder} holds a pickled store of langchain-community, and reading a pickle can run "
-            "any code: build the store again from its documents"
+            f"{folder} holds a pickled store of langchain-community: move it in with "
+            "FAISSVectorStore.from_community, or langchain-gpu import-faiss, which run no pickle"
         )
     return f"{folder} holds no store ({NAME} is missing): save one there with save_local"
 

@@ -1,7 +1,7 @@
 """OpenVINO programs in 8-bit integers, by NNCF's quantization after training.
 
 The weights' products are quantized; attention is not. Its scores, quantized, cost single short
-texts a quarter of their cosine, and gained no time.
+texts a quarter of their cosine, and gained no time that could be measured.
 """
 
 from __future__ import annotations

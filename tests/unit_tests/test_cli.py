@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 
@@ -144,6 +146,47 @@ def test_options_reach_the_models(made: Made, capsys: pytest.CaptureFixture[str]
     asked = Place("cpu", "error")
     assert made == [("mine", asked), ("mine", asked), ("chat", asked)]
     capsys.readouterr()
+
+
+def test_a_reranker_has_the_second_look(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    class Shortest(BaseDocumentCompressor):
+        top_n: int
+
+        def compress_documents(
+            self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        ) -> list[Document]:
+            asked.append((query, len(documents)))
+            best = sorted(documents, key=lambda each: len(each.page_content))[: self.top_n]
+            return [
+                each.model_copy(update={"metadata": {**each.metadata, "relevance_score": 7.25}})
+                for each in best
+            ]
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    def make_reranker(model: str, place: Place, *, top_n: int) -> Shortest:
+        asked.append((model, place))
+        return Shortest(top_n=top_n)
+
+    monkeypatch.setattr(models, "make_reranker", make_reranker)
+    for number in range(12):
+        Path("docs", f"{number:02}.md").write_text("words " * (number + 1))
+    call("index", "docs", "--store", "store")
+    capsys.readouterr()
+    place = ["--device", "cpu", "--store", "store"]
+    assert call("ask", "What?", "--rerank", "judge", "-k", "2", "--json", *place) == 0
+    found = json.loads(capsys.readouterr().out)["sources"]
+    assert [Path(each["source"]).name for each in found] == ["00.md", "01.md"]
+    assert [each["relevance_score"] for each in found] == [7.25, 7.25]
+    assert all(isinstance(each["score"], float) for each in found)
+    assert asked == [("judge", Place("cpu")), ("What?", 13), "closed"]
+    assert call("ask", "What?", "--rerank", "judge", "-k", "2", *place) == 0
+    assert " 7.25  docs/00.md" in capsys.readouterr().out
 
 
 def test_a_store_keeps_to_its_model(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

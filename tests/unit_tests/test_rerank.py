@@ -171,7 +171,8 @@ def test_ten_thousand_documents(make: Make, reference: Any) -> None:
 def test_many_threads_and_tasks(make: Make) -> None:
     reranker = make(name="bert")
     queries = [f"{word} {n}" for n, word in enumerate(WORDS * 3)]
-    wanted = [make(name="bert").rerank(query, TEXTS) for query in queries]
+    alone = make(name="bert")
+    wanted = [alone.rerank(query, TEXTS) for query in queries]
     with ThreadPoolExecutor(8) as pool:
         threads = list(pool.map(lambda query: reranker.rerank(query, TEXTS), queries))
 

@@ -17,18 +17,23 @@ class BatchRules:
             where rows lie end to end and a batch costs the tokens it has.
         multiple_of: Widths are rounded up to a multiple of this, for kernels that work in tiles
             and for runtimes that prepare themselves for every new shape.
+        fine: Narrow rows are rounded in finer steps, so that at most a quarter of them is filling.
         max_items: Rows a batch may hold; None for no limit.
         in_flight: Batches that may be on their way at the same time.
     """
 
     padded: bool = True
     multiple_of: int = 1
+    fine: bool = False
     max_items: int | None = None
     in_flight: int = 1
 
     def width(self, longest: int) -> int:
         """Return the columns of a padded batch whose longest row has `longest` tokens."""
-        return -(-max(1, longest) // self.multiple_of) * self.multiple_of
+        width, step = max(1, longest), self.multiple_of
+        if self.fine:
+            step = min(step, 1 << max(0, (width // 4).bit_length() - 1))
+        return -(-width // step) * step
 
     def cost(self, lengths: NDArray[np.int64]) -> int:
         """Return the tokens that are computed for rows of these lengths, at least 1."""

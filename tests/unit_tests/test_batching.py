@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_gpu.engine.batching import plan_batches
+from langchain_gpu.engine.batching import BatchRules, plan_batches
 
 lengths = st.lists(st.integers(0, 600), max_size=400)
 
@@ -55,3 +55,13 @@ def test_a_negative_length_is_named() -> None:
 
 def test_nothing_to_plan() -> None:
     assert plan_batches([], max_tokens=10) == []
+
+
+def test_narrow_rows_are_rounded_in_finer_steps() -> None:
+    rules = BatchRules(multiple_of=16, fine=True)
+    widths = {longest: rules.width(longest) for longest in range(1, 600)}
+    assert all(width >= longest for longest, width in widths.items())
+    assert all(width <= longest * 1.25 + 1 for longest, width in widths.items())
+    assert all(width % 16 == 0 for longest, width in widths.items() if longest >= 64)
+    assert len(set(widths.values())) < 60
+    assert BatchRules(multiple_of=16).width(3) == 16

@@ -137,7 +137,7 @@ class OnnxEncoder(ModulesEncoder):
 
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
         """See `Encoder.prepare`."""
-        return dict(self._words.batch(tokens, rows, multiple_of=self.rules.multiple_of))
+        return dict(self._words.batch(tokens, rows, self.rules))
 
     def forward(self, features: dict[str, Any]) -> Pending:
         """See `Encoder.forward`."""

@@ -29,7 +29,7 @@ from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # A program of dynamic shapes prepares itself for every new one, so widths come in steps: more
 # padding, and fewer shapes. On a CPU the steps are those of its matrix tiles.
-_CPU_RULES = BatchRules(multiple_of=16, in_flight=2)
+_CPU_RULES = BatchRules(multiple_of=16, fine=True, in_flight=2)
 _GPU_RULES = BatchRules(multiple_of=64, in_flight=2)
 
 
@@ -111,7 +111,7 @@ class OpenVINOEncoder(ModulesEncoder):
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
         """See `Encoder.prepare`."""
         assert self._tokenizer is not None  # noqa: S101 - else the model was refused
-        return self._tokenizer.batch(tokens, rows, multiple_of=self.rules.multiple_of)
+        return self._tokenizer.batch(tokens, rows, self.rules)
 
     def forward(self, features: dict[str, Any]) -> Pending:
         """See `Encoder.forward`."""

@@ -20,6 +20,7 @@ from sentence_transformers.base.modules import Transformer
 from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer, check_texts
 from langchain_gpu.engine.tasks.padding import Features
@@ -43,7 +44,7 @@ class FastTokenizer(Protocol):
         """See `Encoder.tokenize`."""
 
     def batch(
-        self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
+        self, tokens: Tokenized, rows: NDArray[np.int64], rules: BatchRules = PADDED
     ) -> Features:
         """Pad some rows to the longest of them."""
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.tasks.padding import Features, rectangle
 
@@ -156,27 +157,37 @@ class TextTokenizer:
 
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """Take rows that are token ids already; see `TextEncoder.from_ids`."""
-        for index, row in enumerate(rows):
-            if not len(row):
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        if any(isinstance(row, np.ndarray) for row in rows):
+            ids = np.concatenate([np.asarray(row, np.int64) for row in rows])
+        else:
+            ids = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+        outside = (ids < 0) | (ids >= self._size)
+        empty = lengths == 0
+        long = lengths > self.window if self.window is not None else np.zeros_like(empty)
+        if outside.any() or empty.any() or long.any():
+            owners = np.repeat(np.arange(len(rows)), lengths)
+            strange = np.bincount(owners[outside], minlength=len(rows)) > 0
+            row = int(np.flatnonzero(strange | empty | long)[0])
+            if empty[row]:
                 problem = "is empty"
-            elif self.window is not None and len(row) > self.window:
-                problem = f"has {len(row)} ids, and the model's window {self.window}"
-            elif min(row) < 0 or max(row) >= self._size:
-                problem = f"holds an id outside the vocabulary of {self._size}"
+            elif long[row]:
+                problem = f"has {lengths[row]} ids, and the model's window {self.window}"
             else:
-                continue
-            raise ValueError(f"token row {start + index} {problem}")
-        return self._pack([list(row) for row in rows], EmbedOptions())
+                problem = f"holds an id outside the vocabulary of {self._size}"
+            raise ValueError(f"token row {start + row} {problem}")
+        packed = Packed(ids.astype(np.int32), np.cumsum(lengths) - lengths, "")
+        return Tokenized(lengths, packed)
 
     def batch(
-        self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
+        self, tokens: Tokenized, rows: NDArray[np.int64], rules: BatchRules = PADDED
     ) -> Features:
         """Pad some rows to the longest of them. Arrays have the shape (rows, width).
 
         Args:
             tokens: What `tokenize` made.
             rows: Which of them.
-            multiple_of: The width is rounded up to a multiple of this.
+            rules: How wide a batch is made.
         """
         packed: Packed = tokens.payload
         features, _ = rectangle(
@@ -185,7 +196,7 @@ class TextTokenizer:
             tokens.lengths[rows],
             pad_id=self._pad_id,
             left=self._left,
-            multiple_of=multiple_of,
+            rules=rules,
         )
         if "token_type_ids" in self._inputs:
             features["token_type_ids"] = np.zeros_like(features["input_ids"])

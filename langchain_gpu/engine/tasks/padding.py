@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
+
 Features = dict[str, NDArray[np.int64]]
 
 
@@ -15,7 +17,7 @@ def rectangle(
     *,
     pad_id: int,
     left: bool,
-    multiple_of: int = 1,
+    rules: BatchRules = PADDED,
 ) -> tuple[Features, NDArray[np.int64]]:
     """Fill rows up to the longest of them, without a Python step per token.
 
@@ -25,14 +27,14 @@ def rectangle(
         lengths: How long it is, shape (rows,).
         pad_id: Token id that fills up shorter rows.
         left: Fill on the left, as decoder models want.
-        multiple_of: The width is rounded up to a multiple of this.
+        rules: How wide a batch is made.
 
     Returns:
         `input_ids` and `attention_mask`, both of shape (rows, width), and the place of every column
         within its row, which is negative or beyond the row's length where it is filling.
     """
     sizes = lengths[:, None]
-    width = -(-int(lengths.max()) // multiple_of) * multiple_of
+    width = rules.width(int(lengths.max()))
     places = np.broadcast_to(
         np.arange(width) - (width - sizes if left else 0), (len(lengths), width)
     )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.tasks.embed import surrogate_problem
 from langchain_gpu.engine.tasks.padding import Features, rectangle
@@ -209,7 +210,7 @@ class PairTokenizer:
         return self._pack(rows, np.asarray(owners) if windowed else None, truncated)
 
     def batch(
-        self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
+        self, tokens: Tokenized, rows: NDArray[np.int64], rules: BatchRules = PADDED
     ) -> Features:
         """Pad some rows to the longest of them. Arrays have the shape (rows, width)."""
         packed: PackedPairs = tokens.payload
@@ -219,7 +220,7 @@ class PairTokenizer:
             tokens.lengths[rows],
             pad_id=self._pad_id,
             left=self._left,
-            multiple_of=multiple_of,
+            rules=rules,
         )
         if "token_type_ids" in self._inputs:
             second = places >= packed.seconds[rows][:, None]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized
 from langchain_gpu.engine.tasks.padding import Features, rectangle
 from langchain_gpu.engine.tasks.score import (
@@ -125,7 +126,7 @@ class PromptTokenizer:
         )
 
     def batch(
-        self, tokens: Tokenized, rows: NDArray[np.int64], *, multiple_of: int = 1
+        self, tokens: Tokenized, rows: NDArray[np.int64], rules: BatchRules = PADDED
     ) -> Features:
         """Pad some rows to the longest of them. Arrays have the shape (rows, width)."""
         packed: PackedPairs = tokens.payload
@@ -135,7 +136,7 @@ class PromptTokenizer:
             tokens.lengths[rows],
             pad_id=self._pad_id,
             left=True,
-            multiple_of=multiple_of,
+            rules=rules,
         )
         return features
 

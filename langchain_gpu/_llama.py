@@ -33,6 +33,7 @@ _POOLINGS = {
     "mean": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN,
     "cls": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_CLS,
     "last": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST,
+    "rank": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK,
 }
 _LOOK_SECONDS = 0.1
 
@@ -69,7 +70,7 @@ class LlamaSettings:
         embedding: The server gives vectors and does not chat. A text then goes through in one
             piece, so memory grows with the square of `n_ctx` where there is no flash attention.
         pooling: How token vectors become one: `"mean" | "cls" | "last"`; None for the way the
-            file names.
+            file names. `"rank"` has the server score documents.
     """
 
     path: Path
@@ -163,6 +164,19 @@ class LlamaServer:
         data = sorted(answer["data"], key=lambda each: int(each["index"]))
         whole = b"".join(base64.b64decode(each["embedding"]) for each in data)
         return np.frombuffer(whole, np.float32).reshape(len(data), -1)
+
+    def rerank(self, query: str, documents: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Return one score per document, shape (documents,), and the tokens of all pairs.
+
+        Raises:
+            LlamaError: A pair is longer than a slot, or the model has no head that scores.
+        """
+        answer = self._native.handle_rerank({"query": query, "documents": list(documents)})
+        _raise_error(answer)
+        scores = np.full(len(documents), np.nan, np.float32)
+        for each in answer["results"]:
+            scores[each["index"]] = each["relevance_score"]
+        return scores, int(answer["usage"]["total_tokens"])
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         """Return the token ids of a text.

@@ -119,8 +119,9 @@ class GPURerank(BaseDocumentCompressor):
     """For rerankers that are language models: what makes a document relevant."""
     device: str | list[str] = "auto"
     """Where to run; a list of devices, or `"all"`, shares the work."""
-    backend: Literal["auto", "torch", "openvino", "onnx"] = "auto"
-    """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed."""
+    backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp"] = "auto"
+    """Which library runs the model: `"auto"` takes llama.cpp for a `.gguf` file, and OpenVINO on a
+    CPU where it is installed."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """What is computed in; scores are float32 before they are ranked."""
     fallback: Literal["cpu", "error"] = "cpu"

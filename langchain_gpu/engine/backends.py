@@ -92,7 +92,8 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     """Build an encoder with the back end that `config` names, and say why it is that one.
 
     `"auto"` asks a server, where one is given, which form of request it speaks. Elsewhere it takes
-    OpenVINO on a CPU where it is installed and can run the model, else torch.
+    llama.cpp for a `.gguf` file, OpenVINO on a CPU where it is installed and runs the model, else
+    torch.
 
     Raises:
         ModelNotFoundError: No files for the model.
@@ -113,6 +114,8 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
 def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     if config.server.url is not None:
         return _auto_remote(config, device)
+    if config.model.lower().endswith(".gguf"):
+        return _llama_cpp(config, device), "llama_cpp: the model is a .gguf file"
     reason = "it runs on every device"
     if device.kind == "cpu":
         half = (device.dtype if config.dtype == "auto" else config.dtype) == "float16"
@@ -171,12 +174,15 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     )
 
 
-@register("llama_cpp", scores=False)
+@register("llama_cpp")
 def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("xllamacpp", extra="llama-cpp")
-    from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
+    if config.task == "score":
+        from langchain_gpu.engine.llama_cpp_rerank import LlamaCppReranker as LlamaCpp
+    else:
+        from langchain_gpu.engine.llama_cpp import LlamaCppEncoder as LlamaCpp
 
-    return LlamaCppEncoder(
+    return LlamaCpp(
         resolve(config.model, kind="gguf", **config.where).path,
         device,
         dtype=config.dtype,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xllamacpp
@@ -83,6 +83,9 @@ class LlamaCppEncoder:
         ValueError: A dtype was asked for, or an option is unknown.
     """
 
+    _pooling: ClassVar[str | None] = None  # that of the file, or of the options
+    _what: ClassVar[str] = "embedding"
+
     def __init__(
         self,
         path: Path,
@@ -105,8 +108,7 @@ class LlamaCppEncoder:
         self._asked: int = chosen.get("n_ctx") or _WINDOW
         self._server: LlamaServer | None = None
         self.to(device)
-        self._before, self._after = self._special_tokens()
-        self.dimension = int(self._embed([self._wrap(self._open.tokenize("a"))]).shape[1])
+        self.dimension = self._look()
 
     @property
     def device(self) -> Device:
@@ -224,7 +226,7 @@ class LlamaCppEncoder:
         if self._fallback == "error":
             raise DeviceNotFoundError(f"{device} cannot be used and fallback='error': {problem}")
         warn_fallback(
-            self._on_event, what="embedding", source=str(device), target="cpu", reason=problem
+            self._on_event, what=self._what, source=str(device), target="cpu", reason=problem
         )
         self._load(replace(select_device("cpu"), reason=problem))
 
@@ -264,7 +266,7 @@ class LlamaCppEncoder:
                 n_threads=self._options.get("n_threads"),
                 cores=select_device("cpu").cores or 1,
                 embedding=True,
-                pooling=self._options.get("pooling"),
+                pooling=self._pooling or self._options.get("pooling"),
             )
         )
         self._device = replace(device, reason=f"{device.reason}; llama.cpp runs the model")
@@ -281,6 +283,11 @@ class LlamaCppEncoder:
 
     def _embed(self, rows: list[Ids]) -> Vectors:
         return self._open.embed(rows)
+
+    def _look(self) -> int:
+        """Learn what the model wants around a text; return the width of its vectors."""
+        self._before, self._after = self._special_tokens()
+        return int(self._embed([self._wrap(self._open.tokenize("a"))]).shape[1])
 
     def _special_tokens(self) -> tuple[Ids, Ids]:
         """Return what the model wants before and after a text."""

@@ -13,13 +13,15 @@ from safetensors.numpy import load_file
 _ALIGNMENT = 32
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _NORMAL, _CONTROL = 1, 3
-_POOLING = {"mean": 1, "cls": 2}
+_POOLING = {"mean": 1, "cls": 2, "rank": 4}
 _OUTSIDE = {
     "embeddings.word_embeddings.weight": "token_embd.weight",
     "embeddings.position_embeddings.weight": "position_embd.weight",
     "embeddings.token_type_embeddings.weight": "token_types.weight",
     "embeddings.LayerNorm": "token_embd_norm",
 }
+# The head of a reranker: it pools, and scores.
+_HEAD = {"pooler.dense": "cls", "classifier": "cls.output"}
 _INSIDE = {
     "attention.self.query": "attn_q",
     "attention.self.key": "attn_k",
@@ -66,10 +68,15 @@ def write_gguf(folder: Path, file: Path, *, pooling: str | None = "mean") -> Pat
     }
     if pooling is not None:
         facts["bert.pooling_type"] = (_UINT32, _POOLING[pooling])
-    weights = load_file(folder / "model.safetensors")
+    if pooling == "rank":  # what llama.cpp puts behind the query, and behind the document
+        facts["tokenizer.ggml.add_sep_token"] = (_BOOL, False)
+        facts["tokenizer.ggml.add_eos_token"] = (_BOOL, True)
+    loaded = load_file(folder / "model.safetensors")
+    weights = {name.removeprefix("bert."): tensor for name, tensor in loaded.items()}
     tensors = {
         name: np.ascontiguousarray(weights[source], np.float32)
         for source, name in _names(config["num_hidden_layers"]).items()
+        if source in weights
     }
     _write(file, facts, tensors)
     return file
@@ -87,7 +94,7 @@ def _piece(word: str) -> str:
 
 
 def _names(layers: int) -> dict[str, str]:
-    pairs = dict(_OUTSIDE)
+    pairs = _OUTSIDE | _HEAD
     for layer in range(layers):
         for source, name in _INSIDE.items():
             pairs[f"encoder.layer.{layer}.{source}"] = f"blk.{layer}.{name}"

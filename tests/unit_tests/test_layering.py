@@ -77,6 +77,7 @@ def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
         "engine/runtimes",
         "engine/remote",
         "engine/llama_cpp.py",
+        "engine/llama_cpp_rerank.py",
         "generators/llama_cpp.py",
         "generators/transformers.py",
         "search/faiss_cpu.py",

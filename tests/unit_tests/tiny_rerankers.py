@@ -84,6 +84,7 @@ def _bert(path: Path, variant: str) -> None:
         vocab_size=len(_WORD_PIECES),
         max_position_embeddings=WINDOW,
         pad_token_id=0,
+        type_vocab_size=1 if variant == "typeless" else 2,
         num_labels=labels,
         **_SIZES,
     )
@@ -92,7 +93,8 @@ def _bert(path: Path, variant: str) -> None:
         with torch.no_grad():
             row = _WORD_PIECES.index("slow")
             model.bert.embeddings.word_embeddings.weight[row] = torch.nan
-    _save(model, _word_pieces("[CLS] $A [SEP] $B:1 [SEP]:1", types=True), path)
+    typed = variant != "typeless"
+    _save(model, _word_pieces("[CLS] $A [SEP] $B:1 [SEP]:1", types=typed), path)
     activations: dict[str, Any] = {
         "identity": torch.nn.Identity(),
         "tanh": torch.nn.Tanh(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -44,6 +46,20 @@ class Index(folders.SavedIndex, Protocol):
 Search: TypeAlias = Callable[..., tuple[NDArray[np.float32], Rows]]
 
 
+class Words(Protocol):
+    """What a collection asks of an index of words."""
+
+    def is_at(self, next_row: int, count: int) -> bool:
+        """Say whether it knows the documents of this moment."""
+
+    def follow(self, next_row: int, rows: Rows, texts: Sequence[str]) -> None:
+        """Take over what came and went."""
+
+
+# (candidates by vector, all admitted rows) -> (scores, rows), best first
+Fuse: TypeAlias = Callable[[Rows, Rows | None], tuple[NDArray[np.floating], Rows]]
+
+
 class Hit(NamedTuple):
     """A document that was found."""
 
@@ -66,6 +82,7 @@ class Collection:
         *,
         index: Index | None = None,
         documents: Documents | None = None,
+        words: Words | None = None,
     ) -> None:
         """Start empty, or with an index and its documents.
 
@@ -75,11 +92,13 @@ class Collection:
                 *how) -> (scores, rows), both [queries, k], -1 where there are fewer.
             index: Holds the vectors of `documents`.
             documents: Theirs.
+            words: An empty index of words, for `fused`.
         """
         self._make_index = make_index
         self._search = search
         self._index = index
         self._documents = Documents() if documents is None else documents
+        self._words = words
         self._writers = Lock()
         self._gate = Gate()
 
@@ -187,6 +206,39 @@ class Collection:
             rows = np.array([hit.row for hit in hits], dtype=np.int64)
             return hits, self._index.vectors(rows)
 
+    def fused(
+        self,
+        query: Matrix,
+        k: int,
+        fuse: Fuse,
+        where: Predicate | None = None,
+        *how: Any,
+        fetch_k: int,
+    ) -> list[Hit]:
+        """Return the `k` best documents of one query, as two rankings together have them.
+
+        Args:
+            query: [1, dimension]
+            k: At least 1.
+            fuse: Gets the `fetch_k` nearest rows, and the admitted ones; returns (scores, rows). It
+                reads the index and the words, which are those of one moment.
+            where: Admits documents by their metadata, before any cut.
+            how: Handed to the search function.
+            fetch_k: At least `k`.
+        """
+        allowed = self._admitted(where)
+        self._count_words()  # the first time takes seconds, which writers do not wait for
+        with self._gate.reading():
+            if not len(self._documents):
+                return []
+            self._count_words(inside=True)  # what came in between
+            near = [hit.row for hit in self._nearest(query, fetch_k, allowed, *how)[0]]
+            scores, rows = fuse(np.array(near, dtype=np.int64), allowed)
+            found = zip(rows.tolist(), scores.tolist(), strict=True)
+            pairs = ((self._documents.entry(row), row, score) for row, score in found)
+            hits = (Hit(entry, score, row) for entry, row, score in pairs if entry is not None)
+            return list(islice(hits, k))
+
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
         with self._gate.reading():
@@ -207,6 +259,16 @@ class Collection:
         if len(rows):
             index.remove(rows)
             self._documents.remove(rows.tolist())
+
+    def _count_words(self, *, inside: bool = False) -> None:
+        if self._words is None:
+            raise TypeError("this collection has no index of words")
+        with nullcontext() if inside else self._gate.reading():
+            documents = self._documents
+            if self._words.is_at(documents.next_row, len(documents)):
+                return
+            moment = documents.next_row, documents.rows(), documents.texts()
+        self._words.follow(*moment)
 
     def _admitted(self, where: Predicate | None) -> Rows | None:
         if where is None:

@@ -86,6 +86,10 @@ class Documents:
         """Return ids, texts and metadata by position; the lists are copies, the strings are not."""
         return list(self._ids), list(self._texts), list(self._metadata)
 
+    def texts(self) -> list[str]:
+        """Return the texts by position, as a copy of the list."""
+        return list(self._texts)
+
     def metadata(self) -> list[str]:
         """Return the metadata by position, as a copy of the list."""
         return list(self._metadata)

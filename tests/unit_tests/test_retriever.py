@@ -85,8 +85,8 @@ def test_what_it_does_not_know_it_refuses(store: FAISSVectorStore, search_type: 
     retriever = store.as_retriever(search_type=search_type)
     with pytest.raises(TypeError, match="fliter"):
         retriever.invoke("1 0", fliter={})
-    with pytest.raises(ValueError, match="search_type of hybrid not allowed"):
-        store.as_retriever(search_type="hybrid")
+    with pytest.raises(ValueError, match="search_type of magic not allowed"):
+        store.as_retriever(search_type="magic")
     with pytest.raises(ValueError, match="k must be at least 1"):
         retriever.invoke("1 0", k=0)
 

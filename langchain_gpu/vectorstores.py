@@ -42,6 +42,7 @@ from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import check, decode_metadata, strings
 from langchain_gpu.store.collection import Collection, Hit
 from langchain_gpu.store.documents import Entry
+from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.pickled import Limits
 
@@ -467,20 +468,37 @@ class FAISSVectorStore(VectorStore):
         tags = kwargs.pop("tags", None) or self._get_retriever_tags()
         return FAISSRetriever(vectorstore=self, tags=tags, **kwargs)
 
-    def save_local(self, folder_path: str | PathLike[str]) -> None:
+    def save_local(
+        self, folder_path: str | PathLike[str], *, overwrite: bool = False, timeout: float = TIMEOUT
+    ) -> None:
         """Save to a folder; a store that is there is replaced, and stays whole until the end.
 
-        The first save embeds one fixed text, by which `load_local` knows the model again.
+        The first save embeds one fixed text, by which `load_local` knows the model again. Writers
+        of a folder wait for one another. One that loaded from it, or saved to it, does not replace
+        what another has saved there since. Who loads waits for nobody.
+
+        Args:
+            folder_path: The folder.
+            overwrite: Replace what another has saved there since.
+            timeout: Seconds to wait for another writer.
 
         Raises:
             OSError: The folder cannot be written; what was there is untouched.
-            StoreError: What is there is a store that cannot be read; it is not overwritten.
+            StoreError: Another writer has saved there since, or is still saving, or what is there
+                is a store that cannot be read; it is not overwritten.
         """
-        self._collection.save(Path(folder_path), self._identify())
+        self._collection.save(
+            Path(folder_path), self._identify(), overwrite=overwrite, timeout=timeout
+        )
 
     @classmethod
     def load_local(
-        cls, folder_path: str | PathLike[str], embedding: Embeddings, **kwargs: Any
+        cls,
+        folder_path: str | PathLike[str],
+        embedding: Embeddings,
+        *,
+        mmap: bool = False,
+        **kwargs: Any,
     ) -> Self:
         """Load what `save_local` saved. Nothing in the folder is executed.
 
@@ -488,6 +506,9 @@ class FAISSVectorStore(VectorStore):
             folder_path: The folder.
             embedding: The model the store was built with. It is known by its name, or else by the
                 vector it makes of one fixed text.
+            mmap: Leave the vectors in the file, and let searches read what they need of it: for
+                indexes larger than memory. Texts and metadata are loaded; of the index file only
+                the size is checked. The first change reads the vectors into memory after all.
             **kwargs: Arguments of the constructor, but for the metric and the index kind, which are
                 the store's.
 
@@ -504,12 +525,15 @@ class FAISSVectorStore(VectorStore):
         numbers: dict[str, int] = {
             name: kwargs.pop(name) for name in _NUMBERS if kwargs.get(name) is not None
         }
-        read_index = partial(_read_index, numbers=numbers)
-        loaded = folders.load(Path(folder_path), read_index=read_index, accept=accept)
+        read_index = partial(_read_index, numbers=numbers, mapped=mmap)
+        loaded = folders.load(
+            Path(folder_path), read_index=read_index, accept=accept, whole=not mmap
+        )
         index = loaded.index
         store = cls(embedding, metric=index.metric, index=index.kind, **(index.parameters | kwargs))
         store._identity = loaded.manifest.identity
         store._collection = store._collect(index=loaded.index, documents=loaded.documents)
+        store._collection.know(Path(folder_path), loaded.manifest)
         return store
 
     @classmethod
@@ -726,12 +750,16 @@ def _embed_text(embedding: Embeddings, text: str) -> NDArray[np.float32]:
 _NUMBERS = ("train_size", "nprobe", "ef_search")
 
 
-def _read_index(path: Path, manifest: Manifest, numbers: dict[str, int]) -> VectorIndex:
+def _read_index(
+    path: Path, manifest: Manifest, numbers: dict[str, int], *, mapped: bool
+) -> VectorIndex:
     if manifest.metric not in METRICS:
         raise ValueError(f"unknown metric {manifest.metric!r}")
     if unknown := manifest.parameters.keys() - _NUMBERS:
         raise ValueError(f"unknown index parameter {min(unknown)!r}")
-    return _get_kind(manifest, manifest.parameters | numbers).load(path, manifest.metric)
+    return _get_kind(manifest, manifest.parameters | numbers).load(
+        path, manifest.metric, mapped=mapped
+    )
 
 
 def _get_kind(manifest: Manifest, numbers: Mapping[str, int]) -> kinds.Kind:

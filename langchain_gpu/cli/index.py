@@ -27,6 +27,7 @@ from langchain_gpu.cli.output import (
     stderr,
     stdout,
 )
+from langchain_gpu.store import lock
 
 if TYPE_CHECKING:
     from langchain_gpu.cli.sync import Summary
@@ -68,7 +69,7 @@ OverlapOption = Annotated[
 
 NAMED = 5  # file types that are named among those passed over
 # What an interrupted first save may leave.
-_LEFTOVERS = ("index-*.faiss", "documents-*.jsonl", "manifest-*.tmp")
+_LEFTOVERS = ("index-*.faiss", "documents-*.jsonl", "manifest-*.tmp", lock.NAME)
 
 
 def index(

@@ -17,6 +17,8 @@ from langchain_gpu.store.batch import Batch, decode_metadata
 from langchain_gpu.store.documents import Documents, Entry
 from langchain_gpu.store.gate import Gate
 from langchain_gpu.store.identity import Identity
+from langchain_gpu.store.lock import TIMEOUT
+from langchain_gpu.store.manifest import Manifest
 
 Matrix: TypeAlias = NDArray[np.float32]  # [n, dimension]
 Rows: TypeAlias = NDArray[np.int64]  # [n]
@@ -101,6 +103,7 @@ class Collection:
         self._words = words
         self._writers = Lock()
         self._gate = Gate()
+        self._known: dict[Path, Manifest] = {}  # by folder, as this store left or found it
 
     def __len__(self) -> int:
         """Count the documents."""
@@ -247,13 +250,34 @@ class Collection:
                 return batch, None
             return batch, self._index.vectors(self._documents.rows())
 
-    def save(self, folder: Path, identity: Identity) -> None:
-        """Save to a folder. Searches go on meanwhile, writers wait."""
+    def know(self, folder: Path, manifest: Manifest) -> None:
+        """Remember what `folder` holds, so that a save there notices another writer's."""
+        self._known[folder.resolve()] = manifest
+
+    def save(
+        self, folder: Path, identity: Identity, *, overwrite: bool = False, timeout: float = TIMEOUT
+    ) -> None:
+        """Save to a folder. Searches go on meanwhile, writers wait.
+
+        Args:
+            folder: The folder.
+            identity: The embedding model.
+            overwrite: Replace what another writer has saved there since.
+            timeout: Seconds to wait for another writer.
+        """
         with self._writers:
             index = self._index
             if index is None:
                 index = self._make_index(len(identity.probe))
-            folders.save(folder, index=index, documents=self._documents, identity=identity)
+            manifest = folders.save(
+                folder,
+                index=index,
+                documents=self._documents,
+                identity=identity,
+                known=None if overwrite else self._known.get(folder.resolve()),
+                timeout=timeout,
+            )
+            self.know(folder, manifest)
 
     def _take_away(self, index: Index, rows: Rows) -> None:
         if len(rows):

@@ -19,6 +19,14 @@ class DamagedStoreError(StoreError):
     """The folder's files do not belong together, or are not what was written."""
 
 
+class StoreLockedError(StoreError):
+    """Another writer holds the folder."""
+
+
+class StoreChangedError(StoreError):
+    """Another writer has saved to the folder since this store was loaded or saved there."""
+
+
 class WrongModelError(StoreError):
     """The store holds vectors of another embedding model."""
 
@@ -30,7 +38,9 @@ class DocumentError(StoreError):
 __all__ = [
     "DamagedStoreError",
     "DocumentError",
+    "StoreChangedError",
     "StoreError",
+    "StoreLockedError",
     "StoreNotFoundError",
     "StoreVersionError",
     "WrongModelError",

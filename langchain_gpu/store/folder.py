@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from langchain_gpu.store import manifest as manifests
 from langchain_gpu.store.documents import Documents, parse
-from langchain_gpu.store.errors import DamagedStoreError, StoreNotFoundError
+from langchain_gpu.store.errors import DamagedStoreError, StoreChangedError, StoreNotFoundError
 from langchain_gpu.store.identity import Identity
+from langchain_gpu.store.lock import TIMEOUT, locked
 from langchain_gpu.store.manifest import REMEDY, File, Manifest, documents_name, index_name
 
 _OURS = re.compile(r"index-\d+\.faiss|documents-\d+\.jsonl|manifest-\d+\.tmp")
@@ -67,20 +68,59 @@ class Loaded(Generic[IndexT]):
     index: IndexT
 
 
-def save(folder: Path, *, index: SavedIndex, documents: Documents, identity: Identity) -> Manifest:
+def save(
+    folder: Path,
+    *,
+    index: SavedIndex,
+    documents: Documents,
+    identity: Identity,
+    known: Manifest | None = None,
+    timeout: float = TIMEOUT,
+) -> Manifest:
     """Write a store as the next generation of `folder`; a store that is there is replaced.
 
     A crash, a full disk or a refused write leaves the store that was there.
 
+    Args:
+        folder: Where to; made if it is not there.
+        index: The vectors.
+        documents: Theirs.
+        identity: The embedding model.
+        known: What must be there, if anything is: the manifest this store was loaded from, or
+            saved as. None replaces whatever is there.
+        timeout: Seconds to wait for another writer.
+
     Raises:
         OSError: The folder cannot be written.
+        StoreLockedError: Another writer was still at it.
+        StoreChangedError: What is there is not `known`.
         StoreError: The folder holds a store that cannot be read, so it is not overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, timeout):
+        return _save(folder, index, documents, identity, known)
+
+
+def _save(
+    folder: Path,
+    index: SavedIndex,
+    documents: Documents,
+    identity: Identity,
+    known: Manifest | None,
+) -> Manifest:
     try:
-        generation = manifests.read(folder).generation + 1
+        there = manifests.read(folder)
     except StoreNotFoundError:
         generation = 1
+    else:
+        generation = there.generation + 1
+        if known is not None and not _same(there, known):
+            raise StoreChangedError(
+                f"{folder} was saved by another writer: it is generation {there.generation} with "
+                f"{there.count:,} documents, this store knows generation {known.generation}. Load "
+                "it again and add there, save to another folder, or replace what the other wrote "
+                "with overwrite=True"
+            )
     index_path, documents_path = (
         folder / index_name(generation),
         folder / documents_name(generation),
@@ -115,6 +155,7 @@ def load(
     *,
     read_index: Callable[[Path, Manifest], IndexT],
     accept: Callable[[Manifest], None],
+    whole: bool = True,
 ) -> Loaded[IndexT]:
     """Read the store in `folder`, whole or not at all.
 
@@ -122,6 +163,7 @@ def load(
         folder: Where it was saved.
         read_index: Reads the index file of a manifest; RuntimeError and ValueError mean damage.
         accept: Raises if the manifest's store is not wanted; called before the big files are read.
+        whole: Read all of the index file to compare its SHA-256; else its size must do.
 
     Raises:
         StoreError: One of its kinds; the message says which file and what to do.
@@ -130,7 +172,7 @@ def load(
         manifest = manifests.read(folder)
         accept(manifest)
         try:
-            return _load(folder, manifest, read_index)
+            return _load(folder, manifest, read_index, whole=whole)
         except DamagedStoreError:
             # A save in another process may have removed this generation under our eyes.
             if manifests.read(folder).generation == manifest.generation:
@@ -138,9 +180,13 @@ def load(
 
 
 def _load(
-    folder: Path, manifest: Manifest, read_index: Callable[[Path, Manifest], IndexT]
+    folder: Path,
+    manifest: Manifest,
+    read_index: Callable[[Path, Manifest], IndexT],
+    *,
+    whole: bool,
 ) -> Loaded[IndexT]:
-    index_path = _verified(folder, manifest.index)
+    index_path = _verified(folder, manifest.index, whole=whole)
     documents_path = _verified(folder, manifest.documents)
     try:
         with documents_path.open("rb") as lines:
@@ -167,10 +213,19 @@ def _load(
     return Loaded(manifest, documents, index)
 
 
-def _verified(folder: Path, file: File) -> Path:
+def _same(left: Manifest, right: Manifest) -> bool:
+    """Say whether two manifests are of one save; a folder that was made anew counts anew."""
+    return (left.generation, left.index, left.documents) == (
+        right.generation,
+        right.index,
+        right.documents,
+    )
+
+
+def _verified(folder: Path, file: File, *, whole: bool = True) -> Path:
     path = folder / file.name
     try:
-        found = _digest(path, file.name)
+        found = _digest(path, file.name) if whole else _unread(path, file)
     except OSError as error:
         raise DamagedStoreError(f"{path} is missing or unreadable ({error}): {REMEDY}") from error
     if found.size != file.size:
@@ -181,6 +236,10 @@ def _verified(folder: Path, file: File) -> Path:
     if found.sha256 != file.sha256:
         raise DamagedStoreError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
     return path
+
+
+def _unread(path: Path, file: File) -> File:
+    return replace(file, size=path.stat().st_size)
 
 
 def _digest(path: Path, name: str) -> File:

@@ -1,9 +1,20 @@
-"""The manifest: the one file that says which others are the store."""
+"""The manifest: the one file that says which others are the store.
+
+`format_version` says how to read it, and the files it names. A version of this package reads its
+own format and all before it: `UPGRADES[n]` turns the values of a manifest of format n into those of
+n + 1, one step after another, and what a step cannot know it takes from a default. Nothing is
+written while a store is read: the next save writes the newest format, and the older generation goes
+as any other. A newer format is refused, with the pip line, and never overwritten.
+
+| format | since | |
+|---|---|---|
+| 1 | 0.1 | later fields with a default (`parameters`) need no new number |
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +23,8 @@ from langchain_gpu.store.errors import DamagedStoreError, StoreNotFoundError, St
 from langchain_gpu.store.identity import Identity
 
 NAME = "manifest.json"
-FORMAT = 1  # a reader of format n reads 1 ... n
+FORMAT = 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 REMEDY = "restore the folder from a copy, or build the store again"
 
 T = TypeVar("T")
@@ -93,6 +105,8 @@ def read(folder: Path) -> Manifest:
                 f"{path} has format {version}, this version of langchain-gpu reads up to {FORMAT}: "
                 "pip install --upgrade langchain-gpu"
             )
+        for older in range(version, FORMAT):
+            values = UPGRADES[older](values)
         return _manifest(values)
     except (KeyError, TypeError) as error:
         raise DamagedStoreError(f"{path} is no manifest ({error}): {REMEDY}") from error
@@ -166,6 +180,7 @@ __all__ = [
     "FORMAT",
     "NAME",
     "REMEDY",
+    "UPGRADES",
     "File",
     "Manifest",
     "documents_name",

@@ -20,6 +20,7 @@ import langchain_gpu
 from langchain_gpu.search import kinds
 from langchain_gpu.search.base import VectorIndex
 from langchain_gpu.store import folder as folders
+from langchain_gpu.store import lock
 from langchain_gpu.store import manifest as manifests
 from langchain_gpu.store.documents import Documents
 from langchain_gpu.store.errors import (
@@ -71,7 +72,7 @@ def check(folder: Path, counts: set[int]) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != lock.NAME)
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

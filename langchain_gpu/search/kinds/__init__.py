@@ -48,8 +48,8 @@ class Kind(Protocol):
             ValueError: A number means nothing for it, or is below 1.
         """
 
-    def load(self, path: Path, metric: Metric) -> VectorIndex:
-        """Read an index from `path`.
+    def load(self, path: Path, metric: Metric, *, mapped: bool = False) -> VectorIndex:
+        """Read an index from `path`, or leave its vectors there until it is changed.
 
         Raises:
             ValueError: The file holds another kind of index, or one of another metric.

@@ -51,21 +51,29 @@ class FaissKind:
         shape = shapes.choose(self.name, 0, dimension, self.train_size)
         return FaissIndex(self, metric, _body(_make(shape, dimension, metric, self.seed)))
 
-    def load(self, path: Path, metric: Metric) -> FaissIndex:
-        """Read an index from `path`."""
-        index = faiss.read_index(str(path))
+    def load(self, path: Path, metric: Metric, *, mapped: bool = False) -> FaissIndex:
+        """Read an index from `path`, or leave its vectors there until it is changed."""
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
         body = _read_body(index)
         if body is None or not shapes.belongs(self.name, body.shape, index.d):
             raise ValueError(f"{path.name} holds no {self.name} index with ids")
         if index.metric_type != metric_type(metric):
             raise ValueError(f"{path.name} was not built for the metric {metric!r}")
-        return FaissIndex(self, metric, body, index)
+        return FaissIndex(self, metric, body, index, mapped=mapped)
 
 
 class FaissIndex:
     """Vectors by row. The truth; searchers on devices hold copies."""
 
-    def __init__(self, kind: FaissKind, metric: Metric, body: Body, owner: Any = None) -> None:
+    def __init__(
+        self,
+        kind: FaissKind,
+        metric: Metric,
+        body: Body,
+        owner: Any = None,
+        *,
+        mapped: bool = False,
+    ) -> None:
         """Wrap a body.
 
         Args:
@@ -73,6 +81,8 @@ class FaissIndex:
             metric: Its metric.
             body: What it is now.
             owner: The object that frees the body's memory, where the body itself does not.
+            mapped: Whether the vectors lie in a file. FAISS ends the process where such an index is
+                changed, so it is read into memory first.
         """
         self.kind = kind.name
         self.metric = metric
@@ -80,6 +90,7 @@ class FaissIndex:
         self._wanted = kind
         self._body = body
         self._owner = owner
+        self._mapped = mapped
         written = owner if owner is not None else body.written()
         self.dimension: int = written.d
 
@@ -110,7 +121,7 @@ class FaissIndex:
             incoming = np.empty((0, self.dimension), dtype=np.float32)
         shape = self._next(len(self) + len(incoming))
         if shape is None:
-            return None
+            return self._unmap()
         before = self._body.shape
         made = _make(shape, self.dimension, self.metric, self._wanted.seed)
         if shape.trained:
@@ -122,7 +133,7 @@ class FaissIndex:
             body.add(part, self._body.vectors(part))
 
         def take_over() -> None:
-            self._body, self._owner = body, None
+            self._body, self._owner, self._mapped = body, None, False
             self.version += 1
             logger.info(
                 "index %r: %s vectors moved from %s to %s",
@@ -136,11 +147,13 @@ class FaissIndex:
 
     def add(self, rows: Rows, vectors: Matrix) -> None:
         """Add vectors under new rows, higher than any before."""
+        self._own()
         self._body.add(rows, vectors)
         self.version += 1
 
     def remove(self, rows: Rows) -> None:
         """Remove rows; unknown ones are ignored."""
+        self._own()
         if self._body.remove(rows):
             self.version += 1
 
@@ -181,6 +194,25 @@ class FaissIndex:
         """Write the index; a full disk raises Python's own OSError."""
         with path.open("wb") as file:
             faiss.write_index(self._body.written(), faiss.PyCallbackIOWriter(file.write))
+
+    def _own(self) -> None:
+        if (take_over := self._unmap()) is not None:
+            take_over()
+
+    def _unmap(self) -> Callable[[], None] | None:
+        """Read what lies in a file into memory; what comes back takes it over."""
+        if not self._mapped:
+            return None
+        # The file may be gone, as the next save of another process removes it; its pages are not.
+        index = faiss.deserialize_index(faiss.serialize_index(self._body.written()))
+        body = _read_body(index)
+        if body is None:
+            raise RuntimeError("FAISS read another index than it wrote")
+
+        def take_over() -> None:
+            self._body, self._owner, self._mapped = body, index, False
+
+        return take_over
 
     def _next(self, count: int) -> Shape | None:
         """Return what `count` vectors should be, if that is worth the work."""

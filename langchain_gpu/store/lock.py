@@ -1,0 +1,60 @@
+"""One writer of a folder at a time, among threads, processes and, where it can, machines.
+
+The operating system holds the lock and takes it back when a process ends, however it ends: a lock
+of the dead keeps nobody out. The file stays, as removing it would let two in. Readers need no lock:
+what a manifest names is never written to again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from langchain_gpu._extras import require
+from langchain_gpu.events import GPUWarning
+from langchain_gpu.store.errors import StoreLockedError
+
+NAME = ".lock"
+TIMEOUT = 60.0  # seconds; a save of millions of documents takes less
+
+
+@contextmanager
+def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
+    """Keep other writers out of a folder that exists.
+
+    Args:
+        folder: The folder.
+        timeout: Seconds to wait for another writer.
+
+    Raises:
+        StoreLockedError: Another writer was still at it.
+        OSError: The folder cannot be written.
+        ImportError: filelock is not installed.
+    """
+    filelock = require("filelock", extra="faiss")
+    lock = filelock.FileLock(folder / NAME, timeout=timeout)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise StoreLockedError(
+            f"another process has been saving to {folder} for {timeout:g} seconds: try again, or "
+            "save to another folder; timeout=... waits longer"
+        ) from error
+    except NotImplementedError:
+        warnings.warn(
+            f"the file system of {folder} has no locks: nothing keeps two processes from saving to "
+            "it at once",
+            GPUWarning,
+            stacklevel=2,
+        )
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+__all__ = ["NAME", "TIMEOUT", "locked"]

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test integration lint format bench bench-gpu clean
+.PHONY: install demo test integration lint format bench bench-rerank bench-gpu clean
 .DEFAULT_GOAL := demo
 
 install: $(STAMP)
@@ -48,6 +48,9 @@ format: install
 
 bench: install
 	$(BIN)/python -m benchmarks.bench_embed $(ARGS)
+
+bench-rerank: install
+	$(BIN)/python -m benchmarks.bench_rerank $(ARGS)
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)

@@ -23,6 +23,8 @@ def readme_speed(results: Path) -> str:
     sections = [_gpu(each) if each["benchmark"] == "embed-gpu" else _cpu(each) for each in found]
     if not any(each["benchmark"] == "embed-gpu" for each in found):
         sections.append("On a GPU: not measured yet (`make bench-gpu`).\n")
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("rerank-*.json"))]
+    sections += [f"{rerank(each)}\n" for each in found]
     return "\n".join(sections)
 
 
@@ -151,6 +153,44 @@ def _gpu(found: Found) -> str:
         least = "; ".join(f"{name} {value:.5f}" for name, value in parity["min_cosine"].items())
         parts.append(f"Least cosine to float32 over {parity['texts']} texts: {least}.")
     return "\n\n".join(parts) + "\n"
+
+
+def rerank(found: Found) -> str:
+    """Return the section of a file that `bench_rerank.py` wrote."""
+    versions, quality = found["versions"], found.get("quality")
+    intro = (
+        f"Reranking with `{found['model']}` on {_place(found['device'])}; torch "
+        f"{versions['torch']}, sentence-transformers {versions['sentence-transformers']}, "
+        f"{found['date']}. {found['rounds']} rounds of fresh pairs, {found['queries']} queries "
+        f"with {found['documents']} documents each, {found['tokens_per_pair']:.0f} tokens a pair; "
+        "ratios are medians against the first row in the same round. A query with 100 documents: "
+        f"{found['calls']} calls."
+    )
+    texts = [intro]
+    head = ["", "pairs/s", "ratio", "rank agreement", "1 x 100, p50", "p95", "p99"]
+    lines = [head + ["nDCG@10"] * (quality is not None)]
+    spent = {row["name"]: row for row in found["latency_ms"]}
+    gained = {row["name"]: row["ndcg10"] for row in quality["rows"]} if quality else {}
+    for row in found["throughput"]:
+        cells = [row["name"], f"{row['pairs_per_second']:,.0f}", f"{row['ratio']:.2f}"]
+        cells.append(f"{row['spearman']:.4f}")
+        times = spent.get(row["name"], {})
+        cells += [
+            _NONE if name not in times else f"{times[name]:,.1f} ms"
+            for name in ("p50", "p95", "p99")
+        ]
+        lines.append(cells + [_number(gained.get(row["name"]), ".3f")] * (quality is not None))
+    texts.append(markdown(lines))
+    if quality is not None:
+        texts.append(
+            f"nDCG@10 on {quality['data']}, {quality['queries']} queries, the "
+            f"{quality['candidates']} nearest by {quality['retriever']}: {quality['before']:.3f} "
+            f"before reranking."
+        )
+    if found["skipped"]:
+        left = "; ".join(f"{each['name']} ({each['reason']})" for each in found["skipped"])
+        texts.append(f"Left out of this run: {left}.")
+    return "\n\n".join(texts)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -80,11 +80,9 @@ def fuse_scores(rows: Rows, vectors: Scores, words: Scores, weight: float) -> tu
 def _scaled(scores: Scores) -> Scores:
     if not len(scores):
         return scores
-    low, span = scores.min(), np.ptp(scores)
-    if not span:
-        return np.zeros(len(scores))
-    scaled: Scores = (scores.astype(np.float64) - low) / span
-    return scaled
+    exact = scores.astype(np.float64)
+    span = np.ptp(exact)
+    return (exact - exact.min()) / (span or 1.0)
 
 
 def _sorted(scores: Scores, rows: Rows) -> tuple[Scores, Rows]:

@@ -449,9 +449,18 @@ class FAISSVectorStore(VectorStore):
         """Add all documents of another store; its document replaces one with the same id here.
 
         Raises:
+            TypeError: It is no `FAISSVectorStore`; `from_community` makes one of a FAISS store of
+                langchain-community.
             ValueError: The metrics or the widths of the vectors differ.
             StoreError: It holds vectors of another model.
         """
+        if not isinstance(other, FAISSVectorStore):
+            raise TypeError(
+                f"a FAISSVectorStore is needed, not {type(other).__name__}; from_community makes "
+                "one of a FAISS store of langchain-community"
+            )
+        if other is self:
+            return
         if other.metric != self._metric:
             raise ValueError(
                 f"a store of metric {other.metric!r} cannot be merged into one of {self._metric!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -176,11 +176,11 @@ class Collection:
             entries = [self._documents.get(id_) for id_ in ids]
         return [entry for entry in entries if entry is not None]
 
-    def entries(self) -> list[Entry]:
-        """Return every document, oldest first. Texts are not copied."""
+    def entries(self) -> Iterator[Entry]:
+        """Yield every document of this moment, oldest first. Texts are not copied."""
         with self._gate.reading():
             columns = self._documents.columns()
-        return list(map(Entry, *columns))
+        return map(Entry, *columns)
 
     def search(
         self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import pickletools
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -777,3 +778,40 @@ def test_the_command_refuses(
     assert "system" in err
     assert "Traceback" not in err
     assert not (tmp_path / "new").exists()
+
+
+# What the page promises.
+
+PAGE = (Path(__file__).parents[2] / "docs" / "community.md").read_text()
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    old_store = theirs()
+    saved(old_store, tmp_path / "old_folder")
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    session: dict[str, Any] = {"embedding": EMBEDDING, "old_store": old_store}
+    exec(compile(code, "community.md", "exec"), session)  # noqa: S102 - our own page
+    agree(session["store"], old_store)
+
+
+def test_the_pages_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = re.findall(r"^langchain-gpu (.*)$", PAGE, re.MULTILINE)
+    code, out, _ = run(capsys, "import-faiss", "--help")
+    assert code == 0
+    assert [word for word in line.split() if word.startswith("--") and word not in out] == []
+    assert "--normalize-l2" in out
+
+
+def test_old_arguments_are_refused_and_not_ignored() -> None:
+    ours = FAISSVectorStore.from_community(theirs(), EMBEDDING)
+    with pytest.raises(TypeError, match="'fetch_k'"):
+        ours.similarity_search("a", fetch_k=20)
+    with pytest.raises(TypeError, match="'score_threshold'"):
+        ours.similarity_search_with_score("a", score_threshold=0.5)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"unknown filter operator '\$neq'; known: .*\$ne "):
+        ours.similarity_search("a", filter={"n": {"$neq": 1}})
+    with pytest.raises(ValueError, match=r"\$in"):
+        ours.similarity_search("a", filter={"lang": ["de", "en"]})
+    with pytest.raises(TypeError, match="from_community makes one"):
+        ours.merge_from(theirs())

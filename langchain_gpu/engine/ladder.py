@@ -222,12 +222,15 @@ class Ladder:
         device, tokens = self.encoder.device, work.owner.tokens
         lengths = tokens.lengths[work.rows]
         if len(lengths) > 1:
-            old, self.budget = self.budget, max(1, self.encoder.rules.cost(lengths) // 2)
-            self._budgets.learn(device, self.budget)
-            emit(
-                self._on_event,
-                BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
-            )
+            # Several that were under way may fail one after the other: the smallest half counts.
+            half = max(1, self.encoder.rules.cost(lengths) // 2)
+            old, self.budget = self.budget, min(self.budget, half)
+            if self.budget < old:
+                self._budgets.learn(device, self.budget)
+                emit(
+                    self._on_event,
+                    BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
+                )
             return
         if not self._next:
             row = int(work.rows[0])

@@ -71,25 +71,24 @@ class LlamaCppReranker(LlamaCppEncoder):
         sizes = self._sizes(texts, 0)
         return [self._frame + sizes[query] + sizes[text] for query, text in texts]
 
-    def tokenize(
-        self, items: Sequence[Pair], options: ScoreOptions, *, start: int = 0
-    ) -> Tokenized:
+    def tokenize(self, items: Sequence[Any], options: Any, *, start: int = 0) -> Tokenized:
         """See `Encoder.tokenize`.
 
         Raises:
             PairTooLongError: A pair exceeds the window and the policy is `"error"`.
         """
+        asked: ScoreOptions = options
         sizes = self._sizes(items, start)
-        room = min(options.max_length or self._window, self._window) - self._frame
+        room = min(asked.max_length or self._window, self._window) - self._frame
         if room < 2:  # noqa: PLR2004 - a token of each text
-            raise ValueError(f"max_length={options.max_length} leaves no room for a pair")
+            raise ValueError(f"max_length={asked.max_length} leaves no room for a pair")
         rows: list[Pair] = []
         owners: list[int] = []
         truncated: list[int] = []
         for index, (query, text) in enumerate(items):
             parts = [(query, text)]
             if (total := sizes[query] + sizes[text]) > room:
-                if options.on_long == "error":
+                if asked.on_long == "error":
                     raise PairTooLongError(
                         f"pair {start + index} has {total + self._frame} tokens, and "
                         f"{room + self._frame} are read; split the document, or choose "
@@ -97,8 +96,8 @@ class LlamaCppReranker(LlamaCppEncoder):
                     )
                 head = next(self._windows(query, max(room // 2, room - sizes[text])))
                 windows = self._windows(text, max(1, room - self._size(head)))
-                rest = [next(windows)] if options.on_long == "truncate" else list(windows)
-                if options.on_long == "truncate" or head != query:
+                rest = [next(windows)] if asked.on_long == "truncate" else list(windows)
+                if asked.on_long == "truncate" or head != query:
                     truncated.append(index)
                 parts = [(head, part) for part in rest]
             rows += parts

@@ -30,8 +30,8 @@ CLASSIFIERS = [
 PROMPTED = ["qwen3", "qwen3-bare", "qwen3-unpadded"]
 ROWS = np.random.default_rng(0)
 PAIRS = [
-    tuple(" ".join(ROWS.choice(WORDS, ROWS.integers(0, most))) for most in (6, 20))
-    for _ in range(40)
+    (" ".join(ROWS.choice(WORDS, ROWS.integers(0, 6))), " ".join(ROWS.choice(WORDS, size)))
+    for size in ROWS.integers(0, 20, 40)
 ]
 PAIRS += [("", ""), ("naïve 漢字?", "a\tb\n.. c"), ("the gpu", "long text " * 30)]
 PATH = Callable[[str], str]

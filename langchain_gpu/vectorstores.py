@@ -625,12 +625,6 @@ class FAISSVectorStore(VectorStore):
             found = foreign.take(folder_or_store.index)
         if normalize_L2 is None:
             normalize_L2 = bool(getattr(folder_or_store, "_normalize_L2", False))  # noqa: N806
-        moved = source.move(found.numbers, metadata)
-        if check_model:
-            ask = partial(
-                embed, embedding, metric="ip", dimension=None, name="text {} again".format
-            )
-            community.accept_model(embedding, moved.texts, found.vectors, ask)
         own_relevance = getattr(folder_or_store, "override_relevance_score_fn", None)
         if own_relevance is not None:
             kwargs.setdefault(
@@ -638,6 +632,12 @@ class FAISSVectorStore(VectorStore):
                 (lambda score: own_relevance(2 - 2 * score)) if normalize_L2 else own_relevance,
             )
         store = cls(embedding, metric="cosine" if normalize_L2 else found.metric, **kwargs)
+        moved = source.move(found.numbers, metadata)
+        if check_model:
+            ask = partial(
+                embed, embedding, metric="ip", dimension=None, name="text {} again".format
+            )
+            community.accept_model(embedding, moved.texts, found.vectors, ask)
         batch = check(moved.texts, moved.metadatas, moved.ids)
         store._collection.put(batch, store._prepare(found.vectors, batch.name))
         for reason in moved.changed:

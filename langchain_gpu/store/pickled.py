@@ -27,6 +27,8 @@ class Limits:
     Attributes:
         size: Bytes of the file.
         steps: Instructions; a document takes 20 to 60.
+        containers: Lists, dictionaries, sets and tuples; a document takes at least four. An empty
+            one is a byte of the file and up to 216 of memory.
         text: Bytes of one text.
         depth: Levels of lists and dictionaries in a document's metadata.
         values: Values in the metadata of one document, each counted as often as it is met.
@@ -36,6 +38,7 @@ class Limits:
 
     size: int = 8 << 30
     steps: int = 200_000_000
+    containers: int = 20_000_000
     text: int = 256 << 20
     depth: int = 64
     values: int = 1_000_000
@@ -102,6 +105,7 @@ class _Machine:
         self._limits = limits
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._containers = 0
         self._calls: dict[str, Callable[[Any], None]] = {
             "PROTO": self._protocol,
             "FRAME": _nothing,
@@ -112,20 +116,20 @@ class _Machine:
             "NEWOBJ": lambda _: self._new(),
             "BUILD": lambda _: self._build(),
             "REDUCE": lambda _: self._reduce(),
-            "EMPTY_LIST": lambda _: self._stack.append([]),
-            "EMPTY_DICT": lambda _: self._stack.append({}),
-            "EMPTY_SET": lambda _: self._stack.append(set()),
-            "EMPTY_TUPLE": lambda _: self._stack.append(()),
-            "TUPLE": lambda _: self._stack.append(tuple(self._popped())),
-            "FROZENSET": lambda _: self._stack.append(frozenset(map(_key, self._popped()))),
+            "EMPTY_LIST": lambda _: self._contain([]),
+            "EMPTY_DICT": lambda _: self._contain({}),
+            "EMPTY_SET": lambda _: self._contain(set()),
+            "EMPTY_TUPLE": lambda _: self._contain(()),
+            "TUPLE": lambda _: self._contain(tuple(self._popped())),
+            "FROZENSET": lambda _: self._contain(frozenset(map(_key, self._popped()))),
             "APPEND": lambda _: self._append([self._pop()]),
             "APPENDS": lambda _: self._append(self._popped()),
             "SETITEM": lambda _: self._set_items(self._pop_last(2)),
             "SETITEMS": lambda _: self._set_items(self._popped()),
             "ADDITEMS": lambda _: self._add_items(self._popped()),
-            "TUPLE1": lambda _: self._stack.append(tuple(self._pop_last(1))),
-            "TUPLE2": lambda _: self._stack.append(tuple(self._pop_last(2))),
-            "TUPLE3": lambda _: self._stack.append(tuple(self._pop_last(3))),
+            "TUPLE1": lambda _: self._contain(tuple(self._pop_last(1))),
+            "TUPLE2": lambda _: self._contain(tuple(self._pop_last(2))),
+            "TUPLE3": lambda _: self._contain(tuple(self._pop_last(3))),
         }
         self._calls |= dict.fromkeys(("BINPUT", "LONG_BINPUT"), self._remember)
         self._calls |= dict.fromkeys(("BINGET", "LONG_BINGET"), self._recall)
@@ -166,6 +170,12 @@ class _Machine:
             raise RefusedPickleError(f"has protocol {version}, not one of 2 to 5")
 
     def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _contain(self, value: Any) -> None:
+        self._containers += 1
+        if self._containers > self._limits.containers:
+            raise RefusedPickleError(f"has more than {self._limits.containers:,} containers")
         self._stack.append(value)
 
     def _push_text(self, value: str | bytes) -> None:
@@ -233,7 +243,7 @@ class _Machine:
         name, arguments = self._pop_last(2)
         if type(name) is not Name or name in _SETS or arguments != ():
             raise RefusedPickleError("makes an object with arguments, as no document is made")
-        self._stack.append(Thing(name))
+        self._contain(Thing(name))
 
     def _build(self) -> None:
         state = self._pop()
@@ -249,7 +259,7 @@ class _Machine:
         ((values,),) = (arguments,)
         if type(arguments) is not tuple or type(values) is not list:
             raise TypeError
-        self._stack.append(set(map(_key, values)))
+        self._contain(set(map(_key, values)))
 
 
 def _nothing(_: Any) -> None:

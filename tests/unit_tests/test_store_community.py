@@ -307,6 +307,11 @@ def test_an_id_of_two_vectors() -> None:
         FAISSVectorStore.from_community(right, EMBEDDING)
 
 
+def test_an_embedding_that_is_none() -> None:
+    with pytest.raises(TypeError, match="embedding must be an Embeddings, not str"):
+        FAISSVectorStore.from_community(theirs(), "a model")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("given", [None, 7, object(), Document(page_content="a"), {}])
 def test_neither_folder_nor_store(given: Any) -> None:
     with pytest.raises(TypeError, match="a folder, or a FAISS store"):
@@ -693,6 +698,7 @@ def test_limits(tmp_path: Path) -> None:
     data = written(store_of({"a": "b" * 1000}))
     refuse(data, "more than 10 instructions", Limits(steps=10))
     refuse(data, "a text of 1,000 bytes", Limits(text=999))
+    refuse(data, "more than 5 containers", Limits(containers=5))
     folder_of(data, tmp_path)
     with pytest.raises(RefusedPickleError, match=r"bytes; Limits\(size=...\)"):
         FAISSVectorStore.from_community(tmp_path, EMBEDDING, limits=Limits(size=100))

@@ -179,6 +179,54 @@ def test_a_lock_of_the_dead_keeps_nobody_out(tmp_path: Path) -> None:
     assert texts(tmp_path) == {"b"}
 
 
+# Two writers who load again when they are told to: nothing of either is lost.
+
+PAIR = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.unit_tests.test_store_lock import load
+from langchain_gpu.store.errors import StoreChangedError
+print("ready", flush=True)
+sys.stdin.readline()
+told = 0
+for n in range(12):
+    while True:
+        ours = load(sys.argv[2])
+        ours.add_texts([f"{sys.argv[3]} {n}"])
+        try:
+            ours.save_local(sys.argv[2])
+            break
+        except StoreChangedError:
+            told += 1
+print(told, flush=True)
+"""
+
+
+def test_two_processes_that_load_again_lose_nothing(tmp_path: Path) -> None:
+    store("first").save_local(tmp_path)
+    writers = [
+        subprocess.Popen(  # noqa: S603 - this interpreter, a fixed script
+            [sys.executable, "-c", PAIR, str(ROOT), str(tmp_path), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("left", "right")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    assert texts(tmp_path) == {"first"} | {f"{w} {n}" for w in ("left", "right") for n in range(12)}
+    assert manifests.read(tmp_path).generation == 25
+
+
 def test_loading_writes_nothing(tmp_path: Path) -> None:
     store("a").save_local(tmp_path)
     (tmp_path / lock.NAME).unlink()

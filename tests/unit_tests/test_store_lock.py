@@ -18,6 +18,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_gpu import FAISSVectorStore
 from langchain_gpu.events import GPUWarning
+from langchain_gpu.search import kinds
 from langchain_gpu.store import lock
 from langchain_gpu.store import manifest as manifests
 from langchain_gpu.store.errors import (
@@ -368,6 +369,21 @@ def test_an_index_that_is_another_of_the_same_size(kind: str, tmp_path: Path) ->
     path.write_bytes(b"\x00" * path.stat().st_size)
     with pytest.raises(DamagedStoreError, match="cannot be read"):
         load(tmp_path, mmap=True)
+
+
+def test_reading_into_memory_is_done_beside_the_searches(tmp_path: Path) -> None:
+    saved(tmp_path, "flat")
+    index = kinds.get("flat").load(tmp_path / "index-1.faiss", "l2", mapped=True)
+    rows = index.rows()
+    before = index.vectors(rows)
+    take_over = index.improve(before[:1])
+    assert take_over is not None
+    (tmp_path / "index-1.faiss").unlink()
+    np.testing.assert_array_equal(index.vectors(rows), before)
+    take_over()
+    assert index.improve(before[:1]) is None
+    index.add(np.array([COUNT], dtype=np.int64), before[:1])
+    np.testing.assert_array_equal(index.vectors(np.append(rows, COUNT))[:-1], before)
 
 
 def test_searches_go_on_while_a_mapped_index_is_read(tmp_path: Path) -> None:

@@ -163,6 +163,15 @@ def test_a_language_model_scores_as_its_model_card_says(
     assert np.abs(told.score(pairs) - reranker.score(pairs)).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-roles"])
+def test_only_the_answers_are_computed(tiny_reranker: PATH, name: str) -> None:
+    """And not the logits of every word of the vocabulary, for every token."""
+    encoder = loaded(GPURerank(model=tiny_reranker(name), device="cpu", backend="torch"))
+    language_model = encoder._model[0].model
+    assert language_model.lm_head.out_features == 2
+    assert language_model.get_input_embeddings().num_embeddings > 300
+
+
 def test_a_document_cannot_end_its_message(tiny_reranker: PATH) -> None:
     """What looks like a mark of the chat is scored as the text it is."""
     reranker = GPURerank(model=tiny_reranker("qwen3"), device="cpu", backend="torch")

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -173,6 +174,7 @@ class Score:
                 f"{path.name} has {model.num_labels} labels, and a reranker has one score"
             )
         _give_padding(model)
+        _narrow_head(model)
         return model
 
     def tokenizer(self, model: Any) -> PairTokenizer | PromptTokenizer | None:
@@ -276,12 +278,37 @@ def _give_padding(model: Any) -> None:
     Without one neither its tokenizer nor its classifying head takes two rows at once.
     """
     first = model[0]
-    tokenizer = getattr(first, "tokenizer", None)
-    if getattr(tokenizer, "pad_token", None) is None and hasattr(tokenizer, "eos_token"):
+    tokenizer: Any = getattr(first, "tokenizer", None)
+    if not hasattr(tokenizer, "eos_token"):
+        return
+    if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     config = getattr(first, "config", None)
-    if getattr(config, "pad_token_id", 0) is None:
-        config.pad_token_id = getattr(tokenizer, "pad_token_id", None)
+    if config is not None and getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _narrow_head(model: Any) -> None:
+    """Leave a language model the words it may answer with.
+
+    The head of a vocabulary of 150,000 is a third of the work of a small model, and its logits are
+    gigabytes for a large batch; a score needs two of them at most.
+    """
+    last, language_model = model[len(model) - 1], getattr(model[0], "model", None)
+    head = getattr(language_model, "lm_head", None)
+    if not isinstance(last, LogitScore) or type(head) is not torch.nn.Linear:
+        return
+    assert language_model is not None  # noqa: S101 - it has a head
+    words = [word for word in (last.true_token_id, last.false_token_id) if word is not None]
+    narrow = torch.nn.Linear(
+        head.in_features, len(words), bias=head.bias is not None, dtype=head.weight.dtype
+    )
+    with torch.no_grad():
+        narrow.weight.copy_(head.weight[words])
+        if head.bias is not None:
+            narrow.bias.copy_(head.bias[words])
+    language_model.lm_head = narrow
+    last.true_token_id, last.false_token_id = 0, None if len(words) == 1 else 1
 
 
 def _hugging_face(model: Any) -> Any:

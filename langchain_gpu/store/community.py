@@ -7,7 +7,6 @@ a vector's number to an id. Nothing of langchain-community is imported.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.store.errors import (
-    DocumentError,
-    StoreError,
-    StoreNotFoundError,
-    WrongModelError,
-)
+from langchain_gpu.store.errors import StoreError, StoreNotFoundError, WrongModelError
 from langchain_gpu.store.pickled import Limits, RefusedPickleError, Thing, read
+from langchain_gpu.store.plain import Plain
 
 DOCSTORES = frozenset(
     f"{package}.docstore.{module}InMemoryDocstore"
@@ -41,7 +36,6 @@ DOCUMENTS = frozenset(
 TRIED = 8  # documents that are embedded again, to know the model
 LIKE = 0.7  # compressed vectors of one model stay above, those of two models far below
 _FIELDS = ("page_content", "metadata")
-_ALLOWANCE = 16 << 20  # bytes a small file may grow to, whatever it is
 
 Fix = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -109,7 +103,7 @@ class Source:
                 f"{len(self.ids)}, and they differ: index and documents are not of one store"
             )
         ids = [self.ids[number] for number in numbers.tolist()]
-        taken = _Metadata(self.limits, self.size)
+        taken = Plain(self.limits, self.size)
         texts, metadatas = [], []
         for id_ in ids:
             kept = self.documents.get(id_)
@@ -130,80 +124,6 @@ class Source:
                 "JSON has no others"
             )
         return Moved(ids, texts, metadatas, changed)
-
-
-class _Metadata:
-    """Copies metadata into what JSON can hold, and counts as it goes: what is shared is small in a
-    pickle and in memory, and large once it is written out.
-    """  # noqa: D205 - one sentence
-
-    def __init__(self, limits: Limits, size: int | None) -> None:
-        self.listed = 0
-        self._limits = limits
-        self._left = math.inf if size is None else _ALLOWANCE + limits.growth * size
-        self._values = 0
-        self._found_others = False
-
-    def add(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise RefusedPickleError(
-                f"the documents are more than {self._limits.growth} times what the file holds, by "
-                "pointing to the same parts again and again; Limits(growth=...) allows more"
-            )
-
-    def take(self, metadata: Any, id_: str) -> dict[str, Any]:
-        if not isinstance(metadata, dict):
-            raise DocumentError(
-                f"the metadata of document {id_!r} is a {type(metadata).__name__}, not a dictionary"
-            )
-        self._values, self._found_others = 0, False
-        try:
-            taken = self._take(metadata, self._limits.depth)
-        except _NotPlainError as error:
-            raise DocumentError(
-                f"the metadata of document {id_!r} {error}; metadata=function says what to keep "
-                "instead"
-            ) from error
-        self.listed += self._found_others
-        return taken  # type: ignore[no-any-return]
-
-    def _take(self, value: Any, depth: int) -> Any:
-        self._values += 1
-        if self._values > self._limits.values:
-            raise RefusedPickleError(f"a document has more than {self._limits.values:,} values")
-        if value is None or isinstance(value, bool):
-            self.add(16)
-            return value
-        if isinstance(value, str):
-            self.add(len(value) + 16)
-            return value
-        if isinstance(value, int | float):
-            if not math.isfinite(value):
-                raise _NotPlainError(f"holds {value}, which JSON has not")
-            self.add(16)
-            return value
-        if not depth:
-            raise RefusedPickleError(f"metadata is more than {self._limits.depth} levels deep")
-        self.add(16)
-        if isinstance(value, dict):
-            return {self._key(key): self._take(inner, depth - 1) for key, inner in value.items()}
-        if isinstance(value, list | tuple | set | frozenset):
-            self._found_others |= not isinstance(value, list)
-            values = value if isinstance(value, list | tuple) else sorted(value, key=repr)
-            return [self._take(inner, depth - 1) for inner in values]
-        kind = value.name if isinstance(value, Thing) else type(value).__name__
-        raise _NotPlainError(f"holds a {kind}, which JSON has not")
-
-    def _key(self, key: Any) -> str:
-        if not isinstance(key, str):
-            raise _NotPlainError(f"has the key {key!r:.60}, which is no string")
-        self.add(len(key))
-        return key
-
-
-class _NotPlainError(Exception):
-    """A value that JSON has not."""
 
 
 def open_folder(folder: Path, index_name: str = "index", limits: Limits | None = None) -> Source:

@@ -28,7 +28,7 @@ from langchain_gpu.events import GPUWarning, Listener
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.search import foreign, kinds
 from langchain_gpu.search import fusion as fusions
-from langchain_gpu.search.base import METRICS, Effort, Matrix, Metric, Rows, VectorIndex
+from langchain_gpu.search.base import EFFORT, METRICS, Effort, Matrix, Metric, Rows, VectorIndex
 from langchain_gpu.search.bm25 import BM25
 from langchain_gpu.search.embed import embed, embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
@@ -682,6 +682,8 @@ class FAISSVectorStore(VectorStore):
         return fusions.fuse_scores(rows, nearness, self._words.scores(query, rows), plan.weight)
 
     def _effort(self, how: SearchOptions) -> Effort:
+        if not how:
+            return EFFORT
         known = Effort(how.get("nprobe"), how.get("ef_search"))
         _refuse({name: value for name, value in how.items() if name not in known._fields})
         self._kind.check(known)

@@ -108,6 +108,8 @@ def encode_metadata(metadata: Any, position: int) -> str:
 
 def decode_metadata(text: str) -> dict[str, Any]:
     """Return a fresh dictionary."""
+    if text == "{}":
+        return {}
     metadata: dict[str, Any] = _decode(text)[0]
     return metadata
 

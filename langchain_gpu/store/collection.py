@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -237,10 +236,10 @@ class Collection:
             self._count_words(inside=True)  # what came in between
             near = [hit.row for hit in self._nearest(query, fetch_k, allowed, *how)[0]]
             scores, rows = fuse(np.array(near, dtype=np.int64), allowed)
-            found = zip(rows.tolist(), scores.tolist(), strict=True)
-            pairs = ((self._documents.entry(row), row, score) for row, score in found)
-            hits = (Hit(entry, score, row) for entry, row, score in pairs if entry is not None)
-            return list(islice(hits, k))
+            best, measured = rows[:k].tolist(), scores[:k].tolist()
+            entries = self._documents.entries(best)
+            found = zip(entries, measured, best, strict=True)
+            return [Hit(entry, score, row) for entry, score, row in found if entry is not None]
 
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
@@ -311,10 +310,12 @@ class Collection:
         return [
             [
                 Hit(entry, score, row)
-                for row, score in zip(*found, strict=True)
-                if (entry := self._documents.entry(row)) is not None
+                for entry, score, row in zip(
+                    self._documents.entries(found), measured, found, strict=True
+                )
+                if entry is not None
             ]
-            for found in zip(rows.tolist(), scores.tolist(), strict=True)
+            for found, measured in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
 
 

@@ -105,7 +105,8 @@ class Ordered:
             return _padded(scores, k), _padded(positions, k)
         # FAISS keeps the highest rows of equal inner products: where the cut goes through equals,
         # look at more of them.
-        cut = np.flatnonzero((scores[:, k - 1] == scores[:, k]) & (positions[:, k] >= 0))
+        equal = (scores[:, k - 1] == scores[:, k]) & (positions[:, k] >= 0)
+        cut = np.flatnonzero(equal) if equal.any() else ()
         while len(cut) and fetch < index.ntotal:
             fetch = min(4 * fetch, index.ntotal)
             more = in_order(*index.search(queries[cut], fetch, params=parameters))

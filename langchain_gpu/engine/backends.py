@@ -177,12 +177,11 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
 @register("llama_cpp")
 def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("xllamacpp", extra="llama-cpp")
-    if config.task == "score":
-        from langchain_gpu.engine.llama_cpp_rerank import LlamaCppReranker as LlamaCpp
-    else:
-        from langchain_gpu.engine.llama_cpp import LlamaCppEncoder as LlamaCpp
+    from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
+    from langchain_gpu.engine.llama_cpp_rerank import LlamaCppReranker
 
-    return LlamaCpp(
+    kind = LlamaCppReranker if config.task == "score" else LlamaCppEncoder
+    return kind(
         resolve(config.model, kind="gguf", **config.where).path,
         device,
         dtype=config.dtype,

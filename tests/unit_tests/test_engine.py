@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.budgets import Budgets
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.events import BatchDone, BudgetChanged, Event, FallbackWarning, FellBack

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test integration lint format bench bench-rerank bench-gpu clean
+.PHONY: install demo test integration lint format bench bench-rerank bench-search bench-gpu clean
 .DEFAULT_GOAL := demo
 
 install: $(STAMP)
@@ -51,6 +51,9 @@ bench: install
 
 bench-rerank: install
 	$(BIN)/python -m benchmarks.bench_rerank $(ARGS)
+
+bench-search: install
+	$(BIN)/python -m benchmarks.bench_search $(ARGS)
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)

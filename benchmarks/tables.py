@@ -1,6 +1,6 @@
 """README's tables, made from the files in benchmarks/results.
 
-python benchmarks/tables.py     puts them into README.md
+python -m benchmarks.tables     puts them into README.md
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks import search_tables
 
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
@@ -25,6 +27,8 @@ def readme_speed(results: Path) -> str:
         sections.append("On a GPU: not measured yet (`make bench-gpu`).\n")
     found = [json.loads(path.read_text()) for path in sorted(results.glob("rerank-*.json"))]
     sections += [f"{rerank(each)}\n" for each in found]
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("search-*.json"))]
+    sections += [f"{search_tables.section(each)}\n" for each in found]
     return "\n".join(sections)
 
 

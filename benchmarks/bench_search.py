@@ -1,0 +1,236 @@
+"""How fast vectors and documents are added, found and loaded, beside FAISS and community's store.
+
+python -m benchmarks.bench_search [--sizes 10000,100000] [--write]
+
+Contestants take turns within each round. Vectors are made, so no model takes part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import faiss
+import numpy as np
+
+from benchmarks import machine, results, search_tables
+from benchmarks.measure import order
+from benchmarks.memory import run_apart
+from benchmarks.search_peers import (
+    NAMES,
+    OURS,
+    RAW,
+    Given,
+    Peer,
+    Search,
+    Vectors,
+    build,
+    make_texts,
+    make_vectors,
+)
+from langchain_gpu import FAISSVectorStore, select_device
+
+K = 10
+RECALL = 0.95
+_EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--sizes", default="10000,100000", help="vectors; 1000000 takes minutes")
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=256, help="queries of a batch")
+    parser.add_argument("--singles", type=int, default=200, help="single queries")
+    parser.add_argument("--memory", type=int, default=100_000, help="documents; 0 for none")
+    parser.add_argument("--approximate", type=int, default=20_000, help="vectors; 0 for none")
+    parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
+    return parser.parse_args(arguments)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds of a call."""
+    began = perf_counter()
+    work()
+    return perf_counter() - began
+
+
+def exact(chosen: argparse.Namespace, size: int, folder: Path) -> dict[str, Any]:
+    """Add, search, save and load one size."""
+    vectors = make_vectors(size, chosen.dimension, 2)
+    texts = make_texts(size)
+    queries = make_vectors(max(chosen.batch, chosen.singles), chosen.dimension, 3)
+    adding: dict[str, list[float]] = {name: [] for name in NAMES}
+    peers: dict[str, Peer] = {}
+    for number in range(1 if size > 200_000 else min(chosen.rounds, 3)):
+        for place in order(len(NAMES), number):
+            peers.pop(NAMES[place], None)
+            gc.collect()
+            began = perf_counter()
+            peers[NAMES[place]] = build(NAMES[place], vectors, texts)
+            adding[NAMES[place]].append(perf_counter() - began)
+    here = [peers[name] for name in NAMES]
+    batch = _by_turns(here, queries[: chosen.batch], chosen.rounds)
+    singles: dict[str, list[float]] = {name: [] for name in NAMES}
+    for number, query in enumerate(queries[: chosen.singles]):
+        for name, spent in _by_turns(here, query[None], 1, first=number, warm=not number).items():
+            singles[name] += spent
+    rows = [
+        {
+            "name": name,
+            "add_per_second": round(size / median(adding[name])),
+            "batch_ms": round(1000 * median(batch[name]), 2),
+            "batch_ratio": round(median(np.divide(batch[name], batch[RAW]).tolist()), 3),
+            "single_us": round(1e6 * median(singles[name])),
+            "single_more_us": round(
+                1e6 * median(np.subtract(singles[name], singles[RAW]).tolist()), 1
+            ),
+        }
+        for name in NAMES
+    ]
+    return {"size": size, "rows": rows, "load_seconds": loading(peers, folder, chosen.rounds)}
+
+
+def _by_turns(
+    peers: Sequence[Peer], queries: Vectors, rounds: int, *, first: int = 0, warm: bool = True
+) -> dict[str, list[float]]:
+    spent: dict[str, list[float]] = {each.name: [] for each in peers}
+    for each in peers if warm else ():
+        each.search(queries, K)
+    for number in range(first, first + rounds):
+        for place in order(len(peers), number):
+            each = peers[place]
+            began = perf_counter()
+            each.search(queries, K)
+            spent[each.name].append(perf_counter() - began)
+    return spent
+
+
+def loading(peers: dict[str, Peer], folder: Path, rounds: int) -> dict[str, float]:
+    """Return the seconds of loading what was just saved, from the system's cache."""
+    for name in (RAW, OURS):
+        peers[name].save(folder / name)
+    embedding = peers[OURS].store.embeddings
+    path = str(folder / RAW / "index.faiss")
+    ways: dict[str, Callable[[], Any]] = {
+        RAW: lambda: faiss.read_index(path),
+        f"{RAW}, mmap": lambda: faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC),
+        OURS: lambda: FAISSVectorStore.load_local(folder / OURS, embedding, device="cpu"),
+        f"{OURS}, mmap": lambda: FAISSVectorStore.load_local(
+            folder / OURS, embedding, device="cpu", mmap=True
+        ),
+    }
+    return {
+        name: round(median(timed(way) for _ in range(min(rounds, 3))), 4)
+        for name, way in ways.items()
+    }
+
+
+def approximate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return queries/s at a recall of 0.95 for HNSW and IVF, ours beside FAISS on one index."""
+    count = chosen.approximate
+    vectors = make_vectors(count, chosen.dimension, 2)
+    queries = make_vectors(chosen.batch, chosen.dimension, 3)
+    truth = np.argsort(-(queries @ vectors.T), axis=1)[:, :K]
+    found = []
+    for factory, knob, attribute in (
+        ("HNSW32", "ef_search", "efSearch"),
+        (f"IVF{max(int(4 * count**0.5) // 8, 16)},Flat", "nprobe", "nprobe"),
+    ):
+        raw = faiss.index_factory(chosen.dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        if knob == "ef_search":
+            raw.hnsw.efConstruction = 100
+        raw.train(vectors)
+        raw.add(vectors)
+        size = None if knob == "ef_search" else count  # trained at once
+        ours = FAISSVectorStore(Given(vectors), index=factory, device="cpu", train_size=size)
+        ours.add_embeddings(zip(map(str, range(count)), vectors, strict=True))
+        search = Search(ours)
+        rows = []
+        for name, way in ((RAW, raw), (OURS, search)):
+            for effort in _EFFORTS:
+                ask = _asker(way, queries, knob, attribute, effort)
+                recall = _recall(ask(), truth)
+                if recall >= RECALL:
+                    rows.append(
+                        {"name": name, knob: effort, "recall": round(recall, 3), "ask": ask}
+                    )
+                    break
+        spent: dict[str, list[float]] = {row["name"]: [] for row in rows}
+        for number in range(chosen.rounds):
+            for place in order(len(rows), number):
+                spent[rows[place]["name"]].append(timed(rows[place]["ask"]))
+        for row in rows:
+            del row["ask"]
+            row["queries_per_second"] = round(len(queries) / median(spent[row["name"]]))
+        found.append({"index": factory, "size": count, "rows": rows})
+    return found
+
+
+def _asker(
+    way: Any, queries: Vectors, knob: str, attribute: str, effort: int
+) -> Callable[[], list[list[int]]]:
+    if isinstance(way, Search):
+        return lambda: [
+            [int(document.page_content) for document, _ in hits]
+            for hits in way(queries, K, **{knob: effort})
+        ]
+    kind = faiss.SearchParametersHNSW if knob == "ef_search" else faiss.SearchParametersIVF
+    parameters = kind(**{attribute: effort})
+
+    def ask() -> list[list[int]]:
+        found: list[list[int]] = way.search(queries, K, params=parameters)[1].tolist()
+        return found
+
+    return ask
+
+
+def _recall(found: list[list[int]], truth: np.ndarray[Any, Any]) -> float:
+    pairs = zip(found, truth.tolist(), strict=True)
+    return float(np.mean([len(set(got) & set(true)) / K for got, true in pairs]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark; print tables and one line of JSON."""
+    chosen = options(arguments)
+    sizes = [int(size) for size in chosen.sizes.split(",")]
+    with tempfile.TemporaryDirectory() as scratch:
+        measured = [exact(chosen, size, Path(scratch) / str(size)) for size in sizes]
+    memory = {}
+    if chosen.memory:
+        for name in NAMES:
+            task = {"name": name, "count": chosen.memory, "dimension": chosen.dimension}
+            memory[name] = run_apart("benchmarks.search_memory", task)
+    record: dict[str, Any] = {
+        "benchmark": "search",
+        "date": datetime.now(UTC).date().isoformat(),
+        "dimension": chosen.dimension,
+        "rounds": chosen.rounds,
+        "batch": chosen.batch,
+        "k": K,
+        "device": machine.describe(select_device("cpu")),
+        "versions": machine.versions() | {"langchain-community": version("langchain-community")},
+        "exact": measured,
+        "memory": {"documents": chosen.memory, "rows": memory} if memory else None,
+        "approximate": approximate(chosen) if chosen.approximate else [],
+    }
+    print(search_tables.section(record))
+    if chosen.write:
+        print(f"written: {results.write(record)}")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The memory that documents and vectors take in one store, in a process of its own.
+
+    python -m benchmarks.search_memory TASK.json
+
+What is counted is the growth of the resident memory from the moment a small store has been used (so
+that libraries and threads are there) to the moment everything that was only handed in is gone, and
+the allocator has given back what nobody holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import peak_memory
+from benchmarks.search_peers import build, make_texts, make_vectors
+
+
+def resident() -> int:
+    """Return the bytes of memory this process holds now, on Linux."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS")
+
+
+def main() -> None:
+    """Do the task named on the command line."""
+    task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    name, count, dimension = task["name"], task["count"], task["dimension"]
+    small = make_vectors(65_536, dimension, 2)[:100].copy()  # buffers of BLAS are there from now on
+    build(name, small, make_texts(100)).search(small[:1], 1)
+    before = resident()
+    vectors, texts = make_vectors(count, dimension, 2), make_texts(count)
+    needed = vectors.nbytes + sum(len(text.encode()) for text in texts)
+    store = build(name, vectors, texts)
+    peak = peak_memory()
+    last = np.array(vectors[-1:])
+    del vectors, texts
+    embedding = getattr(store.store, "embeddings", None)
+    if embedding is not None:  # it holds the vectors, as no real one does
+        embedding.vectors = last
+    held = resident() - before
+    found = {"bytes": held, "needed": needed, "ratio": round(held / needed, 3)}
+    print(json.dumps(found | {"peak_ratio": round((peak - before) / needed, 3)}))
+    store.search(last, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""README's tables of searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def section(found: Found) -> str:
+    """Return the text of one result of `bench_search.py`."""
+    device, versions = found["device"], found["versions"]
+    intro = (
+        f"Search on {device['cores']} cores of {device['name']}; faiss-cpu "
+        f"{versions['faiss-cpu']}, langchain-community {versions['langchain-community']}, "
+        f"{found['date']}. Vectors of {found['dimension']} numbers with texts, k = {found['k']}; "
+        f"medians, by turns. FAISS returns numbers, the stores documents."
+    )
+    head = ["vectors", "", "adds/s", f"{found['batch']} queries", "ratio", "1 query", "more"]
+    lines = [head]
+    for each in found["exact"]:
+        for row in each["rows"]:
+            cells = [f"{each['size']:,}", row["name"], f"{row['add_per_second']:,}"]
+            cells += [f"{row['batch_ms']:,.1f} ms", f"{row['batch_ratio']:.2f}"]
+            cells += [f"{row['single_us']:,} µs", f"{row['single_more_us']:,.0f} µs"]
+            lines.append(cells)
+    parts = [intro, _markdown(lines)]
+    for each in found["approximate"]:
+        rows = "; ".join(_at_recall(row) for row in each["rows"])
+        parts.append(f"`{each['index']}`, {each['size']:,} vectors: {rows}.")
+    parts += [_loading(found), *_memory(found), "Search on a GPU: not measured yet."]
+    return "\n\n".join(parts)
+
+
+def _at_recall(row: Found) -> str:
+    knob = next(name for name in ("ef_search", "nprobe") if name in row)
+    return (
+        f"{row['name']} {row['queries_per_second']:,} queries/s at recall {row['recall']:.2f} "
+        f"({knob} {row[knob]})"
+    )
+
+
+def _loading(found: Found) -> str:
+    spent = found["exact"][-1]
+    each = "; ".join(f"{name} {seconds:.3f} s" for name, seconds in spent["load_seconds"].items())
+    return f"Loading {spent['size']:,}, from the system's cache: {each}."
+
+
+def _memory(found: Found) -> list[str]:
+    memory = found["memory"]
+    if memory is None:
+        return []
+    each = "; ".join(
+        f"{name} {row['ratio']:.2f}" if "ratio" in row else f"{name}: {row['problem']}"
+        for name, row in memory["rows"].items()
+    )
+    said = (
+        f"Memory of {memory['documents']:,} documents, as a multiple of the bytes of vectors and "
+        f"texts: {each} (FAISS holds no texts)."
+    )
+    return [said]
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+
+
+__all__ = ["section"]

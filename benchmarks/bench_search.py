@@ -149,7 +149,7 @@ def approximate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         ("HNSW32", "ef_search", "efSearch"),
         (f"IVF{max(int(4 * count**0.5) // 8, 16)},Flat", "nprobe", "nprobe"),
     ):
-        raw = faiss.index_factory(chosen.dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        raw: Any = faiss.index_factory(chosen.dimension, factory, faiss.METRIC_INNER_PRODUCT)
         if knob == "ef_search":
             raw.hnsw.efConstruction = 100
         raw.train(vectors)
@@ -158,7 +158,7 @@ def approximate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         ours = FAISSVectorStore(Given(vectors), index=factory, device="cpu", train_size=size)
         ours.add_embeddings(zip(map(str, range(count)), vectors, strict=True))
         search = Search(ours)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, way in ((RAW, raw), (OURS, search)):
             for effort in _EFFORTS:
                 ask = _asker(way, queries, knob, attribute, effort)
@@ -187,7 +187,8 @@ def _asker(
             [int(document.page_content) for document, _ in hits]
             for hits in way(queries, K, **{knob: effort})
         ]
-    kind = faiss.SearchParametersHNSW if knob == "ef_search" else faiss.SearchParametersIVF
+    made: Any = faiss
+    kind = made.SearchParametersHNSW if knob == "ef_search" else made.SearchParametersIVF
     parameters = kind(**{attribute: effort})
 
     def ask() -> list[list[int]]:

@@ -59,10 +59,8 @@ def fuse_ranks(vectors: Rows, words: Rows, weight: float) -> tuple[Scores, Rows]
 
 def nearness(query: Scores, vectors: Matrix, metric: Metric) -> Scores:
     """Return how near `vectors` [n, dimension] are to `query` [dimension]; more is nearer."""
-    if metric == "l2":
-        return -np.square(vectors - query).sum(axis=1)
-    found: Scores = vectors @ query
-    return found
+    near: Scores = -np.square(vectors - query).sum(axis=1) if metric == "l2" else vectors @ query
+    return near
 
 
 def fuse_scores(rows: Rows, vectors: Scores, words: Scores, weight: float) -> tuple[Scores, Rows]:
@@ -82,7 +80,8 @@ def _scaled(scores: Scores) -> Scores:
         return scores
     exact = scores.astype(np.float64)
     span = np.ptp(exact)
-    return (exact - exact.min()) / (span or 1.0)
+    scaled: Scores = (exact - exact.min()) / (span or 1.0)
+    return scaled
 
 
 def _sorted(scores: Scores, rows: Rows) -> tuple[Scores, Rows]:

@@ -59,9 +59,9 @@ def count(rows: Rows, texts: Iterable[Sequence[str]], numbers: Mapping[str, int]
     """
     found: list[int] = []
     lengths = np.empty(len(rows), dtype=np.int32)
-    for position, words in enumerate(texts):
-        found.extend(map(numbers.__getitem__, words))
-        lengths[position] = len(words)
+    for position, text in enumerate(texts):
+        found.extend(map(numbers.__getitem__, text))
+        lengths[position] = len(text)
     stream = np.array(found, dtype=np.int64)
     # One number for word and position: sorting it sorts by both.
     keys = stream * len(rows) + np.repeat(np.arange(len(rows)), lengths)

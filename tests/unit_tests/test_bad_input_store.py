@@ -245,7 +245,8 @@ def test_ids_to_delete_or_get(ids: Any) -> None:
 def test_a_document_that_has_no_text() -> None:
     target = store()
     before = held(target)
-    bad = Document.model_construct(page_content=None, metadata={}, id="x", type="Document")
+    nothing: Any = None
+    bad = Document.model_construct(page_content=nothing, metadata={}, id="x", type="Document")
     with pytest.raises(TypeError, match="text 1 is NoneType"):
         target.add_documents([Document("1 1"), bad])
     unchanged(target, before)

@@ -87,6 +87,8 @@ class FAISSVectorStore(VectorStore):
     | `"ip"` | inner product | higher | 1/2 + score / (2 + 2 abs(score)) |
     | `"l2"` | squared distance | lower | 1 / (1 + score) |
 
+    `hybrid_search` (`search_type="hybrid"`) makes one ranking of vectors and words.
+
     Filters are dictionaries (`$eq $ne $in $nin $gt $gte $lt $lte $exists $and $or $not`) or
     functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
     there are so many. `langchain_gpu.search.filters` says how each operator treats missing fields.
@@ -439,6 +441,8 @@ class FAISSVectorStore(VectorStore):
         """Search as `search_type` says: LangChain's names, and `"hybrid"`."""
         if search_type == "hybrid":
             return self.hybrid_search(query, **kwargs)
+        if search_type not in (known := FAISSRetriever.allowed_search_types):
+            raise ValueError(f"unknown search_type {search_type!r}; known: {', '.join(known)}")
         return super().search(query, search_type, **kwargs)
 
     async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:

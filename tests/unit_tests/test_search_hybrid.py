@@ -250,13 +250,14 @@ def test_an_empty_store_finds_nothing() -> None:
     assert FAISSVectorStore(Compass()).hybrid_search("right") == []
 
 
-def test_a_loaded_store_answers_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_loaded_store_answers_the_same(tmp_path: Path, *, mmap: bool) -> None:
     animals = store()
     animals.delete(["b"])
     animals.add_texts(["south parcel parcel"], ids=["e"])
     expected = animals.hybrid_search_with_score("right parcel", 5, fusion="scores")
     animals.save_local(tmp_path)
-    loaded = FAISSVectorStore.load_local(tmp_path, Compass())
+    loaded = FAISSVectorStore.load_local(tmp_path, Compass(), mmap=mmap)
     found = loaded.hybrid_search_with_score("right parcel", 5, fusion="scores")
     assert [(d.id, score) for d, score in found] == [(d.id, score) for d, score in expected]
     loaded.add_texts(["north E58"], ids=["z"])
@@ -321,6 +322,11 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         store().hybrid_search("right", **options)
+
+
+def test_an_unknown_search_type_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown search_type 'magic'.*mmr, hybrid"):
+        store().search("right", "magic")
 
 
 def test_a_query_that_is_no_text() -> None:

@@ -251,9 +251,15 @@ class FAISSVectorStore(VectorStore):
 
         Otherwise as `add_texts`.
         """
-        pairs = list(text_embeddings)
-        batch = check([text for text, _ in pairs], metadatas, ids)
-        self._collection.put(batch, self._prepare([row for _, row in pairs], batch.name))
+        texts: list[str] = []
+        rows: list[ArrayLike] = []
+        for text, row in text_embeddings:
+            texts.append(text)
+            rows.append(row)
+        batch = check(texts, metadatas, ids)
+        vectors = self._prepare(rows, batch.name)
+        del texts, rows  # 100,000 views of rows take 10 MB, while the index grows
+        self._collection.put(batch, vectors)
         return batch.ids
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:

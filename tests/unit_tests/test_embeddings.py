@@ -70,7 +70,9 @@ class TestConstruction:
 
     def test_an_unknown_backend_lists_the_known(self, tiny: Tiny) -> None:
         wrong = GPUEmbeddings(model=tiny("bert"), model_kwargs={"backend": "tpu"})
-        with pytest.raises(ValueError, match="unknown backend 'tpu' for embeddings; known: auto, .*openvino.*torch"):
+        with pytest.raises(
+            ValueError, match="unknown backend 'tpu' for embeddings; known: auto, .*openvino.*torch"
+        ):
             wrong.embed_query("a")
 
     def test_remote_code_needs_a_commit(self) -> None:

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import NAME, NotPackableError
-from langchain_gpu.engine.tasks.embed import Packed
+from langchain_gpu.engine.tasks.padding import Packed
 from langchain_gpu.hardware.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
-from langchain_gpu.engine.tasks.padding import Features, rectangle
+from langchain_gpu.engine.tasks.padding import Features, Packed, Padding
 
 OnLong = Literal["truncate", "mean", "error"]
 
@@ -35,21 +35,6 @@ class EmbedOptions:
     prompt: str = ""
     task: Literal["query", "document"] | None = None
     on_long: OnLong = "truncate"
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Token ids of many rows, end to end.
-
-    Attributes:
-        ids: All ids, shape (sum of lengths,), int32.
-        offsets: Where each row starts in `ids`, shape (rows,).
-        prompt: The prompt that every row starts with.
-    """
-
-    ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    prompt: str
 
 
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average
@@ -109,8 +94,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._size = tokenizer.get_vocab_size()
         self._inputs = tuple(inputs)
-        self._pad_id = pad_id
-        self._left = left
+        self._padding = Padding(pad_id, left)
         self._special = tokenizer.num_special_tokens_to_add(False)  # noqa: FBT003 - its signature
         tokenizer.no_padding()
         if window is None:
@@ -176,7 +160,7 @@ class TextTokenizer:
             else:
                 problem = f"holds an id outside the vocabulary of {self._size}"
             raise ValueError(f"token row {start + row} {problem}")
-        packed = Packed(ids.astype(np.int32), np.cumsum(lengths) - lengths, "")
+        packed = Packed(ids.astype(np.int32), np.cumsum(lengths) - lengths)
         return Tokenized(lengths, packed)
 
     def batch(
@@ -189,15 +173,7 @@ class TextTokenizer:
             rows: Which of them.
             rules: How wide a batch is made.
         """
-        packed: Packed = tokens.payload
-        features, _ = rectangle(
-            packed.ids,
-            packed.offsets[rows],
-            tokens.lengths[rows],
-            pad_id=self._pad_id,
-            left=self._left,
-            rules=rules,
-        )
+        features, _ = self._padding.fill(tokens, rows, rules)
         if "token_type_ids" in self._inputs:
             features["token_type_ids"] = np.zeros_like(features["input_ids"])
         return features

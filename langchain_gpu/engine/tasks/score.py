@@ -8,7 +8,7 @@ around and between two texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.tasks.embed import surrogate_problem
-from langchain_gpu.engine.tasks.padding import Features, rectangle
+from langchain_gpu.engine.tasks.padding import Features, Packed, Padding
 
 OnLong = Literal["truncate", "window", "error"]
 Pair = tuple[str, str]
@@ -47,20 +47,14 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedPairs:
+class PackedPairs(Packed):
     """Token ids of many pairs, end to end.
 
     Attributes:
-        ids: All ids, shape (sum of lengths,), int32.
-        offsets: Where each row starts in `ids`, shape (rows,).
         seconds: Where in each row the second token type begins, shape (rows,).
-        prompt: Always empty; what an embedder has here.
     """
 
-    ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    seconds: NDArray[np.int64]
-    prompt: str = ""
+    seconds: NDArray[np.int64] = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +154,7 @@ class PairTokenizer:
         self._tokenizer = tokenizer
         self._frame = frame
         self._inputs = tuple(inputs)
-        self._pad_id = pad_id
-        self._left = left
+        self._padding = Padding(pad_id, left)
         tokenizer.no_padding()
         tokenizer.no_truncation()
 
@@ -214,14 +207,7 @@ class PairTokenizer:
     ) -> Features:
         """Pad some rows to the longest of them. Arrays have the shape (rows, width)."""
         packed: PackedPairs = tokens.payload
-        features, places = rectangle(
-            packed.ids,
-            packed.offsets[rows],
-            tokens.lengths[rows],
-            pad_id=self._pad_id,
-            left=self._left,
-            rules=rules,
-        )
+        features, places = self._padding.fill(tokens, rows, rules)
         if "token_type_ids" in self._inputs:
             second = places >= packed.seconds[rows][:, None]
             features["token_type_ids"] = second * features["attention_mask"]
@@ -269,7 +255,8 @@ class PairTokenizer:
         lengths = firsts + seconds + frame.tokens
         parts = chain.from_iterable((before, one, between, two, after) for one, two in rows)
         ids = np.fromiter(chain.from_iterable(parts), np.int32, int(lengths.sum()))
-        packed = PackedPairs(ids, np.cumsum(lengths) - lengths, firsts + len(before) + frame.second)
+        starts, seconds_at = np.cumsum(lengths) - lengths, firsts + len(before) + frame.second
+        packed = PackedPairs(ids, starts, seconds=seconds_at)
         return Tokenized(lengths, packed, owners, np.asarray(truncated, np.int64))
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized
-from langchain_gpu.engine.tasks.padding import Features, rectangle
+from langchain_gpu.engine.tasks.padding import Features, Packed, Padding
 from langchain_gpu.engine.tasks.score import (
-    PackedPairs,
     Pair,
     PairTokenizer,
     PairTooLongError,
@@ -75,7 +74,7 @@ class PromptTokenizer:
         self.window = window
         self._tokenizer = tokenizer
         self._prompt = prompt
-        self._pad_id = pad_id
+        self._padding = Padding(pad_id, left=True)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._before, self._after = (
@@ -119,7 +118,7 @@ class PromptTokenizer:
         owners = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
-        packed = PackedPairs(ids, np.cumsum(lengths) - lengths, lengths)
+        packed = Packed(ids, np.cumsum(lengths) - lengths)
         windowed = len(rows) > len(pairs)
         return Tokenized(
             lengths, packed, owners if windowed else None, np.asarray(truncated, np.int64)
@@ -129,15 +128,7 @@ class PromptTokenizer:
         self, tokens: Tokenized, rows: NDArray[np.int64], rules: BatchRules = PADDED
     ) -> Features:
         """Pad some rows to the longest of them. Arrays have the shape (rows, width)."""
-        packed: PackedPairs = tokens.payload
-        features, _ = rectangle(
-            packed.ids,
-            packed.offsets[rows],
-            tokens.lengths[rows],
-            pad_id=self._pad_id,
-            left=True,
-            rules=rules,
-        )
+        features, _ = self._padding.fill(tokens, rows, rules)
         return features
 
     merge = staticmethod(PairTokenizer.merge)

@@ -1,4 +1,4 @@
-"""What a model is, in bytes and shapes: read from headers by `models.headers`, without its weights."""
+"""What a model is, in bytes and shapes; `models.headers` reads it without loading weights."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import AliasChoices, Field
 
 from langchain_gpu.engine.checks import (
     NonFiniteVectorError,
@@ -24,36 +24,20 @@ from langchain_gpu.engine.checks import (
     progress_bar,
     text_problem,
 )
-from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
-from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.engine.outputs import Output, Precision
 from langchain_gpu.engine.report import Report, Rows, Skipped
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
-from langchain_gpu.events import Listener, TruncationWarning
+from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
-
-# Arguments of SentenceTransformer that say where a model's files are.
-_WHERE = ("revision", "token", "local_files_only")
-
+from langchain_gpu.running import RunsModel
 
 # Texts of a call up to which it is merged with others that wait; more fill batches by themselves.
 _SMALL = 32
 # Texts that are embedded between two writes into a buffer of another precision.
 _STRETCH = 65536
-
-
-class _Loaded:
-    """The model once it is loaded. A copy or an unpickled object loads its own."""
-
-    def __init__(self) -> None:
-        self.keeper: Keeper[Embedder] = Keeper()
-        self.config: EmbedderConfig | None = None
-        self.warned_of_truncation = False
-
-    def __reduce__(self) -> tuple[type[_Loaded], tuple[()]]:
-        return _Loaded, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +62,7 @@ class _Ask:
         return self.output.apply(self.kwargs.finish(vectors))
 
 
-class GPUEmbeddings(BaseModel, Embeddings):
+class GPUEmbeddings(RunsModel, Embeddings):
     """Embed texts on the GPU, or on the CPU where there is none, with a word on which and why.
 
     A drop-in for `HuggingFaceEmbeddings`: the same names, the same default model, the same vectors.
@@ -93,6 +77,8 @@ class GPUEmbeddings(BaseModel, Embeddings):
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"`, `"cpu"`, or a list of
             them to share the work.
         dtype: What is computed in: `"auto"` takes what is fast and safe on the device.
+        base_url: A server that computes the vectors, instead of a model here: Ollama, or one that
+            speaks the OpenAI form (vLLM, TEI, infinity, OpenLLM, NIM, llama-server).
         on_long: What happens to texts beyond the model's window: `"truncate"` (counted, and warned
             about once), `"mean"` (all windows, averaged) or `"error"`.
         fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
@@ -122,11 +108,6 @@ class GPUEmbeddings(BaseModel, Embeddings):
         validation_alias=AliasChoices("model", "model_name"),
     )
     """Folder or name of the model."""
-    cache_folder: str | None = None
-    """Hub cache to use; SENTENCE_TRANSFORMERS_HOME does the same."""
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of `SentenceTransformer`: `device`, `prompts`, `revision`, `token`,
-    `trust_remote_code` (only with a full commit as `revision`), `model_kwargs` and so on."""
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of its `encode`: `prompt`, `prompt_name`, `batch_size`, `normalize_embeddings`,
     `truncate_dim`, `precision`, `show_progress_bar`."""
@@ -137,13 +118,9 @@ class GPUEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
     """Show a progress bar."""
 
-    device: str | list[str] = "auto"
-    """Where to run; `"all"` shares the work among all GPUs."""
     backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp", "openai", "ollama"] = "auto"
     """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed,
     llama.cpp for a GGUF file, and a server where `base_url` is given."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """What is computed in; `precision` is what is returned."""
     calibration_texts: list[str] = Field(default_factory=list, repr=False)
     """With `dtype="int8"`: texts like those that will be embedded, for the ranges of the numbers;
     without them, texts are drawn."""
@@ -152,33 +129,10 @@ class GPUEmbeddings(BaseModel, Embeddings):
     precision: Precision = "float32"
     """What is returned: `"float16"`, or `"int8"` (every vector scaled by itself, for cosine
     similarity)."""
-    idle_timeout: float | None = Field(default=None, gt=0)
-    """Seconds without use after which the model's memory is freed; the next use loads it again."""
-    base_url: str | None = None
-    """A server that computes the vectors: Ollama, or one that speaks the OpenAI form (vLLM, TEI,
-    infinity, OpenLLM, NIM, llama-server)."""
-    api_key: SecretStr | None = None
-    """For that server."""
-    timeout: float = Field(default=60.0, gt=0)
-    """Seconds a request to it may take."""
-    max_retries: int = Field(default=3, ge=0)
-    """Further attempts when it is overloaded, fails or breaks off."""
-    max_concurrency: int = Field(default=8, ge=1)
-    """Requests in flight at the same time."""
-    max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward pass, padding included; None takes a default for the device."""
     on_long: Literal["truncate", "mean", "error"] = "truncate"
     """What happens to texts beyond the model's window."""
-    fallback: Literal["cpu", "error"] = "cpu"
-    """What happens when a device is missing or too small."""
     replace_newlines: bool = False
     """Put a space for every newline before embedding, as HuggingFaceEmbeddings always does."""
-    on_event: Listener | None = Field(default=None, exclude=True)
-    """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
-
-    _loaded: _Loaded = PrivateAttr(default_factory=_Loaded)
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
 
     @property
     def model_name(self) -> str:
@@ -366,16 +320,6 @@ class GPUEmbeddings(BaseModel, Embeddings):
         with self._use() as embedder:
             return embedder.encoder.count_tokens(as_list(texts))
 
-    def close(self) -> None:
-        """Free the model's memory, once calls under way are done. The next use loads it again."""
-        self._loaded.keeper.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _embed(
         self,
         texts: list[Any],
@@ -444,52 +388,16 @@ class GPUEmbeddings(BaseModel, Embeddings):
         return rows.vectors if ask.plain else ask.finish(rows.vectors)
 
     def _use(self) -> AbstractContextManager[Embedder]:
-        config = self._config()
-        if self._loaded.config not in (None, config):
-            # A copy with other settings, or settings changed since: another model, not that one.
-            self._loaded = _Loaded()
-        self._loaded.config = config
-        self._loaded.keeper.idle_timeout = self.idle_timeout
-        return self._loaded.keeper.use(lambda: load(config, self.on_event))
+        return self._hold(lambda config: load(config, self.on_event))
 
     def _load(self) -> Embedder:
         with self._use() as embedder:
             return embedder
 
     def _config(self) -> EmbedderConfig:
-        options = dict(self.model_kwargs)
-        where = {name: options.pop(name) for name in _WHERE if name in options}
-        where["remote_code"] = bool(options.get("trust_remote_code", False))
-        where["cache_folder"] = options.pop("cache_folder", None) or self.cache_folder
-        backend = options.pop("backend", self.backend)
-        device = options.pop("device", None) or self.device
-        if self.device not in ("auto", device):
-            raise ValueError(
-                f"device={self.device!r} and model_kwargs['device']={device!r} disagree"
-            )
-        options["model_kwargs"] = dict(options.get("model_kwargs") or {})
-        dtype: str = self.dtype
-        for name in ("torch_dtype", "dtype"):
-            if (named := options["model_kwargs"].pop(name, None)) is not None:
-                dtype = str(named).removeprefix("torch.")
-        return EmbedderConfig(
-            model=self.model,
-            device="all" if self.multi_process and device == "auto" else device,
-            backend=backend,
-            dtype=dtype,
-            fallback=self.fallback,
-            max_batch_tokens=self.max_batch_tokens,
-            where=where,
-            options=options,
-            calibration=tuple(self.calibration_texts),
-            server=Server(
-                url=self.base_url,
-                api_key=self.api_key.get_secret_value() if self.api_key else None,
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-                concurrency=self.max_concurrency,
-            ),
-        )
+        config = replace(super()._config(), calibration=tuple(self.calibration_texts))
+        share = self.multi_process and config.device == "auto"
+        return replace(config, device="all") if share else config
 
     def _warn_of_truncation(self, count: int, total: int, embedder: Embedder) -> None:
         if self._loaded.warned_of_truncation:

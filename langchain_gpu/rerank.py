@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from langchain_core.callbacks import Callbacks
@@ -16,16 +16,13 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import AliasChoices, Field
 
-from langchain_gpu.engine.config import EmbedderConfig, Server
-from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
 from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
-from langchain_gpu.events import Listener, TruncationWarning
+from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
-
-_WHERE = ("revision", "token", "local_files_only")
+from langchain_gpu.running import RunsModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +38,7 @@ class Ranked:
     score: float
 
 
-class _Loaded:
-    """The model once it is loaded. A copy or an unpickled object loads its own."""
-
-    def __init__(self) -> None:
-        self.keeper: Keeper[Scorer] = Keeper()
-        self.config: EmbedderConfig | None = None
-        self.warned_of_truncation = False
-
-    def __reduce__(self) -> tuple[type[_Loaded], tuple[()]]:
-        return _Loaded, ()
-
-
-class GPURerank(BaseDocumentCompressor):
+class GPURerank(RunsModel, BaseDocumentCompressor):
     """Rank documents by how well they answer a query, on the GPU or on the CPU where there is none.
 
     A drop-in where a document compressor is expected, for `NVIDIARerank` and `CrossEncoderReranker`
@@ -117,45 +102,9 @@ class GPURerank(BaseDocumentCompressor):
     """What happens to longer pairs."""
     instruction: str | None = None
     """For rerankers that are language models: what makes a document relevant."""
-    device: str | list[str] = "auto"
-    """Where to run; a list of devices, or `"all"`, shares the work."""
     backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp"] = "auto"
     """Which library runs the model: `"auto"` takes llama.cpp for a `.gguf` file, and OpenVINO on a
     CPU where it is installed."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """What is computed in; scores are float32 before they are ranked."""
-    fallback: Literal["cpu", "error"] = "cpu"
-    """What happens when a device is missing or too small."""
-    max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward pass, padding included; None takes a default for the device."""
-    cache_folder: str | None = None
-    """Hub cache to use; SENTENCE_TRANSFORMERS_HOME does the same."""
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of `CrossEncoder`: `revision`, `token`, `trust_remote_code` (only with a full
-    commit as `revision`), `model_kwargs` and so on."""
-    idle_timeout: float | None = Field(default=None, gt=0)
-    """Seconds without use after which the model's memory is freed; the next use loads it again."""
-    base_url: str | None = None
-    """A server with a `/rerank` route: vLLM, TEI, infinity."""
-    api_key: SecretStr | None = None
-    """For that server."""
-    timeout: float = Field(default=60.0, gt=0)
-    """Seconds a request to it may take."""
-    max_retries: int = Field(default=3, ge=0)
-    """Further attempts when it is overloaded, fails or breaks off."""
-    max_concurrency: int = Field(default=8, ge=1)
-    """Requests in flight at the same time."""
-    on_event: Listener | None = Field(default=None, exclude=True)
-    """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
-
-    _loaded: _Loaded = PrivateAttr(default_factory=_Loaded)
-
-    model_config = ConfigDict(
-        extra="forbid",
-        populate_by_name=True,
-        protected_namespaces=(),
-        arbitrary_types_allowed=True,
-    )
 
     @property
     def devices(self) -> list[Device]:
@@ -257,16 +206,6 @@ class GPURerank(BaseDocumentCompressor):
         """Return this model as what LangChain's `CrossEncoderReranker` takes."""
         return _CrossEncoder(self)
 
-    def close(self) -> None:
-        """Free the model's memory, once calls under way are done. The next use loads it again."""
-        self._loaded.keeper.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _ranking(self, query: str, texts: list[str], top_n: int | None) -> list[Ranked]:
         return self._rank(self._score([(query, text) for text in texts]).scores, top_n)
 
@@ -316,37 +255,7 @@ class GPURerank(BaseDocumentCompressor):
         return scored
 
     def _use(self) -> AbstractContextManager[Scorer]:
-        config = self._config()
-        if self._loaded.config not in (None, config):
-            # A copy with other settings, or settings changed since: another model, not that one.
-            self._loaded = _Loaded()
-        self._loaded.config = config
-        self._loaded.keeper.idle_timeout = self.idle_timeout
-        return self._loaded.keeper.use(lambda: load_scorer(config, self.on_event))
-
-    def _config(self) -> EmbedderConfig:
-        options = dict(self.model_kwargs)
-        where = {name: options.pop(name) for name in _WHERE if name in options}
-        where["remote_code"] = bool(options.get("trust_remote_code", False))
-        where["cache_folder"] = self.cache_folder
-        return EmbedderConfig(
-            model=self.model,
-            device=self.device,
-            backend=self.backend,
-            dtype=self.dtype,
-            fallback=self.fallback,
-            max_batch_tokens=self.max_batch_tokens,
-            where=where,
-            options=options,
-            server=Server(
-                url=self.base_url,
-                api_key=self.api_key.get_secret_value() if self.api_key else None,
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-                concurrency=self.max_concurrency,
-            ),
-            task="score",
-        )
+        return self._hold(lambda config: load_scorer(config, self.on_event))
 
 
 class _CrossEncoder(BaseCrossEncoder):

@@ -17,7 +17,7 @@ FLOORS = [
     {"planner"},
     {"_llama"},
     {"engine", "generators", "search", "store"},
-    {"messages", "structured"},
+    {"messages", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders", "corpus", "distributed"},
     {"bench", "cli", "demo", "doctor", "__init__"},

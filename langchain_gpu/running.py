@@ -1,0 +1,137 @@
+"""What the faces that run a model on the engine have in common: where it runs, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+
+from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.keeper import Keeper
+from langchain_gpu.events import Listener
+
+# Arguments of sentence-transformers' classes that say where a model's files are.
+_WHERE = ("revision", "token", "local_files_only")
+
+
+class Loaded:
+    """The model once it is loaded. A copy or an unpickled object loads its own."""
+
+    def __init__(self) -> None:
+        self.keeper: Keeper[Any] = Keeper()
+        self.config: EmbedderConfig | None = None
+        self.warned_of_truncation = False
+
+    def __reduce__(self) -> tuple[type[Loaded], tuple[()]]:
+        return Loaded, ()
+
+
+class RunsModel(BaseModel):
+    """Fields and manners of a class that loads a model when it is first used.
+
+    A subclass gives `model` its default and `backend` its names.
+    """
+
+    model: str
+    """Folder or name of the model."""
+    backend: str = "auto"
+    """Which library, or which kind of server, runs the model."""
+    cache_folder: str | None = None
+    """Hub cache to use; SENTENCE_TRANSFORMERS_HOME does the same."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of sentence-transformers' class: `device`, `prompts`, `revision`, `token`,
+    `trust_remote_code` (only with a full commit as `revision`), `model_kwargs` and so on."""
+    device: str | list[str] = "auto"
+    """Where to run; a list of devices, or `"all"` for all GPUs, shares the work."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """What is computed in; what is returned is a matter of its own."""
+    fallback: Literal["cpu", "error"] = "cpu"
+    """What happens when a device is missing or too small."""
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass, padding included; None takes a default for the device."""
+    idle_timeout: float | None = Field(default=None, gt=0)
+    """Seconds without use after which the model's memory is freed; the next use loads it again."""
+    base_url: str | None = None
+    """A server that runs the model instead of this process."""
+    api_key: SecretStr | None = None
+    """For that server."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds a request to it may take."""
+    max_retries: int = Field(default=3, ge=0)
+    """Further attempts when it is overloaded, fails or breaks off."""
+    max_concurrency: int = Field(default=8, ge=1)
+    """Requests in flight at the same time."""
+    on_event: Listener | None = Field(default=None, exclude=True)
+    """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
+
+    _loaded: Loaded = PrivateAttr(default_factory=Loaded)
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+    )
+
+    def close(self) -> None:
+        """Free the model's memory, once calls under way are done. The next use loads it again."""
+        self._loaded.keeper.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _hold(self, load: Callable[[EmbedderConfig], Any]) -> AbstractContextManager[Any]:
+        """Hold what `load` makes of the settings, made now if it is not there."""
+        config = self._config()
+        if self._loaded.config not in (None, config):
+            # A copy with other settings, or settings changed since: another model, not that one.
+            self._loaded = Loaded()
+        self._loaded.config = config
+        self._loaded.keeper.idle_timeout = self.idle_timeout
+        return self._loaded.keeper.use(lambda: load(config))
+
+    def _config(self) -> EmbedderConfig:
+        """Read the settings.
+
+        Raises:
+            ValueError: The device is named in two places, and they disagree.
+        """
+        options = dict(self.model_kwargs)
+        where = {name: options.pop(name) for name in _WHERE if name in options}
+        where["remote_code"] = bool(options.get("trust_remote_code", False))
+        where["cache_folder"] = options.pop("cache_folder", None) or self.cache_folder
+        backend = options.pop("backend", self.backend)
+        device = options.pop("device", None) or self.device
+        if self.device not in ("auto", device):
+            raise ValueError(
+                f"device={self.device!r} and model_kwargs['device']={device!r} disagree"
+            )
+        weights = dict(options.pop("model_kwargs", None) or {})
+        dtype: str = self.dtype
+        for name in ("torch_dtype", "dtype"):
+            if (named := weights.pop(name, None)) is not None:
+                dtype = str(named).removeprefix("torch.")
+        if weights:
+            options["model_kwargs"] = weights
+        return EmbedderConfig(
+            model=self.model,
+            device=device,
+            backend=backend,
+            dtype=dtype,
+            fallback=self.fallback,
+            max_batch_tokens=self.max_batch_tokens,
+            where=where,
+            options=options,
+            server=Server(
+                url=self.base_url,
+                api_key=self.api_key.get_secret_value() if self.api_key else None,
+                timeout=self.timeout,
+                max_retries=self.max_retries,
+                concurrency=self.max_concurrency,
+            ),
+        )

@@ -542,14 +542,15 @@ class FAISSVectorStore(VectorStore):
             identities.accept(manifest.identity, embedding, partial(_embed_text, embedding))
 
         numbers: dict[str, int] = {
-            name: kwargs.pop(name) for name in _NUMBERS if kwargs.get(name) is not None
+            name: value for name in _NUMBERS if (value := kwargs.pop(name, None)) is not None
         }
         read_index = partial(_read_index, numbers=numbers, mapped=mmap)
         loaded = folders.load(
             Path(folder_path), read_index=read_index, accept=accept, whole=not mmap
         )
         index = loaded.index
-        store = cls(embedding, metric=index.metric, index=index.kind, **(index.parameters | kwargs))
+        named: dict[str, Any] = index.parameters
+        store = cls(embedding, metric=index.metric, index=index.kind, **named, **kwargs)
         store._identity = loaded.manifest.identity
         store._collection = store._collect(index=loaded.index, documents=loaded.documents)
         store._collection.know(Path(folder_path), loaded.manifest)

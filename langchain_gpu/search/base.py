@@ -55,11 +55,13 @@ class Mirrored(NamedTuple):
         index: A FAISS index on the CPU.
         rows: [n], the row of each of its positions; None where it answers in rows itself.
         nprobe: Lists of it that a search scans unless it says how many; None where it has none.
+        lists: How many it has.
     """
 
     index: Any
     rows: Rows | None
     nprobe: int | None = None
+    lists: int = 0
 
 
 EFFORT = Effort()

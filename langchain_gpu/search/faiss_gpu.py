@@ -159,7 +159,7 @@ class FaissGPU:
                 return prove_order(
                     index, queries, k, count=len(index), bound=bound, candidates=named
                 )
-            found = in_order(*self._ask(queries, k, effort.nprobe or self._source.nprobe))
+            found = in_order(*self._ask(queries, k, effort.nprobe))
             if ((found.rows >= 0).sum(axis=1) < min(k, len(index))).any():
                 raise CannotSearch(f"the scanned lists hold fewer than {k} vectors", cause="short")
         return found
@@ -187,7 +187,10 @@ class FaissGPU:
         return (-similarities if self._mirrored[0].metric == "l2" else similarities), rows
 
     def _ask(self, queries: Matrix, k: int, nprobe: int | None) -> tuple[NDArray[np.float32], Rows]:
-        parameters = None if nprobe is None else faiss.SearchParametersIVF(nprobe=nprobe)
+        parameters = None
+        if own := self._source.nprobe:  # an index that is still flat has no use for the caller's
+            lists = min(nprobe or own, self._source.lists)
+            parameters = faiss.SearchParametersIVF(nprobe=lists)
         try:
             scores, found = self._mirror.search(queries, k, params=parameters)
         except RuntimeError as error:

@@ -9,6 +9,7 @@ On GPUs it was not run or measured here; on torch's CPU device it was.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import Any, Literal
@@ -152,8 +153,7 @@ class TorchFlat:
             stop = start + len(part)
             self._vectors[start:stop] = torch.from_numpy(part).to(place, dtype)
             self._squares[start:stop] = torch.from_numpy(squares.astype(np.float32)).to(place)
-        coarse = dtype is torch.float16 or torch.get_float32_matmul_precision() != "highest"
-        self._bound = Bound(longest, moved, coarse)
+        self._bound = Bound(longest, moved)
         return True
 
     def _prove(self, index: VectorIndex, queries: Matrix, k: int, allowed: Rows | None) -> Found:
@@ -164,7 +164,8 @@ class TorchFlat:
             mask = torch.from_numpy(admitted).to(self._device.torch_name)
             count = int(admitted.sum())
         candidates = partial(self._candidates, mask=mask, l2=index.metric == "l2")
-        return prove(index, queries, k, count=count, bound=self._bound, candidates=candidates)
+        bound = replace(self._bound, coarse=_is_coarse(self._vectors.dtype))
+        return prove(index, queries, k, count=count, bound=bound, candidates=candidates)
 
     def _candidates(
         self, queries: Matrix, fetch: int, *, mask: Any, l2: bool
@@ -208,6 +209,17 @@ class TorchFlat:
             all_scores[first : first + height] = here
             all_positions[first : first + height] = places.cpu().numpy()
         return all_scores, self._rows[all_positions]
+
+
+def _is_coarse(dtype: Any) -> bool:
+    """Say whether products may be rounded to 11 bits now: the process may change that any time."""
+    if dtype is torch.float16:
+        return True
+    try:
+        precise: bool = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # TF32 was set by `fp32_precision`, of which this raises instead
+        return True
+    return not precise
 
 
 def _fault(error: BaseException) -> CannotSearch:

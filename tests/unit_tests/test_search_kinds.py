@@ -412,6 +412,11 @@ def test_a_store_keeps_its_kind_and_numbers(tmp_path: Path) -> None:
     wide = FAISSVectorStore.load_local(tmp_path, made.embeddings, nprobe=16)
     all_lists = [made.similarity_search_by_vector(query, 9, nprobe=16) for query in vectors(5, 1)]
     assert [wide.similarity_search_by_vector(query, 9) for query in vectors(5, 1)] == all_lists
+    same = FAISSVectorStore.load_local(tmp_path, made.embeddings, nprobe=None)
+    same.delete()
+    same.add_embeddings([(str(n), row) for n, row in enumerate(vectors(300))])
+    same.save_local(tmp_path / "same")
+    assert manifests.read(tmp_path / "same").parameters == {"train_size": 200, "nprobe": 2}
     wide.save_local(tmp_path)
     assert manifests.read(tmp_path).parameters == {"train_size": 200, "nprobe": 16}
 

@@ -370,6 +370,15 @@ def test_lists_above_the_kernels_limit_go_to_the_cpu(
         asked.report()
 
 
+@pytest.mark.parametrize("name", ["IVF8,Flat", "auto"], ids=["more than there are", "still flat"])
+def test_lists_that_are_not_there_are_not_asked_for(fake: FakeGPU, name: str) -> None:
+    asked = Route("cuda")
+    index = kind_of(name, train_size=100)
+    found = asked.search(index, queries(), 3, None, Effort(nprobe=K_LIMIT + 1))
+    assert found.rows.tolist() == truth(kind_of("flat"), 3)
+    assert fake.searches == 1
+
+
 def test_product_quantizers_get_16_bit_tables(fake: FakeGPU) -> None:
     Route("cuda").search(kind_of("IVF2,PQ4x4", train_size=100), queries(), 3)
     assert fake.options[0].useFloat16

@@ -15,7 +15,7 @@ from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import Nvidia
 from langchain_gpu.search import faiss_gpu, kinds, route, torch_flat
 from langchain_gpu.search.base import CannotSearch, Metric, VectorIndex
-from langchain_gpu.search.rescore import Bound
+from langchain_gpu.search.rescore import Bound, prove
 from langchain_gpu.search.route import Route
 from langchain_gpu.search.torch_flat import TorchFlat
 
@@ -78,6 +78,31 @@ def test_rows_are_those_of_float64(
         np.testing.assert_array_equal(found.rows, best[:, :k])
         again = index.search(queries, k)
         np.testing.assert_allclose(found.scores, again.scores, atol=2e-5)
+
+
+def test_products_that_torch_rounds_are_not_taken_for_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, queries = filled(vectors(200, "ip"), "ip"), vectors(3, "ip", seed=1)
+    searcher = started(index, dtype="float32")
+    bounds: list[Bound] = []
+
+    def noting(*arguments: Any, bound: Bound, **options: Any) -> Any:
+        bounds.append(bound)
+        return prove(*arguments, bound=bound, **options)
+
+    monkeypatch.setitem(TorchFlat.search.__globals__, "prove", noting)
+    searcher.search(queries, 5)
+    # torch's own reader of the older switch raises once this newer one is set.
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        found = searcher.search(queries, 5)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert [bound.coarse for bound in bounds] == [False, True]
+    assert found.rows.tolist() == index.search(queries, 5).rows.tolist()
 
 
 def test_more_than_there_are_ends_in_minus_one() -> None:

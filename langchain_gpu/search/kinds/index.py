@@ -188,7 +188,7 @@ class FaissIndex:
         own = self._wanted.effort.nprobe
         if own is None or mirrored.nprobe is None:
             return mirrored
-        return mirrored._replace(nprobe=min(own, self._body.shape.lists))
+        return mirrored._replace(nprobe=own)
 
     def save(self, path: Path) -> None:
         """Write the index; a full disk raises Python's own OSError."""

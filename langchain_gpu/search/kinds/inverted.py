@@ -84,7 +84,8 @@ class Inverted:
 
     def mirrored(self) -> Mirrored:
         """Return the index: it answers in rows."""
-        return Mirrored(self._index, None, default_nprobe(self.shape.lists))
+        lists = self.shape.lists
+        return Mirrored(self._index, None, default_nprobe(lists), lists)
 
     def written(self) -> Any:
         """Return the index."""

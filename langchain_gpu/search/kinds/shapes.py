@@ -129,8 +129,6 @@ def parse(text: str) -> Shape:
 
 def wait(kind: str, train_size: int | None = None) -> int:
     """Return from how many vectors on an index of this kind is more than flat."""
-    if kind == "auto":
-        return 0
     if train_size is not None:
         return train_size
     if kind.startswith("ivf_"):

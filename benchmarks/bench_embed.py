@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -224,20 +225,24 @@ class Bench:
             return self._setup.half
         return dtype if dtype in _MEASURED else None
 
+    @cached_property
+    def _exact(self) -> Contestant:
+        return load_contestant(self._setup, REFERENCE)
+
     def _reference(self, texts: list[str]) -> Any:
         """Embed texts in float32 where that contestant does not take part."""
-        return load_contestant(self._setup, REFERENCE).documents(texts)
+        return self._exact.documents(texts)
 
     def _memory(self) -> dict[str, dict[str, Any]]:
         """Return what each contestant takes alone; a server is another process, so it has none."""
         texts = self._corpus.texts(
             PASSAGES.lengths(PASSAGES.count(min(self._chosen.texts, 256)), self._rng)
         )
-        left_out = {each["name"] for each in self._skipped} | {"vLLM"}
-        loaders = [name for name in self._loaders if name not in {e["name"] for e in self._skipped}]
+        left_out = {each["name"] for each in self._skipped}
+        loaders = [name for name in self._loaders if name not in left_out]
         found = {}
         for name, each in zip(loaders, self._here, strict=True):
-            if name not in left_out:
+            if name != "vLLM":
                 found[each.name] = memory.measure(self._setup, name, texts)
         return found
 

@@ -186,6 +186,7 @@ def said(setup: Setup, texts: list[str]) -> dict[str, Any]:
 
 def release(setup: Setup) -> None:
     """Close ours and give back what the peers of a case held."""
-    loaded(setup, "auto", "auto")[0].close()
-    loaded.cache_clear()
+    if loaded.cache_info().currsize:  # a case that failed early, or was left out, has loaded none
+        loaded(setup, "auto", "auto")[0].close()
+        loaded.cache_clear()
     gpu_checks.clean()

@@ -46,7 +46,8 @@ def read_head(path: Path) -> Head:
                 (sizes,) = struct.unpack("<I", file.read(4))
                 shapes[name] = struct.unpack(f"<{sizes}Q", file.read(8 * sizes))
                 struct.unpack("<IQ", file.read(12))  # its type and its place
-        except (struct.error, KeyError, UnicodeDecodeError) as error:
+        # A damaged length is larger than any memory.
+        except (struct.error, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
             raise ValueError(f"{path.name} has no head that can be read: {error!r}") from error
     return Head(facts, shapes)
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,18 @@ def test_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     monkeypatch.setattr(sys, "argv", ["bench_gpu"])
     assert bench_gpu.main() == bench_gpu.NO_GPU
     assert "no GPU was found" in capsys.readouterr().out
+
+
+def test_a_case_that_loaded_nothing_is_cleared_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu_cases
+    from benchmarks.contestants import Setup
+
+    @lru_cache
+    def loaded(*_: object) -> Any:
+        raise RuntimeError("the model does not fit")
+
+    monkeypatch.setattr(gpu_cases, "loaded", loaded)
+    gpu_cases.release(Setup(Path("model"), "cpu"))
 
 
 def test_contestants_are_known_by_name() -> None:

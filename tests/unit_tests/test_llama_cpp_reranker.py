@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,14 @@ def test_facts_of_a_file(write: Write, tmp_path: Path) -> None:
         (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:size])
         with pytest.raises(ValueError, match="cut.gguf has no head that can be read"):
             read_head(tmp_path / "cut.gguf")
+
+
+@pytest.mark.parametrize("length", [2**40, 2**63])
+def test_a_head_with_a_length_beyond_all_memory(tmp_path: Path, length: int) -> None:
+    file = tmp_path / "wild.gguf"
+    file.write_bytes(struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, length))
+    with pytest.raises(ValueError, match="wild.gguf has no head that can be read"):
+        read_head(file)
 
 
 def test_a_file_without_a_head(tiny: Callable[[str], str], tmp_path: Path) -> None:

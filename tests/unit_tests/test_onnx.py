@@ -314,6 +314,15 @@ class TestFiles:
         assert named.dtype == "float32"
         assert np.array_equal(embed(named), embed(encoder))
 
+    def test_one_in_half_precision_is_no_float32(self, folder: Path, tiny: Tiny) -> None:
+        file = folder / "onnx" / "model.onnx"
+        onnx_files.halve(file, file.parent)
+        named = OnnxEncoder(folder, CPU, options={"file_name": "model.onnx"})
+        assert named.dtype == "float16"
+        encoder = OnnxEncoder(folder, CPU, dtype="float32")
+        assert encoder.dtype == "float32"
+        assert np.allclose(embed(encoder), reference(tiny("bert")), atol=1e-5)
+
     def test_export_passes_it_over(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runtime, "export", self.refuse)
         with pytest.raises(AssertionError, match="exported"):

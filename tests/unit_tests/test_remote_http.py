@@ -272,6 +272,16 @@ class TestSecrets:
         assert SECRET not in shown
         assert "***" in shown
 
+    @pytest.mark.parametrize("status", [200, 500])
+    def test_nor_the_beginning_of_one_where_an_answer_is_cut(
+        self, server: Scripted, clients: list[JsonClient], status: int
+    ) -> None:
+        body = f"{'-' * 292}{KEY}".encode()
+        server.script = in_turn(Reply(status=status, body=body))
+        with pytest.raises(ServerError, match="-{292}") as caught:
+            ask(clients, **self.settings())
+        assert KEY[:4] not in str(caught.value)
+
     @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX: y", f" {KEY}", f"{KEY}é"])
     def test_one_that_cannot_be_sent_is_refused_unseen(self, key: str) -> None:
         with pytest.raises(ValueError, match="api_key holds characters that cannot be sent") as bad:

@@ -130,15 +130,14 @@ class JsonClient:
             try:
                 return response.json()
             except ValueError:
-                text = response.text[:_SHOWN]
+                text = self._clean(response.text)[:_SHOWN]
                 raise BadAnswerError(
-                    self._clean(f"{self.host} answered with something else than JSON: {text!r}"),
-                    again=True,
+                    f"{self.host} answered with something else than JSON: {text!r}", again=True
                 ) from None
         raise self._error(response)
 
     def _error(self, response: httpx.Response) -> ServerError:
-        status, detail = response.status_code, self._clean(_detail(response))
+        status, detail = response.status_code, self._clean(_detail(response))[:_SHOWN]
         message = f"{self.host} answered {status}: {detail}"
         if response.is_redirect:
             place = self._clean(response.headers.get("location", "an unknown place"))
@@ -187,6 +186,7 @@ class JsonClient:
         logger.warning("%s; asking again in %.1f s", error, pause)
 
     def _clean(self, text: str) -> str:
+        """Hide secrets. Before a text is cut: the beginning of one would not be found."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -221,9 +221,9 @@ def _detail(response: httpx.Response) -> str:
     try:
         found: Any = response.json()
     except ValueError:
-        return response.text.strip()[:_SHOWN] or response.reason_phrase
+        return response.text.strip() or response.reason_phrase
     for _ in range(2):  # {"error": {"message": ...}}, {"error": ...}, {"detail": ...}
         if isinstance(found, dict):
             names = ("message", "error", "detail")
             found = next((found[name] for name in names if found.get(name)), found)
-    return str(found)[:_SHOWN]
+    return str(found)

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
-from langchain_gpu.engine.runtimes.traced import Traced, result_of
+from langchain_gpu.engine.runtimes.traced import Traced
 
 NAME = "langchain_gpu_fusible"
 # Low enough that exp() of it is zero, and finite: a row that sees no token, as padding on the left
@@ -125,22 +125,13 @@ class Fusible(Traced):
         self.mean = isinstance(first, Pooling) and first.pooling_mode == "mean"
         self.width = first.pooling_output_dimension if isinstance(first, Pooling) else 0
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See `Traced.forward`."""
-        features = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            features["token_type_ids"] = token_type_ids
-        features = self.transformer(features)
+    def finish(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `Traced.finish`."""
         rest = list(self.rest)
         if self.mean:
-            seen = attention_mask.float()
+            seen = features["attention_mask"].float()
             count = seen.sum(dim=1, keepdim=True).clamp(min=1e-9)
-            summed = torch.matmul(seen[:, None, :], features["token_embeddings"].float())[:, 0]
+            summed = torch.matmul(seen[:, None, :], features["token_embeddings"])[:, 0]
             features["sentence_embedding"] = summed / count
             rest = rest[1:]
         elif self.width:
@@ -148,4 +139,4 @@ class Fusible(Traced):
             features["sentence_embedding"] @= torch.eye(self.width)
         for module in rest:
             features = module(features)
-        return result_of(features)
+        return features

@@ -106,7 +106,9 @@ def quantize(
         NotConvertibleError: It cannot be quantized, or not without losing the meaning.
     """
     held = list(texts[_HELD_OUT - 1 :: _HELD_OUT])
-    shown = sorted(set(texts) - set(held), key=len) or held
+    kept = set(held)
+    # In the same order in every process: a set's differs, and with it the batches.
+    shown = sorted((text for text in dict.fromkeys(texts) if text not in kept), key=len) or held
     batches = [features(shown[at : at + _BATCH]) for at in range(0, len(shown), _BATCH)]
     try:
         with untold(), _silent():

@@ -230,7 +230,9 @@ class OnnxEncoder(ModulesEncoder):
 
     def _find(self, kept: Path) -> OnnxFile:
         """Return the file to run: the model's own, or one made for this dtype."""
-        if self._own is not None and (self._file_name or self.dtype == "float32"):
+        if self._own is not None and (
+            self._file_name or self.dtype == self._own.dtype == "float32"
+        ):
             return self._own
         folder = self._make(kept, self.dtype)
         if self.dtype == "int8":

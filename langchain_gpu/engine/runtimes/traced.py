@@ -51,15 +51,15 @@ class Traced(torch.nn.Module):
         features = self.transformer(features)
         if "token_embeddings" in features:
             features["token_embeddings"] = features["token_embeddings"].float()
+        features = self.finish(features)
+        name = "sentence_embedding" if "sentence_embedding" in features else "scores"
+        return features[name].float()
+
+    def finish(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Do what follows the transformer."""
         for module in self.rest:
             features = module(features)
-        return result_of(features)
-
-
-def result_of(features: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return what the modules leave: one embedding, or one row of scores, per row."""
-    name = "sentence_embedding" if "sentence_embedding" in features else "scores"
-    return features[name].float()
+        return features
 
 
 @contextmanager

@@ -32,10 +32,22 @@ from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import Choice, Options, check_name, choose, create
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.messages import response_format, structured, to_chunk, to_dicts, to_message
+from langchain_gpu.servers.server import Server
 
 # Fields that are sampling settings of one call, and may be given with the call too.
 _PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
-_PLACING = ("device", "dtype", "fallback", "n_ctx", "n_parallel", "n_gpu_layers", "n_threads")
+_PLACING = (
+    "device",
+    "dtype",
+    "fallback",
+    "n_ctx",
+    "n_parallel",
+    "n_gpu_layers",
+    "n_threads",
+    "keep_alive",
+)
+# Seconds a server may take for an answer when nobody said: the openai client's own default.
+_SERVER_SECONDS = 600.0
 
 
 class _Loaded:
@@ -136,10 +148,17 @@ class ChatGPU(BaseChatModel):
     """Stream inside `invoke` too, for callbacks that want every token."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More options for every call, under the engine's own names: `{"min_p": 0.1}`."""
+    load_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """More options for loading the model, under the engine's own names."""
+    base_url: str | None = None
+    """A server that runs the model instead of this process."""
     api_key: SecretStr | None = Field(default=None, exclude=True)
-    """LangChain passes it to any chat model; an engine in this process asks for none."""
-    max_retries: int = Field(default=0, ge=0)
-    """The same; what fails in this process would fail again."""
+    """For that server; an engine in this process asks for none."""
+    max_retries: int = Field(default=2, ge=0)
+    """Further attempts when a server is overloaded, fails or breaks off before it has answered;
+    what fails in this process would fail again."""
+    keep_alive: float | str | None = None
+    """How long the model stays loaded after a call: seconds, or a server's own word (`"5m"`)."""
     on_event: Listener | None = Field(default=None, exclude=True)
     """Called for fallbacks; see `langchain_gpu.events`."""
 
@@ -343,11 +362,17 @@ class ChatGPU(BaseChatModel):
 
     def _options(self) -> Options:
         placing = {name: getattr(self, name) for name in _PLACING}
-        return Options(**placing, listener=self.on_event)
+        server = Server(
+            url=self.base_url,
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            timeout=self.timeout or _SERVER_SECONDS,
+            max_retries=self.max_retries,
+        )
+        return Options(**placing, load=self.load_kwargs, server=server, listener=self.on_event)
 
     def _choose(self, loaded: _Loaded) -> Choice:
         if loaded.choice is None:
-            loaded.choice = choose(self.model, self.backend)
+            loaded.choice = choose(self.model, self.backend, self._options().server)
         return loaded.choice
 
     def _request(

@@ -8,9 +8,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.events import Listener
+from langchain_gpu.servers.server import Server
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
 _WHERE = ("revision", "token", "local_files_only")

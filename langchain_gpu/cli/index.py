@@ -69,7 +69,7 @@ OverlapOption = Annotated[
 
 NAMED = 5  # file types that are named among those passed over
 # What an interrupted first save may leave.
-_LEFTOVERS = ("index-*.faiss", "documents-*.jsonl", "manifest-*.tmp", lock.NAME)
+_LEFTOVERS = ("index-*.faiss", "documents-*.jsonl", "places-*.npy", "manifest-*.tmp", lock.NAME)
 
 
 def index(

@@ -215,7 +215,7 @@ def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
 
 def _auto_remote(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     _require_http()
-    from langchain_gpu.engine.remote.detect import detect
+    from langchain_gpu.servers.detect import detect
 
     form, reason = detect(config.server)
     return _FACTORIES[form](config, device), f"{form}: {reason}"

@@ -7,32 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_gpu.events import Listener
+from langchain_gpu.servers.server import Server
 
 Fallback = Literal["cpu", "error"]
 Asked = Literal["embed", "score"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A server that computes vectors, and how patiently it is asked.
-
-    Attributes:
-        url: Where it is; None for the place where the back end's server usually listens.
-        api_key: Sent as a bearer token; never shown.
-        timeout: Seconds a request may take.
-        max_retries: Further attempts after an overload, a server's error or a broken connection.
-        concurrency: Requests in flight at the same time.
-        batch_size: Texts per request at most.
-        headers: More headers; their values are never shown.
-    """
-
-    url: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    timeout: float = 60.0
-    max_retries: int = 3
-    concurrency: int = 8
-    batch_size: int = 64
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

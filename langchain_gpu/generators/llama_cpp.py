@@ -56,7 +56,7 @@ class LlamaCppGenerator:
     """
 
     def __init__(self, path: Path, options: Options) -> None:
-        refuse(options, "llama_cpp", "dtype")
+        refuse(options, "llama_cpp", "dtype", "load")
         settings = LlamaSettings(
             path=path.resolve(),
             n_ctx=options.n_ctx or _WINDOW,

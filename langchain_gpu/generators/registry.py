@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from langchain_gpu._extras import require
 from langchain_gpu.events import Listener
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.models.packages import Format
 from langchain_gpu.models.resolve import ModelNotFoundError, Resolved, resolve
+from langchain_gpu.servers import address
+from langchain_gpu.servers.server import Server
 
 Fallback = Literal["cpu", "error"]
 
@@ -28,6 +30,10 @@ class Options:
         n_parallel: Chats at the same time.
         n_gpu_layers: Layers on the GPU.
         n_threads: CPU threads.
+        keep_alive: How long a server keeps the model loaded after a call, in seconds or in its own
+            words (`"5m"`); -1 for ever.
+        load: More arguments for loading the model, under the engine's own names.
+        server: Where the model runs, if not in this process.
         listener: Is told of fallbacks.
     """
 
@@ -38,19 +44,42 @@ class Options:
     n_parallel: int | None = None
     n_gpu_layers: int | None = None
     n_threads: int | None = None
+    keep_alive: float | str | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
+    server: Server = field(default_factory=Server)
     listener: Listener | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A back end, the files it will load, and the reason in a sentence."""
+    """A back end and what it will run, with the reason in a sentence.
+
+    Attributes:
+        backend: Its name.
+        model: What was asked for; a server's own name of the model.
+        reason: Why this back end.
+        files: The model's files; None where a server has them.
+    """
 
     backend: str
-    files: Resolved
+    model: str
     reason: str
+    files: Resolved | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the files are.
+
+        Raises:
+            ValueError: A server has them.
+        """
+        if self.files is None:
+            raise ValueError(f"{self.model} is run by a server: there are no files here")
+        return self.files.path
 
 
-Factory = Callable[[Path, Options], Generator]
+Factory = Callable[[Choice, Options], Generator]
+SERVERS = ("ollama", "openai", "triton")
 _FACTORIES: dict[str, Factory] = {}
 
 
@@ -65,20 +94,38 @@ def back_end(name: str) -> Callable[[Factory], Factory]:
 
 
 @back_end("llama_cpp")
-def _llama_cpp(path: Path, options: Options) -> Generator:
+def _llama_cpp(choice: Choice, options: Options) -> Generator:
     require("xllamacpp", extra="llama-cpp")
     from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
 
-    return LlamaCppGenerator(path, options)
+    return LlamaCppGenerator(choice.path, options)
 
 
 @back_end("transformers")
-def _transformers(path: Path, options: Options) -> Generator:
+def _transformers(choice: Choice, options: Options) -> Generator:
     require("torch", extra="local")
     require("transformers", extra="local")
     from langchain_gpu.generators.transformers import TransformersGenerator
 
-    return TransformersGenerator(path, options)
+    return TransformersGenerator(choice.path, options)
+
+
+@back_end("openai")
+def _openai(choice: Choice, options: Options) -> Generator:
+    require("openai", extra="openai")
+    from langchain_gpu.generators.openai import OpenAIGenerator
+
+    generator: Generator = OpenAIGenerator(choice.model, options)
+    return generator
+
+
+@back_end("ollama")
+def _ollama(choice: Choice, options: Options) -> Generator:
+    require("ollama", extra="ollama")
+    from langchain_gpu.generators.ollama import OllamaGenerator
+
+    generator: Generator = OllamaGenerator(choice.model, options)
+    return generator
 
 
 def check_name(backend: str) -> None:
@@ -88,21 +135,43 @@ def check_name(backend: str) -> None:
         raise ValueError(f"unknown backend {backend!r}; known are {known}")
 
 
-def choose(model: str, backend: str = "auto") -> Choice:
-    """Find the model's files and the engine for them; loads nothing.
+def choose(model: str, backend: str = "auto", server: Server | None = None) -> Choice:
+    """Find the model's files, or the server that has it, and the engine; loads nothing.
 
-    With `"auto"` a GGUF file, or a name that holds "gguf", goes to llama_cpp and a folder of
-    safetensors to transformers. Any other name is looked up as GGUF on this machine, then as
-    safetensors on this machine and on the hub.
+    With `"auto"` the server at `server.url` is asked what it is; a GGUF file, or a name that holds
+    "gguf", goes to llama_cpp and a folder of safetensors to transformers. Any other name is looked
+    up as GGUF on this machine, then as safetensors on this machine and on the hub.
 
     Raises:
         ModelNotFoundError: There are no such files; the message lists what was tried.
-        ValueError: Unknown back end.
+        ServerError: Nothing answers at `server.url`.
+        ValueError: Unknown back end, or an address where the back end has no use for one.
     """
     check_name(backend)
+    if backend in SERVERS or (server is not None and server.url is not None):
+        return _at_server(model, backend, server or Server())
     if backend != "auto":
         kind: Format = "gguf" if backend == "llama_cpp" else "safetensors"
-        return Choice(backend, resolve(model, kind=kind), f"backend={backend!r} was asked for")
+        files = resolve(model, kind=kind)
+        return Choice(backend, model, f"backend={backend!r} was asked for", files)
+    return _by_files(model)
+
+
+def _at_server(model: str, backend: str, server: Server) -> Choice:
+    if backend in SERVERS:
+        if server.url is None and backend != "ollama":
+            raise ValueError(f"backend={backend!r} needs base_url: the address of the server")
+        url = address.check_url(server.url) if server.url else address.ollama_url()
+        return Choice(backend, model, f"backend={backend!r} was asked for, at {url}")
+    if backend != "auto":
+        raise ValueError(f"base_url={server.url!r} has no meaning for the back end {backend!r}")
+    from langchain_gpu.servers.detect import detect
+
+    form, reason = detect(server)
+    return Choice(form, model, reason)
+
+
+def _by_files(model: str) -> Choice:
     path = Path(model).expanduser()
     if "gguf" in model.lower() or (path.is_dir() and any(path.glob("*.gguf"))):
         return _gguf(resolve(model, kind="gguf"))
@@ -124,23 +193,25 @@ def create(choice: Choice, options: Options) -> Generator:
         ImportError: The engine is not installed; the message holds the pip line.
         ValueError: An option that this engine does not have.
     """
-    return _FACTORIES[choice.backend](choice.files.path, options)
+    return _FACTORIES[choice.backend](choice, options)
 
 
 def refuse(options: Options, backend: str, *names: str) -> None:
     """Raise ValueError if one of the named options is set: no option is ever ignored."""
     for name in names:
         value = getattr(options, name)
-        if value not in (None, "auto"):
+        if value not in (None, "auto", {}):
             raise ValueError(f"{name}={value!r} has no meaning for the back end {backend!r}")
 
 
 def _gguf(files: Resolved) -> Choice:
-    return Choice("llama_cpp", files, f"{files.path.name} is a GGUF file: {files.reason}")
+    reason = f"{files.path.name} is a GGUF file: {files.reason}"
+    return Choice("llama_cpp", files.name, reason, files)
 
 
 def _safetensors(files: Resolved) -> Choice:
-    return Choice("transformers", files, f"{files.name} has safetensors weights: {files.reason}")
+    reason = f"{files.name} has safetensors weights: {files.reason}"
+    return Choice("transformers", files.name, reason, files)
 
 
 __all__ = [

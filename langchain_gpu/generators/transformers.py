@@ -50,7 +50,7 @@ class TransformersGenerator:
     """
 
     def __init__(self, path: Path, options: Options) -> None:
-        refuse(options, "transformers", "n_gpu_layers", "n_threads")
+        refuse(options, "transformers", "n_gpu_layers", "n_threads", "load")
         if options.dtype != "auto" and options.dtype not in _DTYPES:
             raise ValueError(f"dtype={options.dtype!r}: choose 'auto' or one of {_DTYPES}")
         self._options = options

@@ -18,6 +18,7 @@ from langchain_gpu.store.gate import Gate
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
+from langchain_gpu.store.mapped import MappedDocuments
 
 Matrix: TypeAlias = NDArray[np.float32]  # [n, dimension]
 Rows: TypeAlias = NDArray[np.int64]  # [n]
@@ -82,7 +83,7 @@ class Collection:
         search: Search,
         *,
         index: Index | None = None,
-        documents: Documents | None = None,
+        documents: Documents | MappedDocuments | None = None,
         words: Words | None = None,
     ) -> None:
         """Start empty, or with an index and its documents.
@@ -98,6 +99,7 @@ class Collection:
         self._make_index = make_index
         self._search = search
         self._index = index
+        self._documents: Documents | MappedDocuments
         self._documents = Documents() if documents is None else documents
         self._words = words
         self._writers = Lock()
@@ -140,24 +142,27 @@ class Collection:
                     f"the vectors have {vectors.shape[1]} dimensions, the store has "
                     f"{index.dimension}"
                 )
-            first = self._documents.next_row
-            replaced = self._documents.rows_of(batch.ids)
+            documents = self._writable()
+            first = documents.next_row
+            replaced = documents.rows_of(batch.ids)
             improved = index.improve(vectors)
             with self._gate.writing():
                 if improved is not None:
                     improved()
                 index.add(np.arange(first, first + len(vectors), dtype=np.int64), vectors)
-                self._take_away(index, replaced)
-                self._documents.append(batch.ids, batch.texts, batch.metadata)
-                self._index = index
+                _take_away(index, documents, replaced)
+                documents.append(batch.ids, batch.texts, batch.metadata)
+                self._index, self._documents = index, documents
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the documents of those ids that are here; return how many."""
         with self._writers:
             rows = self._documents.rows_of(dict.fromkeys(ids))
             if self._index is not None and len(rows):
+                documents = self._writable()
                 with self._gate.writing():
-                    self._take_away(self._index, rows)
+                    _take_away(self._index, documents, rows)
+                    self._documents = documents
                 if (improved := self._index.improve()) is not None:
                     with self._gate.writing():
                         improved()
@@ -278,10 +283,10 @@ class Collection:
             )
             self.know(folder, manifest)
 
-    def _take_away(self, index: Index, rows: Rows) -> None:
-        if len(rows):
-            index.remove(rows)
-            self._documents.remove(rows.tolist())
+    def _writable(self) -> Documents:
+        """Return the documents in memory, where they can be changed."""
+        documents = self._documents
+        return documents.whole() if isinstance(documents, MappedDocuments) else documents
 
     def _count_words(self, *, inside: bool = False) -> None:
         if self._words is None:
@@ -317,6 +322,12 @@ class Collection:
             ]
             for found, measured in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
+
+
+def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
+    if len(rows):
+        index.remove(rows)
+        documents.remove(rows.tolist())
 
 
 __all__ = ["Collection", "Hit", "Index", "Predicate"]

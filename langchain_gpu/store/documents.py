@@ -99,6 +99,10 @@ class Documents:
         """Return ids, texts and metadata by position; the lists are copies, the strings are not."""
         return list(self._ids), list(self._texts), list(self._metadata)
 
+    def ids(self) -> list[str]:
+        """Return the ids by position, as a copy of the list."""
+        return list(self._ids)
+
     def texts(self) -> list[str]:
         """Return the texts by position, as a copy of the list."""
         return list(self._texts)
@@ -130,7 +134,7 @@ def parse(lines: Iterable[bytes], next_row: int) -> Documents:
     documents = Documents()
     for number, line in enumerate(lines, 1):
         try:
-            row, entry = _parse_line(line)
+            row, entry = parse_line(line)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"line {number} is no document: {error!r}") from error
         if row < documents.next_row or row >= next_row:
@@ -143,7 +147,15 @@ def parse(lines: Iterable[bytes], next_row: int) -> Documents:
     return documents
 
 
-def _parse_line(line: bytes) -> tuple[int, Entry]:
+def parse_line(line: bytes) -> tuple[int, Entry]:
+    """Read one line: its row, and its document.
+
+    Raises:
+        KeyError: It lacks a value.
+        TypeError: A value is of another type.
+        ValueError: It is not JSON, or its metadata is not.
+        RecursionError: It is too deep.
+    """
     values: dict[str, Any] = json.loads(line)
     row, id_, text = values["row"], values["id"], values["text"]
     if type(row) is not int or not isinstance(id_, str) or not isinstance(text, str):
@@ -151,4 +163,4 @@ def _parse_line(line: bytes) -> tuple[int, Entry]:
     return row, Entry(id_, text, encode_metadata(values["metadata"], row))
 
 
-__all__ = ["Documents", "Entry", "parse"]
+__all__ = ["Documents", "Entry", "parse", "parse_line"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,9 +25,17 @@ from langchain_gpu.store.documents import Documents, parse
 from langchain_gpu.store.errors import DamagedStoreError, StoreChangedError, StoreNotFoundError
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT, locked
-from langchain_gpu.store.manifest import REMEDY, File, Manifest, documents_name, index_name
+from langchain_gpu.store.manifest import (
+    REMEDY,
+    File,
+    Manifest,
+    documents_name,
+    index_name,
+    places_name,
+)
+from langchain_gpu.store.mapped import MappedDocuments, write_places
 
-_OURS = re.compile(r"index-\d+\.faiss|documents-\d+\.jsonl|manifest-\d+\.tmp")
+_OURS = re.compile(r"index-\d+\.faiss|documents-\d+\.jsonl|places-\d+\.npy|manifest-\d+\.tmp")
 _LINES = 1024  # lines a write: a system call each would cost more than the encoding
 
 
@@ -64,7 +73,7 @@ class Loaded(Generic[IndexT]):
     """A store as it was saved."""
 
     manifest: Manifest
-    documents: Documents
+    documents: Documents | MappedDocuments
     index: IndexT
 
 
@@ -72,7 +81,7 @@ def save(
     folder: Path,
     *,
     index: SavedIndex,
-    documents: Documents,
+    documents: Documents | MappedDocuments,
     identity: Identity,
     known: Manifest | None = None,
     timeout: float = TIMEOUT,
@@ -104,7 +113,7 @@ def save(
 def _save(
     folder: Path,
     index: SavedIndex,
-    documents: Documents,
+    documents: Documents | MappedDocuments,
     identity: Identity,
     known: Manifest | None,
 ) -> Manifest:
@@ -121,14 +130,14 @@ def _save(
                 "it again and add there, save to another folder, or replace what the other wrote "
                 "with overwrite=True"
             )
-    index_path, documents_path = (
-        folder / index_name(generation),
-        folder / documents_name(generation),
-    )
+    index_path = folder / index_name(generation)
+    documents_path = folder / documents_name(generation)
+    places_path = folder / places_name(generation)
     temporary = folder / f"manifest-{generation}.tmp"
-    with _removed_on_failure(index_path, documents_path, temporary):
+    with _removed_on_failure(index_path, documents_path, places_path, temporary):
         index.save(index_path)
-        _write_lines(documents_path, documents.lines())
+        ends = _write_lines(documents_path, documents.lines())
+        write_places(places_path, documents, ends)
         manifest = Manifest(
             generation=generation,
             kind=index.kind,
@@ -139,6 +148,7 @@ def _save(
             identity=identity,
             index=_seal(index_path),
             documents=_seal(documents_path),
+            places=_seal(places_path),
             parameters=index.parameters,
         )
         temporary.write_text(manifest.to_json(), encoding="utf-8")
@@ -163,7 +173,8 @@ def load(
         folder: Where it was saved.
         read_index: Reads the index file of a manifest; RuntimeError and ValueError mean damage.
         accept: Raises if the manifest's store is not wanted; called before the big files are read.
-        whole: Read all of the index file to compare its SHA-256; else its size must do.
+        whole: Read all of each file, to compare its SHA-256. Else their sizes must do, and a
+            document is read when it is asked for, unless the store is of a format without places.
 
     Raises:
         StoreError: One of its kinds; the message says which file and what to do.
@@ -187,12 +198,7 @@ def _load(
     whole: bool,
 ) -> Loaded[IndexT]:
     index_path = _verified(folder, manifest.index, whole=whole)
-    documents_path = _verified(folder, manifest.documents)
-    try:
-        with documents_path.open("rb") as lines:
-            documents = parse(lines, manifest.next_row)
-    except ValueError as error:
-        raise DamagedStoreError(f"{documents_path}: {error}; {REMEDY}") from error
+    documents = _load_documents(folder, manifest, whole=whole)
     try:
         index = read_index(index_path, manifest)
     except (RuntimeError, ValueError) as error:
@@ -211,6 +217,20 @@ def _load(
     if not np.array_equal(rows, documents.rows()):
         raise DamagedStoreError(f"{folder}: vectors and documents have different rows: {REMEDY}")
     return Loaded(manifest, documents, index)
+
+
+def _load_documents(
+    folder: Path, manifest: Manifest, *, whole: bool
+) -> Documents | MappedDocuments:
+    places = None if manifest.places is None else _verified(folder, manifest.places, whole=whole)
+    path = _verified(folder, manifest.documents, whole=whole or places is None)
+    try:
+        if places is not None and not whole:
+            return MappedDocuments(path, places, manifest.next_row)
+        with path.open("rb") as lines:
+            return parse(lines, manifest.next_row)
+    except (EOFError, OSError, ValueError) as error:
+        raise DamagedStoreError(f"{path}: {error}; {REMEDY}") from error
 
 
 def _same(left: Manifest, right: Manifest) -> bool:
@@ -248,10 +268,14 @@ def _digest(path: Path, name: str) -> File:
         return File(name, file.tell(), sha256)
 
 
-def _write_lines(path: Path, lines: Iterator[bytes]) -> None:
+def _write_lines(path: Path, lines: Iterator[bytes]) -> NDArray[np.int64]:
+    """Write lines; return where each of them ends."""
+    sizes = array("q")
     with path.open("wb") as file:
         while block := list(islice(lines, _LINES)):
             file.write(b"".join(block))
+            sizes.extend(map(len, block))
+    return np.cumsum(np.array(sizes, dtype=np.int64))
 
 
 def _seal(path: Path) -> File:
@@ -284,10 +308,11 @@ def _removed_on_failure(*paths: Path) -> Iterator[None]:
 
 def _remove_others(folder: Path, manifest: Manifest) -> None:
     """Remove other generations. What cannot be removed is in nobody's way: the next save tries."""
+    files = (manifest.index, manifest.documents, manifest.places)
+    mine = {file.name for file in files if file is not None}
     with suppress(OSError):
         for path in folder.iterdir():
-            mine = path.name in {manifest.index.name, manifest.documents.name}
-            if _OURS.fullmatch(path.name) and not mine:
+            if _OURS.fullmatch(path.name) and path.name not in mine:
                 path.unlink(missing_ok=True)
 
 

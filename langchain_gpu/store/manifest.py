@@ -8,7 +8,8 @@ as any other. A newer format is refused, with the pip line, and never overwritte
 
 | format | since | |
 |---|---|---|
-| 1 | 0.1 | later fields with a default (`parameters`) need no new number |
+| 1 | | later fields with a default (`parameters`) need no new number |
+| 2 | 0.1 | `places`: where each document's line starts; without it all lines are read |
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from langchain_gpu.store.errors import DamagedStoreError, StoreNotFoundError, St
 from langchain_gpu.store.identity import Identity
 
 NAME = "manifest.json"
-FORMAT = 1
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+FORMAT = 2
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda values: values | {"places": None},
+}
 REMEDY = "restore the folder from a copy, or build the store again"
 
 T = TypeVar("T")
@@ -53,6 +56,7 @@ class Manifest:
         identity: The embedding model.
         index: The vectors by row.
         documents: The documents by row, as lines of JSON.
+        places: Where each of these lines starts, and whose it is; None in a store of format 1.
         parameters: Numbers the kind was given, such as `nprobe`. Stores of the exact kind have
             none, and older ones lack the field.
     """
@@ -66,6 +70,7 @@ class Manifest:
     identity: Identity
     index: File
     documents: File
+    places: File | None
     parameters: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -81,6 +86,11 @@ def index_name(generation: int) -> str:
 def documents_name(generation: int) -> str:
     """Name the documents file of a generation."""
     return f"documents-{generation}.jsonl"
+
+
+def places_name(generation: int) -> str:
+    """Name the file that says where each line of the documents starts."""
+    return f"places-{generation}.npy"
 
 
 def read(folder: Path) -> Manifest:
@@ -136,8 +146,15 @@ def _manifest(values: Any) -> Manifest:
         ),
         index=_file(_take(values, "index", dict), index_name(generation)),
         documents=_file(_take(values, "documents", dict), documents_name(generation)),
+        places=_places(values, generation),
         parameters=_numbers(values),
     )
+
+
+def _places(values: Mapping[str, Any], generation: int) -> File | None:
+    if values["places"] is None:
+        return None
+    return _file(_take(values, "places", dict), places_name(generation))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, int]:
@@ -185,5 +202,6 @@ __all__ = [
     "Manifest",
     "documents_name",
     "index_name",
+    "places_name",
     "read",
 ]

@@ -15,14 +15,15 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 from langchain_gpu import GPUEmbeddings
-from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import load
 from langchain_gpu.engine.encoder import Vectors
-from langchain_gpu.engine.remote.errors import RefusedError, ServerError
 from langchain_gpu.engine.remote.rerank import RemoteReranker
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTooLongError
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.models.resolve import resolve
+from langchain_gpu.servers.errors import RefusedError, ServerError
+from langchain_gpu.servers.server import Server
 from tests.integration_tests.servers import Running, ollama, vllm
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -20,7 +20,7 @@ import pytest
 from httpx import AsyncHTTPTransport
 
 from langchain_gpu.engine.encoder import Vectors
-from langchain_gpu.engine.remote import http
+from langchain_gpu.servers import http
 
 DIMENSION = 3
 

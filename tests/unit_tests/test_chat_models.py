@@ -156,7 +156,7 @@ def test_a_copy_with_another_window_loads_its_own(chat: ChatGPU) -> None:
         ({"top_p": 2}, "top_p"),
         ({"timeout": 0}, "timeout"),
         ({"n_ctx": 0}, "n_ctx"),
-        ({"backend": "vllm"}, "known are 'auto', 'llama_cpp', 'transformers'"),
+        ({"backend": "vllm"}, "known are 'auto', 'llama_cpp', 'ollama'"),
         ({"fallback": "maybe"}, "fallback"),
         ({"tempreature": 1}, "tempreature"),
         ({"model": ""}, "model"),

@@ -29,20 +29,21 @@ def safetensors(tmp_path: Path) -> Path:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'vllm'.*'auto', 'llama_cpp', 'transformers'"):
+    known = "'auto', 'llama_cpp', 'ollama', 'openai', 'transformers'"
+    with pytest.raises(ValueError, match=f"'vllm'.*{known}"):
         check_name("vllm")
 
 
 def test_a_gguf_file_or_its_folder_goes_to_llama_cpp(gguf: Path) -> None:
     for model in (gguf, gguf.parent):
         choice = choose(str(model))
-        assert (choice.backend, choice.files.path) == ("llama_cpp", gguf)
+        assert (choice.backend, choice.path) == ("llama_cpp", gguf)
         assert "GGUF" in choice.reason
 
 
 def test_a_folder_goes_to_transformers(safetensors: Path) -> None:
     choice = choose(str(safetensors))
-    assert (choice.backend, choice.files.path) == ("transformers", safetensors)
+    assert (choice.backend, choice.path) == ("transformers", safetensors)
     assert "safetensors" in choice.reason
 
 
@@ -55,6 +56,7 @@ def test_a_named_back_end_is_taken_and_said(gguf: Path) -> None:
 def test_a_name_is_looked_up_as_gguf_first() -> None:
     choice = choose(SMOLLM2)
     assert choice.backend == "llama_cpp"
+    assert choice.files is not None
     assert choice.files.source == "package"
 
 

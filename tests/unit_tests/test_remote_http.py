@@ -15,16 +15,16 @@ from typing import Any
 import httpx
 import pytest
 
-from langchain_gpu.engine.config import Server
-from langchain_gpu.engine.remote import http
-from langchain_gpu.engine.remote.errors import (
+from langchain_gpu.servers import http
+from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
     ServerError,
     ServerTimeoutError,
     ServerUnreachableError,
 )
-from langchain_gpu.engine.remote.http import JsonClient
+from langchain_gpu.servers.http import JsonClient
+from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_server import Asked, Reply, Script, Scripted, serving
 
 URL = "http://far.example:8000"

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 from langchain_gpu.engine import backends
-from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
-from langchain_gpu.engine.remote import http
-from langchain_gpu.engine.remote.address import is_loopback, ollama_url
-from langchain_gpu.engine.remote.errors import (
+from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTooLongError
+from langchain_gpu.events import TruncationWarning
+from langchain_gpu.servers import http
+from langchain_gpu.servers.address import is_loopback, ollama_url
+from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
     ServerUnreachableError,
 )
-from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTooLongError
-from langchain_gpu.events import TruncationWarning
+from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_server import (
     Asked,
     Reply,

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from langchain_gpu import GPUEmbeddings
-from langchain_gpu.engine.config import EmbedderConfig, Server
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
-from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError, ServerError
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTooLongError
 from langchain_gpu.events import TruncationWarning
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_server import (
     Asked,
     Reply,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langchain_gpu.engine.config import Server
-from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError, ServerError
 from langchain_gpu.engine.remote.rerank import RemoteReranker
 from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.events import TruncationWarning
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_server import Asked, Reply, Scripted, serving
 
 DOCUMENTS = [f"document {number} " + "word " * (number % 9) for number in range(50)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Protocol, TypeVar
 
-from langchain_gpu.engine.remote.errors import RefusedError
 from langchain_gpu.events import TruncationWarning
+from langchain_gpu.servers.errors import RefusedError
 
 PartT = TypeVar("PartT")
 PartT_contra = TypeVar("PartT_contra", contravariant=True)

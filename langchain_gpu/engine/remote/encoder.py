@@ -15,9 +15,7 @@ from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.remote.cuts import Cuts
-from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
 from langchain_gpu.engine.remote.halves import by_halves
-from langchain_gpu.engine.remote.http import JsonClient
 from langchain_gpu.engine.remote.request import PROBE, Fields, Items, Request, estimate
 from langchain_gpu.engine.tasks.embed import (
     EmbedOptions,
@@ -26,6 +24,8 @@ from langchain_gpu.engine.tasks.embed import (
     surrogate_problem,
 )
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError
+from langchain_gpu.servers.http import JsonClient
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.remote.errors import RefusedError
+from langchain_gpu.servers.errors import RefusedError
 
 
 class Sliceable(Protocol):

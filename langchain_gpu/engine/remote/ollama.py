@@ -6,11 +6,11 @@ from typing import Any
 
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Vectors
-from langchain_gpu.engine.remote import address
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
-from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError, ServerUnreachableError
-from langchain_gpu.engine.remote.http import JsonClient
 from langchain_gpu.engine.remote.request import Request, as_rows
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerUnreachableError
+from langchain_gpu.servers.http import JsonClient
 
 
 class OllamaEncoder(RemoteEncoder):

@@ -12,12 +12,12 @@ import numpy as np
 
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Tokenized, Vectors
-from langchain_gpu.engine.remote import address
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
-from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
-from langchain_gpu.engine.remote.http import JsonClient
 from langchain_gpu.engine.remote.request import PROBE, Items, Request, as_rows
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError
+from langchain_gpu.servers.http import JsonClient
 
 DEFAULT_URL = "http://localhost:8000"  # where vLLM and NIM listen
 

@@ -16,14 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.config import Server
-from langchain_gpu.engine.remote import address
 from langchain_gpu.engine.remote.cuts import Cuts
-from langchain_gpu.engine.remote.errors import BadAnswerError, RefusedError
 from langchain_gpu.engine.remote.halves import by_halves
-from langchain_gpu.engine.remote.http import JsonClient
 from langchain_gpu.engine.tasks.embed import TextTooLongError, check_texts, surrogate_problem
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError
+from langchain_gpu.servers.http import JsonClient
+from langchain_gpu.servers.server import Server
 
 OnLong = Literal["truncate", "error"]
 DEFAULT_URL = "http://localhost:8000"

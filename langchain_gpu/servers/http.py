@@ -14,9 +14,9 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from langchain_gpu.engine.config import Server
-from langchain_gpu.engine.remote import address
-from langchain_gpu.engine.remote.errors import (
+from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
     ServerError,
@@ -24,8 +24,8 @@ from langchain_gpu.engine.remote.errors import (
     ServerUnreachableError,
     says_too_long,
 )
-from langchain_gpu.engine.remote.loop import Flight, Loop
-from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.servers.loop import Flight, Loop
+from langchain_gpu.servers.server import Server
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

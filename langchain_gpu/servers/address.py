@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
-from langchain_gpu.engine.config import Server
+from langchain_gpu.servers.server import Server
 
 OLLAMA_PORT = 11434
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")

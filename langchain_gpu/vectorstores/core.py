@@ -1,0 +1,239 @@
+"""What every part of the vector store stands on: its collection, its route, its checks."""
+
+# ruff: noqa: A002 - `filter` is LangChain's name for it
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypedDict
+
+import numpy as np
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
+from numpy.typing import ArrayLike, NDArray
+
+from langchain_gpu.events import Listener
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.search import kinds
+from langchain_gpu.search.base import EFFORT, METRICS, Effort, Matrix, Metric
+from langchain_gpu.search.bm25 import BM25
+from langchain_gpu.search.embed import embed
+from langchain_gpu.search.filters import Filter, compile_filter
+from langchain_gpu.search.relevance import RELEVANCE
+from langchain_gpu.search.route import DType, Route
+from langchain_gpu.search.vectors import prepare
+from langchain_gpu.store import identity as identities
+from langchain_gpu.store.batch import decode_metadata
+from langchain_gpu.store.collection import Collection, Hit
+from langchain_gpu.store.documents import Entry
+
+Scored = list[tuple[Document, float]]
+
+
+class SearchOptions(TypedDict, total=False):
+    """How far an approximate index looks, in place of the store's own numbers.
+
+    Attributes:
+        nprobe: Lists of an IVF index that are scanned.
+        ef_search: Candidates an HNSW graph keeps while it is walked.
+    """
+
+    nprobe: int | None
+    ef_search: int | None
+
+
+class Core(VectorStore):
+    """The state of a `FAISSVectorStore`, and what all of its methods need."""
+
+    def __init__(
+        self,
+        embedding: Embeddings,
+        *,
+        metric: Metric = "cosine",
+        device: str | Sequence[str] = "auto",
+        dtype: DType = "auto",
+        index: str = "auto",
+        train_size: int | None = None,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        relevance_score_fn: Callable[[float], float] | None = None,
+        on_event: Listener | None = None,
+    ) -> None:
+        """Make an empty store.
+
+        Args:
+            embedding: Embeds texts and queries. Any LangChain embedding will do.
+            metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (squared distance).
+            device: Where to search: `"auto"`, `"cpu"`, a GPU such as `"cuda:0"`, or several `cuda`
+                ones, which share the vectors.
+            dtype: What a mirror on a GPU stores flat vectors in, `"float32"` or `"float16"`, which
+                takes half the memory; what is found is the same. `"auto"` is float32 for FAISS and
+                float16 for torch.
+            index: An index kind of the table above, or a FAISS factory string of its families, such
+                as `"IVF1024,SQ8"`.
+            train_size: Vectors to train from, for kinds that are trained. They stay flat until
+                there are so many. None takes the kind's own measure.
+            nprobe: Lists that a search of an IVF kind scans. None takes a 16th of them, and at
+                least 64; all of them find the true neighbors.
+            ef_search: Candidates that a search of an HNSW kind keeps. None takes 64.
+            relevance_score_fn: Turns a score into a relevance in [0, 1], in place of the table's.
+            on_event: Receives fallbacks.
+
+        Raises:
+            ImportError: FAISS is not installed.
+            ValueError: There is no such metric, device or index kind, or a number does not go with
+                the kind.
+        """
+        if not (hasattr(embedding, "embed_documents") and hasattr(embedding, "embed_query")):
+            raise TypeError(f"embedding must be an Embeddings, not {type(embedding).__name__}")
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+        self._embedding = embedding
+        self._metric: Metric = metric
+        self._relevance = relevance_score_fn or RELEVANCE[metric]
+        self._route = Route(device, on_event, dtype=dtype)
+        effort = Effort(nprobe, ef_search)
+        self._kind = kinds.get(index, train_size=train_size, effort=effort)
+        self._identity: identities.Identity | None = None
+        self._collection = self._collect()
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedding."""
+        return self._embedding
+
+    @property
+    def metric(self) -> Metric:
+        """The metric."""
+        return self._metric
+
+    @property
+    def device(self) -> Device:
+        """Where searches run, with the reason."""
+        return self._route.device
+
+    @property
+    def index_shape(self) -> str | None:
+        """What the index is now, as a FAISS factory string, None before the first vectors.
+
+        `"Flat"` finds the true neighbors; a kind that is trained is flat until it is.
+        """
+        index = self._collection.index
+        return None if index is None else index.shape
+
+    def __len__(self) -> int:
+        """Count the documents."""
+        return len(self._collection)
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return self._relevance
+
+    def _collect(self, **contents: Any) -> Collection:
+        make = partial(self._kind.create, metric=self._metric)
+        self._words = BM25()
+        return Collection(make, self._route.search, words=self._words, **contents)
+
+    def _prepare(self, vectors: Sequence[ArrayLike] | Matrix, name: Callable[[int], str]) -> Matrix:
+        return prepare(
+            vectors,
+            count=len(vectors),
+            metric=self._metric,
+            dimension=self._collection.dimension,
+            name=name,
+        )
+
+    def _find(
+        self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None, how: SearchOptions
+    ) -> list[list[Hit]]:
+        where = None if filter is None else compile_filter(filter)
+        queries = self._prepare(vectors, name_query)
+        found = self._collection.search(queries, at_least_one("k", k), where, self._effort(how))
+        self._route.report()
+        return found
+
+    def _effort(self, how: SearchOptions) -> Effort:
+        if not how:
+            return EFFORT
+        known = Effort(how.get("nprobe"), how.get("ef_search"))
+        refuse({name: value for name, value in how.items() if name not in known._fields})
+        self._kind.check(known)
+        return known
+
+    def _identify(self) -> identities.Identity:
+        model, revision = identities.names(self._embedding)
+        if self._identity is None:
+            probe = embed_text(self._embedding, identities.PROBE)
+            self._identity = identities.Identity(model, revision, tuple(probe.tolist()))
+        if model is None:
+            return self._identity
+        # The model may have moved since; its vector of the text stays the first one, so that small
+        # differences cannot add up from save to save.
+        return replace(self._identity, model=model, revision=revision)
+
+
+def embed_text(embedding: Embeddings, text: str) -> NDArray[np.float32]:
+    """Return the vector [dimension] of one text, as the embedding makes those of documents."""
+    rows = embed(embedding, [text], metric="ip", dimension=None, name=lambda _: "the test text")
+    vector: NDArray[np.float32] = rows[0]
+    return vector
+
+
+def document_of(entry: Entry) -> Document:
+    """Make a fresh document of what is stored."""
+    return Document(id=entry.id, page_content=entry.text, metadata=decode_metadata(entry.metadata))
+
+
+def scored(hits: list[Hit]) -> Scored:
+    """Make documents with scores."""
+    return [(document_of(hit.entry), hit.score) for hit in hits]
+
+
+def unscored(found: Scored) -> list[Document]:
+    """Leave the scores out."""
+    return [document for document, _ in found]
+
+
+def name_query(position: int) -> str:
+    """Name a query in an error."""
+    return f"query {position}"
+
+
+def at_least_one(name: str, value: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It is less than 1.
+    """
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
+
+
+def refuse(kwargs: dict[str, Any]) -> None:
+    """Do nothing if there are no further arguments.
+
+    Raises:
+        TypeError: There is one.
+    """
+    if kwargs:
+        raise TypeError(f"FAISSVectorStore does not know the argument {next(iter(kwargs))!r}")
+
+
+__all__ = [
+    "Core",
+    "Scored",
+    "SearchOptions",
+    "at_least_one",
+    "document_of",
+    "embed_text",
+    "name_query",
+    "refuse",
+    "scored",
+    "unscored",
+]

@@ -1,0 +1,206 @@
+"""FAISS as a LangChain vector store: no pickle, filters before the cut, the GPU where it works."""
+
+# ruff: noqa: A002 - `filter` is LangChain's name for it
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from numpy.typing import ArrayLike
+
+from langchain_gpu.search.embed import embed
+from langchain_gpu.search.filters import Filter, compile_filter
+from langchain_gpu.store.batch import check, strings
+from langchain_gpu.vectorstores.core import at_least_one, document_of, refuse
+from langchain_gpu.vectorstores.moving import Moving
+from langchain_gpu.vectorstores.retriever import FAISSRetriever
+
+
+class FAISSVectorStore(Moving):
+    """A vector store in memory, searched by FAISS, saved to a folder without pickle.
+
+    Setup:
+        `pip install "langchain-gpu[faiss]"`, or one of `faiss-gpu`, `faiss-gpu-cuvs` in its place.
+
+    Instantiate and use:
+        ```python
+        from langchain_gpu import FAISSVectorStore, GPUEmbeddings
+
+        store = FAISSVectorStore(GPUEmbeddings())
+        store.add_texts(["a cat", "a dog"], [{"legs": 4}, {"legs": 4}], ids=["cat", "dog"])
+        store.similarity_search_with_score("kitten", k=1, filter={"legs": {"$gte": 4}})
+        store.save_local("animals")
+        store = FAISSVectorStore.load_local("animals", GPUEmbeddings())
+        retriever = store.as_retriever(k=2)
+        ```
+
+    Scores, as the methods `..._with_score` return them, and as relevance in [0, 1]:
+
+    | `metric` | score | nearer is | relevance |
+    |---|---|---|---|
+    | `"cosine"` | cosine | higher | the cosine, 0 where it is negative |
+    | `"ip"` | inner product | higher | 1/2 + score / (2 + 2 abs(score)) |
+    | `"l2"` | squared distance | lower | 1 / (1 + score) |
+
+    `hybrid_search` (`search_type="hybrid"`) makes one ranking of vectors and words.
+
+    Filters are dictionaries (`$eq $ne $in $nin $gt $gte $lt $lte $exists $and $or $not`) or
+    functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
+    there are so many. `langchain_gpu.search.filters` says how each operator treats missing fields.
+
+    Adding is all or nothing for each call, and an id that is here is replaced. Metadata must be
+    JSON; documents come back as fresh copies. Threads may search while others add. The `a...`
+    methods run in a thread.
+
+    Index kinds, by `index`; `langchain_gpu.search.kinds` has their memory, and any FAISS factory
+    string of these families will do:
+
+    | vectors | `index` | |
+    |---|---|---|
+    | up to 512 MiB: 350,000 of 384 numbers | `"flat"` | finds the true neighbors |
+    | the same in a half or a quarter of the memory | `"fp16"`, `"sq8"` | nearly the same |
+    | more, that come and go | `"ivf_flat"`, `"ivf_sq8"` | trained; `nprobe` |
+    | more, many searches and few changes | `"hnsw"` | slow to build; `ef_search` |
+    | more than memory holds in another form | `"ivf_pq"` | trained, slowly; finds some 85 of 100 |
+
+    `"auto"` is flat up to 512 MiB of vectors, and `"ivf_flat"` beyond. A kind that is trained stays
+    flat, and exact, until there are enough vectors to train from; moving is logged, and
+    `index_shape` says what the index is now. The compressed kinds give back vectors as they were
+    rounded: `merge_from` and MMR work with those.
+
+    The CPU index is the truth; on a GPU a mirror of it answers, which is copied there again at the
+    first search after a change. FAISS searches NVIDIA cards; torch searches the others, and what
+    FAISS cannot (filters, a very large `k`) where the process has loaded it. What no GPU can do the
+    CPU does; a `FallbackWarning` says so once. `device` says where searches run, with the reason.
+    """
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Embed and add texts; those whose id is here are replaced.
+
+        All of the call is stored, or, if a text cannot be embedded or stored, nothing.
+
+        Args:
+            texts: The texts.
+            metadatas: One dictionary for each text, of what JSON can hold; NaN is refused.
+            ids: One for each text; without, or where it is None, a random one is made.
+            batch_size: Texts a call to the embedding. None leaves it to the store.
+            **kwargs: None; another name is a TypeError.
+
+        Returns:
+            The ids.
+
+        Raises:
+            TypeError: A text or an id is no string.
+            ValueError: An id comes twice, metadata is not JSON, or a vector has the wrong width or
+                holds NaN; the message names the document.
+        """
+        refuse(kwargs)
+        batch = check(texts, metadatas, ids)
+        vectors = embed(
+            self._embedding,
+            batch.texts,
+            metric=self._metric,
+            dimension=self._collection.dimension,
+            name=batch.name,
+            size=None if batch_size is None else at_least_one("batch_size", batch_size),
+        )
+        self._collection.put(batch, vectors)
+        return batch.ids
+
+    def add_embeddings(
+        self,
+        text_embeddings: Iterable[tuple[str, ArrayLike]],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+    ) -> list[str]:
+        """Add texts with vectors that are here already, for example `zip(texts, array)`.
+
+        Otherwise as `add_texts`.
+        """
+        texts: list[str] = []
+        rows: list[ArrayLike] = []
+        for text, row in text_embeddings:
+            texts.append(text)
+            rows.append(row)
+        batch = check(texts, metadatas, ids)
+        vectors = self._prepare(rows, batch.name)
+        del texts, rows  # 100,000 views of rows take 10 MB, while the index grows
+        self._collection.put(batch, vectors)
+        return batch.ids
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
+        """Remove documents.
+
+        Args:
+            ids: Those that are not here are ignored. None removes every document.
+            **kwargs: None; another name is a TypeError.
+
+        Returns:
+            True.
+        """
+        refuse(kwargs)
+        if ids is None:
+            self._collection.clear()
+        else:
+            self._collection.delete(strings(ids, "id"))
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return the documents of those ids that are here, in the order of `ids`."""
+        return list(map(document_of, self._collection.get(strings(ids, "id"))))
+
+    def iter_documents(self, filter: Filter | None = None) -> Iterator[Document]:
+        """Yield the documents of this moment, oldest first, made one by one."""
+        admits = None if filter is None else compile_filter(filter)
+        documents = map(document_of, self._collection.entries())
+        return (found for found in documents if admits is None or admits(found.metadata))
+
+    def as_retriever(self, **kwargs: Any) -> FAISSRetriever:
+        """Return a retriever; arguments are the fields of `FAISSRetriever`."""
+        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
+        return FAISSRetriever(vectorstore=self, tags=tags, **kwargs)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a store of texts; further arguments go to the constructor."""
+        store = cls(embedding, **kwargs)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        text_embeddings: Iterable[tuple[str, ArrayLike]],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a store of texts and their vectors; further arguments go to the constructor."""
+        store = cls(embedding, **kwargs)
+        store.add_embeddings(text_embeddings, metadatas, ids=ids)
+        return store
+
+
+__all__ = ["FAISSVectorStore"]

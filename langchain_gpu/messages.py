@@ -68,22 +68,24 @@ def to_message(completion: Completion, metadata: Mapping[str, Any]) -> AIMessage
         additional_kwargs=_reasoning(completion.reasoning),
         tool_calls=calls,
         invalid_tool_calls=invalid,
-        usage_metadata=_usage(completion.usage),
-        response_metadata=end_metadata(completion.finish_reason, completion.timings, metadata),
+        usage_metadata=_usage(completion.usage) if completion.usage else None,
+        response_metadata={
+            **end_metadata(completion.finish_reason, completion.timings, metadata),
+            **_named(completion),
+        },
     )
 
 
 def to_chunk(delta: Delta, metadata: Mapping[str, Any]) -> AIMessageChunk:
     """Return the next piece of an answer; only the last one carries usage and metadata."""
     last = delta.finish_reason is not None
+    end = end_metadata(delta.finish_reason, delta.timings, metadata) if last else {}
     return AIMessageChunk(
         content=delta.text,
         additional_kwargs=_reasoning(delta.reasoning),
         tool_call_chunks=[_call_chunk(call) for call in delta.tool_calls],
         usage_metadata=_usage(delta.usage) if delta.usage else None,
-        response_metadata=(
-            end_metadata(delta.finish_reason, delta.timings, metadata) if last else {}
-        ),
+        response_metadata={**end, **_named(delta)},
         chunk_position="last" if last else None,
     )
 
@@ -94,6 +96,14 @@ def end_metadata(
     """Return what `response_metadata` says of a finished answer."""
     times = asdict(timings) if timings else None
     return {**metadata, "finish_reason": finish_reason, "timings": times}
+
+
+def _named(answer: Completion | Delta) -> dict[str, Any]:
+    """What only some engines say: their own name of the model, and log probabilities."""
+    found: dict[str, Any] = {"model_name": answer.model} if answer.model else {}
+    if answer.logprobs:  # chunks add up: LangChain joins the lists
+        found["logprobs"] = {"content": [dict(each) for each in answer.logprobs]}
+    return found
 
 
 def _to_dict(message: BaseMessage, where: str) -> dict[str, Any]:

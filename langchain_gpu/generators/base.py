@@ -13,22 +13,31 @@ from langchain_gpu.hardware.devices import Device
 Message = Mapping[str, Any]
 """`{"role", "content"}` and, with tools, `tool_calls` or `tool_call_id`: the OpenAI chat format."""
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class PromptTooLongError(ValueError):
     """The prompt does not fit the model's window.
 
     Attributes:
-        tokens: Tokens of the prompt.
-        window: Tokens of the window, the answer included.
+        tokens: Tokens of the prompt; None where a server does not say.
+        window: Tokens of the window, the answer included; None where a server does not say.
+
+    Args:
+        tokens: See above.
+        window: See above.
+        remedy: What helps besides a shorter prompt.
     """
 
-    def __init__(self, tokens: int, window: int) -> None:
-        super().__init__(
-            f"the prompt has {tokens} tokens and the context window holds {window}: shorten it, "
-            f"or give a larger n_ctx if the model's own window is larger"
-        )
+    def __init__(
+        self,
+        tokens: int | None,
+        window: int | None,
+        remedy: str = "give a larger n_ctx if the model's own window is larger",
+    ) -> None:
+        long = f"has {tokens} tokens" if tokens is not None else "is too long"
+        holds = f" and the context window holds {window}" if window is not None else ""
+        super().__init__(f"the prompt {long}{holds}: shorten it, or {remedy}")
         self.tokens = tokens
         self.window = window
 
@@ -126,26 +135,41 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """The next piece of an answer. The last one carries finish_reason, usage and timings."""
+    """The next piece of an answer. The last one, and only it, carries a finish_reason.
+
+    Attributes:
+        text: What comes next.
+        reasoning: What the model thinks aloud next.
+        tool_calls: Calls, or the next parts of them.
+        logprobs: One mapping per token in the OpenAI format, where they were asked for.
+        finish_reason: Why the answer ended.
+        usage: Tokens of the whole chat; None on the last piece where a server does not say.
+        timings: Of the whole answer.
+        model: The engine's own name of the model that answered, if it has one.
+    """
 
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[Mapping[str, Any], ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer. `reasoning` is what the model thought aloud before it."""
+    """A whole answer. `reasoning` is what the model thought aloud before it; see `Delta`."""
 
     text: str
     reasoning: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
-    usage: Usage
+    usage: Usage | None
     timings: Timings
+    logprobs: tuple[Mapping[str, Any], ...] = ()
+    model: str | None = None
 
 
 Deltas = abc.Generator[Delta, None, None]
@@ -194,17 +218,19 @@ def collect(deltas: Iterable[Delta]) -> Completion:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: dict[int, ToolCall] = {}
+    logprobs: list[Mapping[str, Any]] = []
     last: Delta | None = None
     for delta in deltas:
         texts.append(delta.text)
         thoughts.append(delta.reasoning)
+        logprobs.extend(delta.logprobs)
         for piece in delta.tool_calls:
             known = calls.get(piece.index)
             calls[piece.index] = (
                 replace(known, arguments=known.arguments + piece.arguments) if known else piece
             )
         last = delta
-    if last is None or not (last.finish_reason and last.usage and last.timings):
+    if last is None or not (last.finish_reason and last.timings):
         raise RuntimeError("the engine ended the answer without saying why")
     return Completion(
         text="".join(texts),
@@ -213,6 +239,8 @@ def collect(deltas: Iterable[Delta]) -> Completion:
         finish_reason=last.finish_reason,
         usage=last.usage,
         timings=last.timings,
+        logprobs=tuple(logprobs),
+        model=last.model,
     )
 
 
@@ -227,10 +255,10 @@ def timed(deltas: Iterable[Delta]) -> Deltas:
         now = time.perf_counter()
         if first is None:
             first = now
-        if delta.usage is None:
+        if delta.finish_reason is None:
             yield delta
             continue
-        later = delta.usage.output_tokens - 1
+        later = delta.usage.output_tokens - 1 if delta.usage else 0
         rate = later / (now - first) if later > 0 and now > first else None
         yield replace(delta, timings=Timings(first - start, now - start, rate))
 

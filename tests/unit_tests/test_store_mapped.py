@@ -101,7 +101,7 @@ def test_nothing_is_read_before_it_is_asked_for(
     assert mapped.get_by_ids(["id5", "never"])[0].metadata == {"n": 5}
     assert len(read) == 4
     assert mapped.delete(["never"])
-    assert mapped._collection._documents._whole is None  # type: ignore[union-attr]
+    assert mapped._collection._documents._whole is None
 
 
 def saved(folder: Path) -> FAISSVectorStore:

@@ -46,7 +46,7 @@ class ServerUnreachableError(ServerError):
     """Nothing listens there, or the connection broke."""
 
 
-class ServerTimeoutError(ServerError):
+class ServerTimeoutError(ServerError, TimeoutError):
     """The server took longer than it was given."""
 
 

@@ -6,35 +6,28 @@ import asyncio
 import json
 import logging
 from collections.abc import Coroutine
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity.stop import stop_after_attempt, stop_base, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import (
     BadAnswerError,
-    RefusedError,
-    ServerError,
     ServerTimeoutError,
     ServerUnreachableError,
-    says_too_long,
 )
 from langchain_gpu.servers.loop import Flight, Loop
+from langchain_gpu.servers.replies import Replies
 from langchain_gpu.servers.server import Server
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Statuses after which the same request may succeed; so may it after any 5xx.
-_AGAIN = frozenset({408, 409, 425, 429})
 _CONNECT = 10.0  # seconds: a server that is there accepts at once
 _BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)  # full jitter
-_SHOWN = 300  # characters of an answer that an error quotes
 
 
 def new_transport() -> httpx.AsyncBaseTransport | None:
@@ -63,7 +56,7 @@ class JsonClient:
         self.host = address.host_of(self.url)
         self._server = server
         self._headers = address.headers_of(server)
-        self._secrets = address.secrets_of(server)
+        self._replies = Replies(self.host, server)
         self._client: httpx.AsyncClient | None = None
         self._slots: asyncio.Semaphore | None = None
         self._loop = Loop(self._close)
@@ -97,16 +90,11 @@ class JsonClient:
         if self._client is None or self._slots is None:
             self._slots = asyncio.Semaphore(self._server.concurrency)
             self._client = self._open()
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 + self._server.max_retries),
-            wait=_wait,
-            retry=retry_if_exception(lambda error: getattr(error, "again", False)),
-            before_sleep=self._note,
-            reraise=True,
-        )
         # The slot is kept while waiting: a server that is overloaded is not sent others instead.
         async with self._slots:
-            return await retrying(self._once, self._client, method, url, content)
+            return await retrying(self._server.max_retries)(
+                self._once, self._client, method, url, content
+            )
 
     async def _once(
         self, client: httpx.AsyncClient, method: str, url: str, content: bytes | None
@@ -124,42 +112,18 @@ class JsonClient:
             broken = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
             what = "broke the connection" if broken else "cannot be reached"
             raise ServerUnreachableError(
-                self._clean(f"{self.host} {what}: {str(error) or type(error).__name__}"), again=True
+                self._replies.clean(f"{self.host} {what}: {str(error) or type(error).__name__}"),
+                again=True,
             ) from None
         if response.is_success:
             try:
                 return response.json()
             except ValueError:
-                text = self._clean(response.text)[:_SHOWN]
+                text = self._replies.shown(response.text)
                 raise BadAnswerError(
                     f"{self.host} answered with something else than JSON: {text!r}", again=True
                 ) from None
-        raise self._error(response)
-
-    def _error(self, response: httpx.Response) -> ServerError:
-        status, detail = response.status_code, self._clean(_detail(response))[:_SHOWN]
-        message = f"{self.host} answered {status}: {detail}"
-        if response.is_redirect:
-            place = self._clean(response.headers.get("location", "an unknown place"))
-            return ServerError(
-                f"{self.host} points to {place!r}; redirects are not followed: give that address",
-                status=status,
-            )
-        if says_too_long(detail):  # some servers say so with a 500
-            return RefusedError(message, status=status, detail=detail)
-        if status in _AGAIN or response.is_server_error:
-            after = _retry_after(response)
-            error = ServerError(message, status=status, again=True, after=after)
-            # The same batch would not fit either; and nobody wants to sleep for an hour unasked.
-            patience = max(self._server.timeout, _CONNECT)
-            if is_out_of_memory(error) or (after is not None and after > patience):
-                error.again = False
-            return error
-        if status in {401, 403}:
-            message += (
-                " (is api_key right?)" if self._server.api_key else " (it may want an api_key)"
-            )
-        return RefusedError(message, status=status, detail=detail)
+        raise self._replies.error(response)
 
     def _open(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -180,16 +144,28 @@ class JsonClient:
         if self._client is not None:
             await self._client.aclose()
 
-    def _note(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        pause = state.next_action.sleep if state.next_action is not None else 0.0
-        logger.warning("%s; asking again in %.1f s", error, pause)
 
-    def _clean(self, text: str) -> str:
-        """Hide secrets. Before a text is cut: the beginning of one would not be found."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+def retrying(max_retries: int, *, within: float | None = None) -> AsyncRetrying:
+    """Return how often and when a `ServerError` that says `again` is answered by another attempt.
+
+    Args:
+        max_retries: Attempts after the first one.
+        within: Seconds after which no attempt may start; a wait beyond them is not begun.
+    """
+    stop: stop_base = stop_after_attempt(1 + max_retries)
+    return AsyncRetrying(
+        stop=stop if within is None else stop | stop_before_delay(within),
+        wait=_wait,
+        retry=retry_if_exception(lambda error: getattr(error, "again", False)),
+        before_sleep=_note,
+        reraise=True,
+    )
+
+
+def _note(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    pause = state.next_action.sleep if state.next_action is not None else 0.0
+    logger.warning("%s; asking again in %.1f s", error, pause)
 
 
 def _wait(state: RetryCallState) -> float:
@@ -199,31 +175,4 @@ def _wait(state: RetryCallState) -> float:
     return max(_BACK_OFF(state), after or 0.0)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(
-        0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    )
-
-
-def _detail(response: httpx.Response) -> str:
-    """Return the server's own words for what went wrong."""
-    try:
-        found: Any = response.json()
-    except ValueError:
-        return response.text.strip() or response.reason_phrase
-    for _ in range(2):  # {"error": {"message": ...}}, {"error": ...}, {"detail": ...}
-        if isinstance(found, dict):
-            names = ("message", "error", "detail")
-            found = next((found[name] for name in names if found.get(name)), found)
-    return str(found)
+__all__ = ["JsonClient", "new_transport", "retrying"]

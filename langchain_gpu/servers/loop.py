@@ -30,6 +30,10 @@ class Flight(Generic[T]):
         except CancelledError:
             raise RuntimeError("the connection was closed while a request was under way") from None
 
+    def then(self, call: Callable[[], object]) -> None:
+        """Call when it has ended, in whatever way; at once if it has."""
+        self._future.add_done_callback(lambda _: call())
+
     def cancel(self) -> None:
         """End it, if it is still under way."""
         self._future.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from langchain_gpu._extras import install_line
 from langchain_gpu.hardware.facts import Facts
@@ -25,19 +26,24 @@ _OURS = install_line("local")
 _DRIVERS = {11: "R450", 12: "R525", 13: "R580"}
 
 
+Severity = Literal["problem", "advice"]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that keeps a device from being used.
+    """Something that keeps a device from being used, or that makes it slower or less sure.
 
     Attributes:
         kind: The kind of device.
         what: The fact, in a sentence.
         remedy: What to type or to change.
+        severity: `"problem"` keeps hardware from being used; `"advice"` does not.
     """
 
     kind: Kind
     what: str
     remedy: str
+    severity: Severity = "problem"
 
     def __str__(self) -> str:
         """Return both as one line."""
@@ -69,6 +75,7 @@ def order_problem(facts: Facts) -> Problem | None:
         "the NVIDIA cards differ: CUDA counts the fastest first, the driver (nvidia-smi, and the "
         "names here) counts by slot, so cuda:0 may be another card",
         "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        severity="advice",
     )
 
 
@@ -227,6 +234,7 @@ def _driver_remedy(error: str) -> str:
 
 __all__ = [
     "Problem",
+    "Severity",
     "amd_arch",
     "amd_problem",
     "apple_problem",

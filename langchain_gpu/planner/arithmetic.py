@@ -1,0 +1,163 @@
+"""What the parts of a model take, in bytes, each with its formula.
+
+| part | bytes |
+|---|---|
+| weights | as they lie in the file, tensor by tensor; or numbers x bytes of the dtype asked for |
+| KV cache | layers x (keys + values) x tokens kept x bytes of the cache's type |
+| llama.cpp computes in | ubatch x (4 (3 I + 5 h) + 2 tokens + 24); logits |
+| transformers computes in | tokens of the prompts x (2 h + 3 I) x bytes of the dtype; logits |
+| an encoder computes in | tokens of a batch x (2 h + 2 I) x bytes of the dtype; gated: 3 I |
+
+h is the hidden size, I the width of the feed-forward part. llama.cpp's terms are what its scheduler
+reserves with flash attention: a row of every buffer that lives at the same time in a block (gate,
+up and their product; the residual, its norm, queries, keys with values, attention's output), the
+mask in 16 bits, and the indices of a token. PyTorch frees each tensor after its last use, so fewer
+of them live at a time. A cache with a sliding window holds the window; llama.cpp adds one step of
+`ubatch` tokens and rounds up to 256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_gpu.models.info import CACHE_BITS, LayerCache, ModelInfo, Weights
+from langchain_gpu.planner.components import DTYPE_BYTES, Chat, Encoder
+from langchain_gpu.planner.terms import Term, size
+
+_PAD = 256
+
+
+def weights(parts: Sequence[Weights], dtype: str | None, label: str) -> Term:
+    """Return what parts of a model take.
+
+    Args:
+        parts: Groups of tensors.
+        dtype: What they are loaded as; None as they lie in the file.
+        label: What they are called in the formula.
+    """
+    params = sum(part.params for part in parts)
+    if dtype is not None:
+        each = DTYPE_BYTES[dtype]
+        return Term("weights", int(params * each), f"{label}: {_count(params)} x {each:g} B")
+    found: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.by_type.items():
+            found[name] = found.get(name, 0) + count
+    listed = " + ".join(f"{name} {size(count)}" for name, count in found.items() if count)
+    own = sum(part.bytes for part in parts)
+    return Term("weights", own, f"{label}: {listed or size(own)}")
+
+
+def kv_cache(chat: Chat, context: int, layers: range) -> Term:
+    """Return what the caches of some layers take for all sequences.
+
+    Args:
+        chat: The model and how it is run.
+        context: Tokens of one sequence.
+        layers: Which layers.
+    """
+    caches = [chat.info.caches[number] for number in layers]
+    bits = CACHE_BITS[chat.cache_dtype]
+    numbers = sum(_cells(cache, context, chat) * (cache.keys + cache.values) for cache in caches)
+    kinds: dict[tuple[int, int], int] = {}
+    for cache in caches:
+        shape = (_cells(cache, context, chat), cache.keys + cache.values)
+        kinds[shape] = kinds.get(shape, 0) + 1
+    listed = " + ".join(
+        f"{count} layers x {width:,} x {cells:,} tokens" for (cells, width), count in kinds.items()
+    )
+    many = f" x {chat.sequences} chats" if chat.sequences > 1 else ""
+    formula = f"({listed}) x {bits / 8:g} B ({chat.cache_dtype}){many}"
+    return Term("kv_cache", int(numbers * chat.sequences * bits / 8), formula)
+
+
+def chat_activations(chat: Chat, context: int) -> Term:
+    """Return what one device needs to compute with while a chat model runs."""
+    info = chat.info
+    wide = _width(info)
+    if chat.runs_on == "llama_cpp":
+        step = min(chat.ubatch, context * chat.sequences)
+        per_token = 4 * (3 * wide + 5 * info.hidden) + 2 * context + 24
+        logits = 4 * info.vocab * chat.sequences
+        formula = (
+            f"{step} tokens x (4 x (3 x {wide:,} + 5 x {info.hidden:,}) + 2 x {context:,} + 24) B "
+            f"+ {chat.sequences} x {info.vocab:,} x 4 B"
+        )
+        return Term("activations", step * per_token + logits, formula)
+    each = DTYPE_BYTES[chat.dtype or "bfloat16"]
+    tokens = context * chat.sequences
+    logits = 4 * info.vocab * chat.sequences
+    count = int(tokens * (2 * info.hidden + 3 * wide) * each) + logits
+    formula = (
+        f"{tokens:,} tokens x (2 x {info.hidden:,} + 3 x {wide:,}) x {each:g} B "
+        f"+ {chat.sequences} x {info.vocab:,} x 4 B"
+    )
+    return Term("activations", count, formula)
+
+
+def chat_inputs(chat: Chat, context: int) -> Term:
+    """Return what the CPU needs where llama.cpp computes on GPUs only: the inputs of a step."""
+    step = min(chat.ubatch, context * chat.sequences)
+    return Term(
+        "activations",
+        step * (4 * chat.info.hidden + 2 * context + 24),
+        f"{step} tokens x (4 x {chat.info.hidden:,} + 2 x {context:,} + 24) B",
+    )
+
+
+def bytes_per_token(encoder: Encoder, dtype: str) -> int:
+    """Return what one token of a batch takes while it passes through the widest place."""
+    info = encoder.info
+    return int((2 * info.hidden + _rows(info) * _width(info)) * _computed(dtype))
+
+
+def encoder_activations(encoder: Encoder, dtype: str, tokens: int) -> Term:
+    """Return what a batch takes."""
+    info = encoder.info
+    return Term(
+        "activations",
+        tokens * bytes_per_token(encoder, dtype),
+        f"{tokens:,} tokens x (2 x {info.hidden:,} + {_rows(info)} x {_width(info):,}) x "
+        f"{_computed(dtype):g} B",
+    )
+
+
+def _cells(cache: LayerCache, context: int, chat: Chat) -> int:
+    if cache.window is None:
+        return context
+    if chat.runs_on != "llama_cpp":
+        return min(context, cache.window)
+    return min(context, -(-(cache.window + chat.ubatch) // _PAD) * _PAD)
+
+
+def _width(info: ModelInfo) -> int:
+    """Return the width of the feed-forward part that one token passes through."""
+    return info.intermediate * (1 if info.experts is None else info.experts[1])
+
+
+def _rows(info: ModelInfo) -> int:
+    """Return how many wide rows live at a time: gated parts keep the gate beside what it opens."""
+    gated = info.role == "decoder" or "modernbert" in info.architecture.lower()
+    return 3 if gated else 2
+
+
+def _computed(dtype: str) -> float:
+    """Return the bytes of an activation: quantised weights are computed with in 16 bits."""
+    return max(2, DTYPE_BYTES[dtype])
+
+
+def _count(params: int) -> str:
+    for factor, name in ((10**9, "G"), (10**6, "M")):
+        if params >= factor:
+            return f"{params / factor:.2f} {name}"
+    return f"{params:,}"
+
+
+__all__ = [
+    "bytes_per_token",
+    "chat_activations",
+    "chat_inputs",
+    "encoder_activations",
+    "kv_cache",
+    "weights",
+]

@@ -1,0 +1,142 @@
+"""What is to be placed: a chat model, an encoder, an index."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from langchain_gpu.models.info import CACHE_BITS, ModelInfo
+
+Engine = Literal["llama_cpp", "transformers"]
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "float8": 1, "nf4": 0.5}
+"""Bytes of one weight, by what it is loaded as; scales of quantised blocks not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A model that writes text.
+
+    Attributes:
+        info: The model, from its headers.
+        name: Unique among the components of a plan.
+        context: Tokens of one chat, prompt and answer together; None takes the most that fits on
+            the GPUs, up to `Policy.context`.
+        sequences: Chats at the same time, each with its own cache.
+        cache_dtype: Type of the KV cache, a key of `models.info.CACHE_BITS`.
+        dtype: What safetensors are loaded as, a key of `DTYPE_BYTES`; None as they are. A GGUF file
+            is taken as it is.
+        engine: What runs it; None for llama.cpp with GGUF and transformers with safetensors.
+        ubatch: Tokens llama.cpp computes in one step.
+
+    Raises:
+        ValueError: An unknown type, or a number below 1.
+    """
+
+    info: ModelInfo
+    name: str = "chat"
+    context: int | None = None
+    sequences: int = 1
+    cache_dtype: str = "float16"
+    dtype: str | None = None
+    engine: Engine | None = None
+    ubatch: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _known("dtype", self.dtype, DTYPE_BYTES)
+        _known("cache_dtype", self.cache_dtype, CACHE_BITS)
+        _positive(self.name, context=self.context, sequences=self.sequences, ubatch=self.ubatch)
+        if self.info.role != "decoder":
+            raise ValueError(f"{self.info.name} is an encoder: it cannot write text")
+
+    @property
+    def role(self) -> str:
+        """What it is to the policy."""
+        return "chat"
+
+    @property
+    def runs_on(self) -> Engine:
+        """What runs it."""
+        return self.engine or ("llama_cpp" if self.info.format == "gguf" else "transformers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """A model that computes vectors or scores.
+
+    Attributes:
+        info: The model, from its headers.
+        role: Who keeps the GPU when not all fit is decided by role.
+        name: Unique among the components of a plan; None for the role.
+        dtype: What is computed in, a key of `DTYPE_BYTES`; None for what suits each device.
+        max_batch_tokens: Tokens of one forward pass; None for what keeps the device busy, or less
+            where memory is short.
+        max_length: Tokens of the longest text: a batch is never smaller.
+
+    Raises:
+        ValueError: An unknown type, or a number below 1.
+    """
+
+    info: ModelInfo
+    role: Literal["embedder", "reranker"] = "embedder"
+    name: str = ""
+    dtype: str | None = None
+    max_batch_tokens: int | None = None
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be; fill in the name."""
+        _known("dtype", self.dtype, DTYPE_BYTES)
+        object.__setattr__(self, "name", self.name or self.role)
+        _positive(self.name, max_batch_tokens=self.max_batch_tokens, max_length=self.max_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """Vectors that are searched.
+
+    Attributes:
+        kind: Name or factory string, for the reader.
+        rows: Vectors.
+        dimension: Their width.
+        bytes: What the index takes, by `search.kinds.bytes_needed`.
+        temporary: What a GPU index takes besides, to compute with.
+        name: Unique among the components of a plan.
+
+    Raises:
+        ValueError: A number below 1.
+    """
+
+    kind: str
+    rows: int
+    dimension: int
+    bytes: int
+    temporary: int = 0
+    name: str = "index"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _positive(self.name, rows=self.rows, dimension=self.dimension, bytes=self.bytes)
+
+    @property
+    def role(self) -> str:
+        """What it is to the policy."""
+        return "index"
+
+
+Component = Chat | Encoder | Index
+
+
+def _known(name: str, value: str | None, known: Collection[str]) -> None:
+    if value is not None and value not in known:
+        raise ValueError(f"{name}={value!r} is not known; take one of {', '.join(known)}")
+
+
+def _positive(owner: str, **numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{owner}: {name}={value} must be at least 1")
+
+
+__all__ = ["DTYPE_BYTES", "Chat", "Component", "Encoder", "Engine", "Index"]

@@ -1,0 +1,137 @@
+"""Where an encoder or an index goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_gpu.planner import arithmetic
+from langchain_gpu.planner.components import Encoder, Index
+from langchain_gpu.planner.policy import Policy
+from langchain_gpu.planner.pools import Pool
+from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, Term, size, total
+
+
+def place_encoder(
+    encoder: Encoder, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
+) -> ComponentPlan:
+    """Find the best place for an encoder; takes nothing from the pools.
+
+    A batch is cut before anything leaves the GPU, but not below `policy.min_batch_tokens`; then the
+    embedding table goes to the CPU; then batches of one text are tried; then the CPU.
+    """
+    wanted = encoder.max_batch_tokens or policy.batch_tokens
+    usual = max(min(wanted, policy.min_batch_tokens), min(wanted, encoder.max_length))
+    for aside, least in ((False, usual), (True, usual), (False, encoder.max_length)):
+        if aside and (cpu is None or not policy.partial):
+            continue
+        for pool in gpus:
+            found = _try(encoder, pool, cpu if aside else None, wanted, least)
+            if found is not None:
+                return found
+    if cpu is not None:
+        wanted = encoder.max_batch_tokens or policy.cpu_batch_tokens
+        found = _try(encoder, cpu, None, wanted, min(wanted, encoder.max_length))
+        if found is not None:
+            return found
+    dtype = encoder.dtype or "float32"
+    needed = total(_weights(encoder, dtype)) + encoder.max_length * arithmetic.bytes_per_token(
+        encoder, dtype
+    )
+    return _refused(encoder.name, encoder.role, encoder.info.name, needed, (*gpus, cpu))
+
+
+def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
+    """Find the place of an index: always the CPU's memory, and a mirror on a GPU if it fits."""
+    name = f"{index.kind} {index.rows:,} x {index.dimension}"
+    kept = Term("index", index.bytes, name)
+    if cpu is None or kept.bytes > cpu.left:
+        return _refused(index.name, index.role, name, index.bytes, (cpu,))
+    decision: Decision = "cpu"
+    why = "there is no GPU" if not gpus else "too large for what is left on the GPUs"
+    reason = f"{why}: searched in the CPU's memory, {size(kept.bytes)}"
+    shares: tuple[Share, ...] = (Share(cpu.device, (kept,)),)
+    for pool in gpus:
+        terms = [kept, *_overhead(pool)]
+        if index.temporary:
+            terms.append(Term("overhead", index.temporary, "room for the GPU search to compute in"))
+        if total(terms) <= pool.left:
+            decision = "whole"
+            reason = f"mirrored on {pool.device}: {size(total(terms))}; saved from the CPU's memory"
+            shares = (Share(pool.device, tuple(terms)), *shares)
+            break
+    return ComponentPlan(
+        name=index.name,
+        role=index.role,
+        model=name,
+        decision=decision,
+        reason=reason,
+        shares=shares,
+    )
+
+
+def _try(
+    encoder: Encoder, pool: Pool, table_at: Pool | None, wanted: int, least: int
+) -> ComponentPlan | None:
+    """Place it on `pool`, its embedding table at `table_at` if given; None where it cannot be."""
+    dtype = encoder.dtype or pool.dtype
+    parts = _weights(encoder, dtype)
+    here = parts[1:] if table_at else parts
+    if table_at is not None and parts[0].bytes > table_at.left:
+        return None
+    fixed = [*here, *_overhead(pool)]
+    tokens = (pool.left - total(fixed)) // arithmetic.bytes_per_token(encoder, dtype)
+    if tokens < least:
+        return None
+    tokens = min(wanted, tokens)
+    terms = (*fixed, arithmetic.encoder_activations(encoder, dtype, tokens))
+    shares = [Share(pool.device, terms, encoder.info.layers)]
+    if table_at is not None:
+        shares.append(Share(table_at.device, (parts[0],), 0))
+    cut = f", with batches of {tokens:,} instead of {wanted:,} tokens" if tokens < wanted else ""
+    where = ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
+    if pool.kind == "cpu":
+        decision: Decision = "cpu"
+        reason = f"on the CPU{cut}: {where}"
+    elif table_at is not None:
+        decision, reason = "partial", f"the embedding table stays on the CPU{cut}: {where}"
+    else:
+        decision, reason = "whole", f"fits{cut}: {where}"
+    return ComponentPlan(
+        name=encoder.name,
+        role=encoder.role,
+        model=encoder.info.name,
+        decision=decision,
+        reason=reason,
+        shares=tuple(shares),
+        max_batch_tokens=tokens,
+        embedding_on_cpu=table_at is not None,
+    )
+
+
+def _weights(encoder: Encoder, dtype: str) -> tuple[Term, Term]:
+    """The embedding table, and all the rest."""
+    info = encoder.info
+    own = None if info.format == "gguf" else dtype
+    return (
+        arithmetic.weights([info.embedding], own, "embedding table"),
+        arithmetic.weights([*info.blocks, info.output], own, f"{info.layers} layers and the rest"),
+    )
+
+
+def _overhead(pool: Pool) -> list[Term]:
+    if not pool.overhead:
+        return []
+    return [Term("overhead", pool.overhead, "the device's own context")]
+
+
+def _refused(
+    name: str, role: str, model: str, needed: int, pools: Sequence[Pool | None]
+) -> ComponentPlan:
+    there = [pool for pool in pools if pool is not None]
+    left = ", ".join(f"{size(pool.left)} on {pool.device}" for pool in there) or "nothing"
+    missing = needed - max((pool.left for pool in there), default=0)
+    reason = f"needs {size(needed)}, and {left} can be had: {size(missing)} are missing"
+    return ComponentPlan(name=name, role=role, model=model, decision="refused", reason=reason)
+
+
+__all__ = ["place_encoder", "place_index"]

@@ -1,0 +1,133 @@
+"""How the layers of a chat model lie on devices, when so many of them go to GPUs.
+
+llama.cpp keeps the embedding table in the CPU's memory, gives GPUs the last layers and, before
+any of them, the output matrix; where that is the embedding table, a second copy of it.
+With transformers the embedding table leaves the GPU first, then layers from the end, and with them
+the output matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from langchain_gpu.models.info import Weights
+from langchain_gpu.planner import arithmetic
+from langchain_gpu.planner.components import Chat
+from langchain_gpu.planner.pools import Pool
+from langchain_gpu.planner.terms import Share, Term, total
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one device gets."""
+
+    layers: range
+    embedding: bool = False
+    output: bool = False
+    host: bool = False  # the CPU beside GPUs: it makes the inputs
+    extra: list[Term] = field(default_factory=list)
+
+    def terms(self, chat: Chat, context: int) -> tuple[Term, ...]:
+        info, tables = chat.info, []
+        dtype = None if info.format == "gguf" else chat.dtype
+        if self.embedding:
+            tables.append(info.embedding)
+        found = []
+        if tables:
+            found.append(arithmetic.weights(tables, dtype, "embedding table"))
+        if self.layers:
+            blocks = info.blocks[self.layers.start : self.layers.stop]
+            found.append(arithmetic.weights(blocks, dtype, f"{len(self.layers)} layers"))
+        if self.output:
+            found.append(arithmetic.weights(_output(chat, self), dtype, "output"))
+        if self.layers and info.caches:
+            found.append(arithmetic.kv_cache(chat, context, self.layers))
+        if self.layers or self.output:
+            found.append(arithmetic.chat_activations(chat, context))
+        elif self.host:
+            found.append(arithmetic.chat_inputs(chat, context))
+        return (*found, *self.extra)
+
+
+def lay(
+    chat: Chat,
+    context: int,
+    gpus: Sequence[Pool],
+    cpu: Pool | None,
+    *,
+    on_gpu: int,
+    embedding_on_cpu: bool,
+) -> tuple[Share, ...] | None:
+    """Lay a model out, GPUs filled one after the other.
+
+    Args:
+        chat: The model and how it is run.
+        context: Tokens of one sequence.
+        gpus: Where layers may go, in this order.
+        cpu: Where the rest goes; None where there is none.
+        on_gpu: How many layers go to GPUs.
+        embedding_on_cpu: Whether the embedding table stays with the CPU. llama.cpp's always does.
+
+    Returns:
+        One share per device that gets something, or None where it does not fit.
+    """
+    count, llama = chat.info.layers, chat.runs_on == "llama_cpp"
+    rest = range(count - on_gpu) if llama else range(on_gpu, count)
+    left = range(count - on_gpu, count) if llama else range(on_gpu)
+    output_on_gpu = on_gpu > 0 if llama else on_gpu == count
+    at_cpu = _Part(
+        rest,
+        embedding=llama or embedding_on_cpu or not on_gpu,
+        output=not output_on_gpu,
+        host=llama,
+    )
+    shares: list[Share] = []
+    first = True
+    for pool in gpus:
+        if not left:
+            break
+        embedding = first and not at_cpu.embedding
+        taken = _fill(chat, context, pool, left, embedding=embedding, output=output_on_gpu)
+        if taken is None:
+            continue
+        shares.append(taken)
+        left = range(left.start + (taken.layers or 0), left.stop)
+        first = False
+    if left:
+        return None
+    if at_cpu.embedding or at_cpu.output or rest:
+        terms = at_cpu.terms(chat, context)
+        if cpu is None or total(terms) > cpu.left:
+            return None
+        shares.append(Share(cpu.device, terms, len(rest)))
+    return tuple(shares)
+
+
+def _fill(
+    chat: Chat, context: int, pool: Pool, left: range, *, embedding: bool, output: bool
+) -> Share | None:
+    """Give a GPU as many of the `left` layers as fit; None where not one does."""
+    for count in range(len(left), 0, -1):
+        part = _Part(
+            range(left.start, left.start + count),
+            embedding=embedding,
+            output=output and count == len(left),
+        )
+        if pool.overhead:
+            part.extra.append(Term("overhead", pool.overhead, "the device's own context"))
+        terms = part.terms(chat, context)
+        if total(terms) <= pool.left:
+            return Share(pool.device, terms, count)
+    return None
+
+
+def _output(chat: Chat, part: _Part) -> tuple[Weights, ...]:
+    info = chat.info
+    # A tied matrix is there once on one device, and twice where it is needed on two.
+    if info.tied and not part.embedding:
+        return info.output, info.embedding
+    return (info.output,)
+
+
+__all__ = ["lay"]

@@ -1,0 +1,164 @@
+"""The memory there is: of the devices that are here, or of a machine that is only imagined."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.planner.terms import GIB, KIB, MIB, PoolUse
+
+_UNITS = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 2**40}
+_DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+# A process that opens a GPU loads its kernels there before it has computed anything. What drivers
+# and libraries take differs by card and version; not measured here.
+CONTEXT_BYTES = {"cuda": 512 * MIB, "rocm": 512 * MIB, "xpu": 256 * MIB, "mps": 0, "cpu": 0}
+# Metal recommends three quarters of a chip's memory at most.
+_METAL_SHARE = 0.75
+# llama.cpp leaves the same to the system and to other programs when it fits a model by itself.
+_SYSTEM_BYTES = GIB
+_GPU_RESERVE = 0.05
+
+
+@dataclass(slots=True)
+class Pool:
+    """The memory of one device while a plan is made.
+
+    Attributes:
+        device: Short name.
+        kind: The kind of device.
+        name: The maker's name.
+        dtype: What `dtype="auto"` computes in there.
+        total: Bytes, None where unknown.
+        free: Bytes free now, None where unknown: nothing is then planned there.
+        reserve: Bytes to leave alone.
+        used: Bytes given away so far.
+        opened: Whether a component counted the device's own overhead already.
+        partner: Another name for the same memory (a chip's GPU and its CPU), or None.
+    """
+
+    device: str
+    kind: str
+    name: str
+    dtype: str
+    total: int | None
+    free: int | None
+    reserve: int
+    used: int = 0
+    opened: bool = False
+    partner: Pool | None = None
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still be given away."""
+        if self.free is None:
+            return 0
+        shared = 0 if self.partner is None else self.partner.used
+        return max(0, self.free - self.reserve - self.used - shared)
+
+    @property
+    def overhead(self) -> int:
+        """Bytes the device takes for itself when it is first used."""
+        return 0 if self.opened else CONTEXT_BYTES.get(self.kind, 0)
+
+    def take(self, count: int) -> None:
+        """Give bytes away."""
+        self.used += count
+        self.opened = True
+
+    def use(self) -> PoolUse:
+        """Return what became of it."""
+        return PoolUse(
+            device=self.device,
+            name=self.name,
+            total=self.total,
+            free=self.free,
+            reserve=self.reserve,
+            used=self.used,
+        )
+
+
+def make_pools(devices: Sequence[Device], reserve: int | None = None) -> list[Pool]:
+    """Make a pool of every device that computes here, GPUs first, the CPU last.
+
+    Args:
+        devices: As `hardware.devices.list_devices` gives them.
+        reserve: Bytes to leave alone on every GPU; None for 5% of its memory.
+
+    Raises:
+        ValueError: There is no device, or none that knows its memory, or a negative reserve.
+    """
+    if reserve is not None and reserve < 0:
+        raise ValueError(f"reserve={reserve} bytes must not be negative")
+    pools = [_pool(device, reserve) for device in devices if device.kind != "remote"]
+    if not pools or all(pool.free is None for pool in pools):
+        raise ValueError("there is no device whose memory is known: nothing can be planned")
+    pools.sort(key=lambda pool: pool.kind == "cpu")
+    last = pools[-1]
+    for pool in pools[:-1]:
+        if pool.kind == "mps" and last.kind == "cpu":
+            pool.partner, last.partner = last, pool
+    return pools
+
+
+def imagined(gpus: Sequence[int], ram: int | None = None) -> list[Device]:
+    """Make up a machine from the sizes of its memories.
+
+    Args:
+        gpus: Bytes of every GPU; all of it counts as free.
+        ram: Bytes of the CPU's memory; None for twice that of the GPUs, and 16 GiB at least.
+
+    Raises:
+        ValueError: A size that is not positive.
+    """
+    for count in (*gpus, *(() if ram is None else (ram,))):
+        if count <= 0:
+            raise ValueError(f"a memory of {count} bytes cannot be: give a positive size")
+    if ram is None:
+        ram = max(2 * sum(gpus), 16 * GIB)
+    reason = "imagined, to see what would fit"
+    cards = [
+        Device(
+            kind="cuda",
+            index=index,
+            name=f"GPU with {count / GIB:.0f} GiB",
+            reason=reason,
+            memory_total=count,
+            memory_free=count,
+            dtype="bfloat16",
+        )
+        for index, count in enumerate(gpus)
+    ]
+    cpu = Device(kind="cpu", name="CPU", reason=reason, memory_total=ram, memory_free=ram)
+    return [*cards, cpu]
+
+
+def parse_size(text: str) -> int:
+    """Read `"24GiB"`, `"24G"`, `"80GB"`, `"512 MiB"` or plain bytes.
+
+    One letter and the `i` forms are powers of 1,024; `KB`, `MB`, `GB`, `TB` powers of 1,000.
+
+    Raises:
+        ValueError: It is none of these, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    unit = match[2].lower() if match else ""
+    factor = _DECIMAL.get(unit) or _UNITS.get(unit.removesuffix("ib") or "b")
+    if match is None or factor is None or not float(match[1]):
+        raise ValueError(f"{text!r} is no size of a memory; write 24GiB, 512MiB or 80GB")
+    return int(float(match[1]) * factor)
+
+
+def _pool(device: Device, reserve: int | None) -> Pool:
+    total, free = device.memory_total, device.memory_free
+    if device.kind == "cpu":
+        kept = min(_SYSTEM_BYTES, (total or 0) // 8)
+    else:
+        kept = int((total or 0) * _GPU_RESERVE) if reserve is None else reserve
+    if device.kind == "mps" and total is not None and free is not None:
+        free = min(free, int(total * _METAL_SHARE))
+    return Pool(str(device), device.kind, device.name, device.dtype, total, free, kept)
+
+
+__all__ = ["CONTEXT_BYTES", "Pool", "imagined", "make_pools", "parse_size"]

@@ -95,6 +95,8 @@ class Route:
 
     def report(self) -> None:
         """Tell what fell back since the last time: a `FallbackWarning`, a `FellBack`."""
+        if not self._untold:  # as after nearly every search
+            return
         with self._lock:
             untold, self._untold = self._untold, []
         for source, target, reason in untold:
@@ -111,7 +113,8 @@ class Route:
         effort: Effort = EFFORT,
     ) -> Found:
         """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
-        self._chosen()
+        if self._device is None:
+            self._chosen()
         mirrors = self._mirrors
         if mirrors and not index.portable:
             self._turn(mirrors[0], self._cpu, _GRAPH)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,30 @@ def prepare(
     if metric == "cosine" and len(lengths) and np.abs(lengths - 1).max() > UNIT:
         matrix = matrix / lengths[:, None]
     return matrix
+
+
+def prepare_one(
+    vector: Any, *, metric: Metric, dimension: int, name: Callable[[int], str]
+) -> Matrix:
+    """Return what `prepare` makes of `[vector]`, sooner: a search has one, and waits for it.
+
+    Raises:
+        VectorError: As `prepare` does.
+    """
+    row = None
+    if isinstance(vector, np.ndarray) and vector.dtype == np.float32:
+        row = np.array(vector)
+    elif isinstance(vector, list):
+        with suppress(TypeError, ValueError), np.errstate(over="ignore"):
+            row = np.array(vector, dtype=np.float32)
+    if row is not None and row.shape == (dimension,):
+        with np.errstate(over="ignore"):
+            square = float(np.dot(row, row))
+        if math.isfinite(square) and (square or metric != "cosine"):
+            if metric == "cosine" and abs(math.sqrt(square) - 1) > UNIT:
+                row /= np.float32(math.sqrt(square))
+            return row[None]
+    return prepare([vector], count=1, metric=metric, dimension=dimension, name=name)
 
 
 def _as_matrix(vectors: Any, name: Callable[[int], str]) -> Matrix:
@@ -95,4 +121,4 @@ def _check_lengths(
         )
 
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_one"]

@@ -77,9 +77,12 @@ class Documents:
         """Return the documents of rows, as `entry` does one by one."""
         column, ids, texts, metadata = self._rows, self._ids, self._texts, self._metadata
         count = len(column)
+        first = column[0] if count else 0
         found: list[Entry | None] = []
         for row in rows:
-            position = bisect_left(column, row)
+            position = row - first  # where nothing went; bisection would miss the cache all along
+            if not 0 <= position < count or column[position] != row:
+                position = bisect_left(column, row)
             here = position < count and column[position] == row
             found.append(
                 Entry(ids[position], texts[position], metadata[position]) if here else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Condition
+from contextlib import AbstractContextManager, contextmanager
+from threading import Condition, Lock
 
 
 class Gate:
@@ -16,24 +16,29 @@ class Gate:
 
     def __init__(self) -> None:
         """Start open."""
-        self._changed = Condition()
+        self._mutex = Lock()
+        self._changed = Condition(self._mutex)
         self._readers = 0
         self._closed = False
+        self._pass = _Pass(self)
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Hold writers off."""
-        with self._changed:
+        return self._pass
+
+    def enter(self) -> None:
+        """Let a reader in."""
+        with self._mutex:
             while self._closed:
                 self._changed.wait()
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if not self._readers:
-                    self._changed.notify_all()
+
+    def leave(self) -> None:
+        """Let a reader out."""
+        with self._mutex:
+            self._readers -= 1
+            if self._closed and not self._readers:
+                self._changed.notify_all()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -48,6 +53,21 @@ class Gate:
             with self._changed:
                 self._closed = False
                 self._changed.notify_all()
+
+
+class _Pass:
+    """Reading, as a context: every search passes, and a generator would cost it microseconds."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        self._gate.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave()
 
 
 __all__ = ["Gate"]

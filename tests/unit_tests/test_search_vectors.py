@@ -14,7 +14,7 @@ from langchain_gpu.search import embed as embedding_module
 from langchain_gpu.search.base import Metric, VectorError
 from langchain_gpu.search.embed import embed
 from langchain_gpu.search.relevance import RELEVANCE
-from langchain_gpu.search.vectors import prepare
+from langchain_gpu.search.vectors import prepare, prepare_one
 
 
 def name(position: int) -> str:
@@ -176,3 +176,53 @@ def test_the_cosine_is_its_own_relevance() -> None:
     assert RELEVANCE["cosine"](-0.5) == 0
     assert RELEVANCE["cosine"](1.0000001) == 1
     assert RELEVANCE["l2"](0.0) == 1
+
+
+ONES: list[Any] = [
+    np.array([3, 4], dtype=np.float32),
+    np.array([0.6, 0.8], dtype=np.float32),
+    np.array([3, 9, 4], dtype=np.float32)[::2],
+    np.array([3, 4], dtype=np.float64),
+    np.array([3, 4], dtype=np.int8),
+    [3.0, 4.0],
+    (3, 4),
+    [0.0, 0.0],
+    [1e-30, 1e-30],
+    [1e300, 1.0],
+    [float("nan"), 1.0],
+    np.array([np.inf, 1], dtype=np.float32),
+    np.array([3e38, 3e38], dtype=np.float32),
+    [1.0],
+    [[3.0, 4.0]],
+    np.array([[3, 4]], dtype=np.float32),
+    ["3", "x"],
+    [None, 1.0],
+    [],
+    7.0,
+    "ab",
+]
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("vector", ONES, ids=repr)
+def test_one_is_taken_or_refused_as_many_are(vector: Any, metric: Metric) -> None:
+    def outcome(make: Any) -> Any:
+        try:
+            rows = make()
+        except VectorError as error:
+            return str(error)
+        assert rows.dtype == np.float32
+        assert rows.flags["C_CONTIGUOUS"]
+        return pytest.approx(rows, rel=1e-6)
+
+    expected = outcome(lambda: take([vector], metric=metric, dimension=2))
+    found = outcome(lambda: prepare_one(vector, metric=metric, dimension=2, name=name))
+    assert (found.expected if hasattr(found, "expected") else found) == expected
+
+
+def test_one_is_never_written_to_or_kept() -> None:
+    vector = np.array([3, 4], dtype=np.float32)
+    vector.flags.writeable = False
+    row = prepare_one(vector, metric="ip", dimension=2, name=name)
+    assert row.flags.writeable
+    assert not np.shares_memory(row, vector)

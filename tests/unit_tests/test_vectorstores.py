@@ -466,3 +466,16 @@ def test_a_save_whose_embedding_fails_loses_nothing(tmp_path: Path) -> None:
         held.save_local(tmp_path)
     assert len(held) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_documents_are_those_the_constructor_makes() -> None:
+    ours = FAISSVectorStore(DeterministicFakeEmbedding(size=8))
+    ours.add_texts(["a text"], [{"n": [1, {"m": None}]}], ids=["id"])
+    (found,) = ours.similarity_search("a text", k=1)
+    made = Document(id="id", page_content="a text", metadata={"n": [1, {"m": None}]})
+    assert found == made
+    assert found.model_dump() == made.model_dump()
+    assert found.model_fields_set == made.model_fields_set
+    assert found.__dict__ == made.__dict__
+    assert found.to_json() == made.to_json()
+    assert found.model_copy(deep=True) == made

@@ -170,12 +170,9 @@ class FaissIndex:
     ) -> Found:
         """Return the `k` nearest rows of each query, only out of `allowed` if that is given."""
         own = self._wanted.effort
-        return self._body.search(
-            queries,
-            k,
-            allowed,
-            Effort(effort.nprobe or own.nprobe, effort.ef_search or own.ef_search),
-        )
+        if own != EFFORT:
+            effort = Effort(effort.nprobe or own.nprobe, effort.ef_search or own.ef_search)
+        return self._body.search(queries, k, allowed, effort)
 
     @property
     def portable(self) -> bool:

@@ -100,9 +100,12 @@ class Ordered:
         parameters = None if selector is None else faiss.SearchParameters(sel=selector)
         fetch = min(k + 1, max(index.ntotal, 1))
         scores, positions = index.search(queries, fetch, params=parameters)
-        scores, positions = in_order(scores, positions)
         if fetch <= k:
+            scores, positions = in_order(scores, positions)
             return _padded(scores, k), _padded(positions, k)
+        if not (scores[:, 1:] == scores[:, :-1]).any():  # nearly always: no equals, none at the cut
+            return scores[:, :k], positions[:, :k]
+        scores, positions = in_order(scores, positions)
         # FAISS keeps the highest rows of equal inner products: where the cut goes through equals,
         # look at more of them.
         equal = (scores[:, k - 1] == scores[:, k]) & (positions[:, k] >= 0)
@@ -115,6 +118,8 @@ class Ordered:
         return scores[:, :k], positions[:, :k]
 
     def _named(self, scores: NDArray[np.float32], positions: Rows) -> Found:
+        if len(positions) == 1 and positions[0, -1] >= 0:  # what was not found stands at the end
+            return Found(scores, self._column[positions])
         found = positions >= 0
         if found.all():
             return Found(scores, self._column[positions])

@@ -1,18 +1,269 @@
-"""Chats through OpenAI."""
+"""Chats with a server that speaks OpenAI's form: vLLM, SGLang, llama-server, NIM, TGI, OpenLLM."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+import re
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.base import (
+    Completion,
+    Delta,
+    Deltas,
+    Message,
+    PromptTooLongError,
+    Request,
+    timed,
+)
+from langchain_gpu.generators.openai_form import Pieces, body_of, numbers_in
+from langchain_gpu.generators.openai_models import Served, served, window_in
+from langchain_gpu.generators.parallel import generate_all
+from langchain_gpu.generators.registry import Options, refuse
+from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.openai import OpenAIClient
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_CHATS = 64  # at the same time; servers batch what they are given together
+_LOADABLE = frozenset({"default_headers", "default_query"})
+_NO_MODEL = re.compile(
+    r"model.*(not exist|not found|unknown|not available)", re.IGNORECASE | re.DOTALL
+)
 
 
 class OpenAIGenerator:
-    """Not there yet."""
+    """A model behind any server that speaks OpenAI's form.
+
+    Answers always stream, so that one that nobody waits for any more ends on the server too.
+
+    Args:
+        model: The server's name of the model.
+        options: `n_parallel` bounds the chats in flight (64); `n_ctx` is the window where the
+            server does not say its own; `load` may hold the client's `default_headers` and
+            `default_query`.
+
+    Raises:
+        ServerError: Nothing answers there, or it wants another key.
+        ValueError: An option that a server's model does not have.
+    """
 
     def __init__(self, model: str, options: Options) -> None:
-        raise NotImplementedError
+        refuse(options, "openai", "dtype", "device", "n_gpu_layers", "n_threads", "keep_alive")
+        if unknown := sorted(set(options.load) - _LOADABLE):
+            known = ", ".join(sorted(_LOADABLE))
+            raise ValueError(f"load_kwargs of the back end 'openai' are {known}, not {unknown}")
+        if options.server.url is None:
+            raise ValueError("backend='openai' needs base_url: the address of the server")
+        url = address.check_url(options.server.url)
+        headers = {**options.server.headers, **options.load.get("default_headers", {})}
+        self._server = replace(options.server, headers=headers)
+        self._model = model
+        self._n_ctx = options.n_ctx
+        self._n_parallel = options.n_parallel or _CHATS
+        self._slots = asyncio.Semaphore(self._n_parallel)
+        self._asks_usage = True  # until the server refuses to say
+        self._client = OpenAIClient(url, self._server, options.load.get("default_query"))
+        # Nothing on the client's thread holds this object: dropping it ends the thread.
+        weakref.finalize(self, self._client.close)
+        try:
+            self._served = self._run(_look(self._client, url, model))
+        except BaseException:
+            self._client.close()
+            raise
 
-    def __getattr__(self, name: str) -> Any:
-        """Say so."""
-        raise NotImplementedError(name)
+    @property
+    def device(self) -> Device:
+        """The server."""
+        host = self._client.host
+        return Device(kind="remote", name=host, reason=f"{host} serves {self._model}")
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of one chat, prompt and answer together.
+
+        Raises:
+            NotImplementedError: The server does not say, and `n_ctx` is not given.
+        """
+        known = [size for size in (self._served.window, self._n_ctx) if size is not None]
+        if not known:
+            raise NotImplementedError(
+                f"{self._client.host} does not say how long the window of {self._model} is: "
+                f"give n_ctx"
+            )
+        return min(known)
+
+    @property
+    def max_batch(self) -> int:
+        """Chats in flight at the same time; more of them wait."""
+        return self._n_parallel
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer every request, `max_batch` at a time."""
+        return generate_all(self.stream, requests, width=self._n_parallel)
+
+    def stream(self, request: Request) -> Deltas:
+        """Yield the answer piece by piece; closing the iterator ends it on the server too.
+
+        Raises:
+            PromptTooLongError: The prompt does not fit the window.
+            ServerTimeoutError: The answer was not complete in time.
+            ServerError: The server did not give it, although it was asked several times, or broke
+                off in the middle.
+            ValueError: An extra option that the call itself sets.
+        """
+        body = body_of(self._model, request)
+        with closing(self._pieces(body, request.timeout or self._server.timeout)) as deltas:
+            yield from recover_calls(timed(deltas), request.tools)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a plain text, without special tokens.
+
+        Raises:
+            NotImplementedError: The server does not tokenize; vLLM, SGLang and llama-server do.
+        """
+        if self._served.owner == "llamacpp":
+            return self._tokens({"content": text, "add_special": False})
+        return self._tokens({"model": self._model, "prompt": text, "add_special_tokens": False})
+
+    def count_chat_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> int:
+        """Tokens of the prompt that a chat becomes, template included.
+
+        Raises:
+            NotImplementedError: The server does not tokenize.
+        """
+        chat: dict[str, Any] = {"messages": list(messages)}
+        if tools:
+            chat["tools"] = list(tools)
+        if self._served.owner == "llamacpp":
+            prompt = self._beside("/apply-template", chat).get("prompt")
+            return len(self._tokens({"content": prompt, "add_special": False}))
+        return len(self._tokens({"model": self._model, **chat}))
+
+    def close(self) -> None:
+        """End what is under way and close all connections."""
+        self._client.close()
+
+    def _pieces(self, body: dict[str, Any], seconds: float) -> Deltas:
+        # Without a bound: an answer is never longer than the model's window.
+        items: SimpleQueue[Delta | None] = SimpleQueue()
+        flight = self._client.start(self._answer(body, seconds, items.put))
+        flight.then(lambda: items.put(None))
+        try:
+            while (item := items.get()) is not None:
+                yield item
+            flight()  # raises what went wrong
+        finally:
+            flight.cancel()
+
+    async def _answer(
+        self, body: dict[str, Any], seconds: float, put: Callable[[Delta], None]
+    ) -> None:
+        attempts = retrying(self._server.max_retries, within=seconds)
+        async with self._client.within(seconds, "finish the answer"), self._slots:
+            try:
+                await attempts(self._attempt, body, put)
+            except RefusedError as error:
+                raise self._explained(error) from None
+
+    async def _attempt(self, body: dict[str, Any], put: Callable[[Delta], None]) -> None:
+        if not self._asks_usage:
+            body = {name: value for name, value in body.items() if name != "stream_options"}
+        pieces = Pieces(self._client.host)
+
+        def take(chunk: Any) -> None:
+            if (delta := pieces.read(chunk)) is not None:
+                put(delta)
+
+        try:
+            await self._client.stream(f"{self._served.base}/chat/completions", body, take)
+        except RefusedError as error:
+            if "stream_options" not in body or "stream_options" not in error.detail:
+                raise
+            self._asks_usage = False
+            await self._attempt(body, put)
+            return
+        except ServerError as error:
+            # What was handed out cannot be taken back; what has a finish_reason is whole.
+            error.again = error.again and not pieces.begun
+            if not pieces.ended:
+                raise
+        last = pieces.end()
+        if last.usage is None:
+            logger.warning("%s does not say how many tokens an answer took", self._client.host)
+        put(last)
+
+    def _explained(self, error: RefusedError) -> Exception:
+        """Say what helps, where the server's words leave that open."""
+        if error.too_long:
+            tokens, window = numbers_in(error.detail)
+            remedy = f"lower max_tokens, or have it served with a larger window ({error})"
+            return PromptTooLongError(tokens, window or self._served.window, remedy)
+        if _NO_MODEL.search(error.detail):
+            known = ", ".join(self._served.names)
+            problem = f"no model {self._model!r}" + (f"; it serves {known}" if known else "")
+        elif error.no_such_place:
+            problem = f"nothing at {self._served.base}/chat/completions; is base_url right?"
+        else:
+            return error
+        return RefusedError(
+            f"{self._client.host} has {problem} ({error.detail})",
+            status=error.status or 0,
+            detail=error.detail,
+        )
+
+    def _beside(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask for what servers have beside the OpenAI form."""
+        host = self._client.host
+        try:
+            answer = self._run(self._client.ask(self._served.root + path, body))
+        except RefusedError as error:
+            if not error.no_such_place:
+                raise
+            raise NotImplementedError(
+                f"{host} has no {path}, so tokens cannot be counted there: give "
+                f"custom_get_token_ids to count them here"
+            ) from None
+        if not isinstance(answer, dict):
+            raise BadAnswerError(f"{host} answered {path} with {type(answer).__name__}")
+        return answer
+
+    def _tokens(self, body: dict[str, Any]) -> list[int]:
+        tokens = self._beside("/tokenize", body).get("tokens")
+        if not isinstance(tokens, list):
+            raise BadAnswerError(f"{self._client.host} answered /tokenize without a list of tokens")
+        return tokens
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._client.start(work)()
+
+
+async def _look(client: OpenAIClient, url: str, model: str) -> Served:
+    """Find the OpenAI form below `url`, and what it says of the model."""
+    candidates = [url] if address.has_path(url) else [f"{url}/v1", url]
+    for base in candidates:
+        try:
+            found = served(base, model, await client.ask(f"{base}/models"))
+        except RefusedError as error:
+            if error.status in {401, 403}:
+                raise
+            continue  # not every server lists its models
+        if found.owner == "llamacpp":
+            return replace(found, window=window_in(await client.ask(f"{found.root}/props")))
+        return found
+    return Served(candidates[0])
+
+
+__all__ = ["OpenAIGenerator"]

@@ -115,8 +115,7 @@ def _openai(choice: Choice, options: Options) -> Generator:
     require("openai", extra="openai")
     from langchain_gpu.generators.openai import OpenAIGenerator
 
-    generator: Generator = OpenAIGenerator(choice.model, options)
-    return generator
+    return OpenAIGenerator(choice.model, options)
 
 
 @back_end("ollama")

@@ -1,0 +1,185 @@
+"""The official OpenAI client, pointed at any server: one deadline, no secrets, nothing ambient."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import openai
+
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    ServerError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
+from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.loop import Flight, Loop
+from langchain_gpu.servers.replies import Replies, words_of
+from langchain_gpu.servers.server import Server
+
+T = TypeVar("T")
+
+_CONNECT = 10.0  # seconds: a server that is there accepts at once
+_ASK = 30.0  # seconds for a question whose answer the server has at hand
+_NO_KEY = "none"  # the client insists on a key; servers without keys read over it
+_CUT_OFF = frozenset({"RemoteProtocolError", "ReadError"})
+
+
+def new_transport() -> Any:
+    """Return what carries requests; None for the network."""
+    return None
+
+
+class OpenAIClient:
+    """Asks one server. Every wait is a task on a loop of its own, so that it can be ended at once.
+
+    Attempts are repeated by `retrying` and not by the client: its waits know nothing of a deadline,
+    and it does not repeat a stream that breaks before it has brought anything. Redirects are not
+    followed: a key must not travel to another host. No key, organization or project is taken from
+    the environment: it was not meant for this server.
+
+    Args:
+        url: Where it is, without a slash at its end.
+        server: How patiently it is asked, with which key and headers.
+        query: Parameters of every address.
+
+    Attributes:
+        host: Host and port, for messages.
+    """
+
+    def __init__(self, url: str, server: Server, query: Mapping[str, str] | None = None) -> None:
+        self.host = address.host_of(url)
+        self._server = server
+        self._replies = Replies(self.host, server)
+        address.headers_of(server)  # refuses what cannot be sent, without showing it
+        client = openai.AsyncOpenAI(
+            base_url=url,
+            api_key=server.api_key or _NO_KEY,
+            admin_api_key="",
+            default_headers=server.headers,
+            default_query=query,
+            max_retries=0,
+            timeout=openai.Timeout(None, connect=_CONNECT),
+            http_client=openai.DefaultAsyncHttpxClient(
+                transport=new_transport(),
+                follow_redirects=False,
+                trust_env=not address.is_loopback(url),
+            ),
+        )
+        client.organization = client.project = None
+        self._client = client
+        self._loop = Loop(client.close)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
+        """Start a coroutine that asks the server; calling the result waits for it."""
+        return self._loop.submit(work)
+
+    async def ask(self, url: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON that answers `body`, or a GET without one.
+
+        Raises:
+            RefusedError: The server will not do it, however often it is asked.
+            ServerError: It did not do it, although it was asked several times.
+        """
+        seconds = min(_ASK, self._server.timeout)
+        async with self.within(seconds, f"answer {url}"):
+            return await retrying(self._server.max_retries, within=seconds)(self._ask, url, body)
+
+    async def stream(
+        self, url: str, body: Mapping[str, Any], take: Callable[[Any], object]
+    ) -> None:
+        """Hand every chunk of a streamed answer to `take`. Asks once.
+
+        Raises:
+            RefusedError: The server will not do it, however often it is asked.
+            ServerError: It broke off, or did something else.
+        """
+        with self._errors():
+            stream = await self._client.post(
+                url,
+                body=body,
+                cast_to=object,  # parsed JSON: models of the client's own would cost time
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
+            )
+            async with stream:
+                kind = stream.response.headers.get("content-type", "")
+                if "html" in kind or "json" in kind:
+                    text = (await stream.response.aread()).decode(errors="replace")
+                    raise self._no_form(kind, text)
+                async for chunk in stream:
+                    take(chunk)
+
+    @asynccontextmanager
+    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
+        """Bound what is awaited inside.
+
+        Raises:
+            ServerTimeoutError: It took longer.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except ServerError:
+            raise
+        except TimeoutError:
+            raise ServerTimeoutError(
+                f"{self.host} did not {what} within {seconds:g} seconds; raise timeout"
+            ) from None
+
+    def close(self) -> None:
+        """End what is under way and close all connections."""
+        self._loop.close()
+
+    async def _ask(self, url: str, body: Mapping[str, Any] | None) -> Any:
+        with self._errors():
+            if body is None:
+                answer = await self._client.get(url, cast_to=object)
+            else:
+                answer = await self._client.post(url, body=body, cast_to=object)
+        if isinstance(answer, str):  # what the client gives for anything that is no JSON
+            raise self._no_form("text", answer)
+        return answer
+
+    def _no_form(self, kind: str, text: str) -> BadAnswerError:
+        return BadAnswerError(
+            f"{self.host} sent {kind or 'something'} instead of what OpenAI's form promises: "
+            f"{self._replies.shown(text)!r}; is base_url right?"
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise what the client raises as errors of ours."""
+        try:
+            yield
+        except openai.APIStatusError as error:
+            raise self._replies.error(error.response) from None
+        except openai.APIConnectionError as error:
+            raise self._unreachable(error) from None
+        except openai.APIError as error:  # inside a stream
+            detail = self._replies.shown(words_of(error.body) if error.body else error.message)
+            status = int(error.code) if error.code and error.code.isdecimal() else 500
+            raise self._replies.error_of(status, detail) from None
+        except json.JSONDecodeError as error:
+            shown = self._replies.shown(error.doc)
+            raise BadAnswerError(
+                f"{self.host} sent what is no JSON: {shown!r}", again=True
+            ) from None
+
+    def _unreachable(self, error: openai.APIConnectionError) -> ServerUnreachableError:
+        cause = error.__cause__ or error
+        name = type(cause).__name__
+        if isinstance(error, openai.APITimeoutError):
+            what = f"did not accept a connection within {_CONNECT:g} seconds"
+        else:
+            what = "broke the connection" if name in _CUT_OFF else "cannot be reached"
+        words = self._replies.clean(str(cause) or name)
+        return ServerUnreachableError(f"{self.host} {what}: {words}", again=True)
+
+
+__all__ = ["OpenAIClient", "new_transport"]

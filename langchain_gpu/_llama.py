@@ -36,6 +36,18 @@ _POOLINGS = {
     "rank": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK,
 }
 _LOOK_SECONDS = 0.1
+CACHE_TYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "q8_0": "Q8_0",
+    "q5_1": "Q5_1",
+    "q5_0": "Q5_0",
+    "q4_1": "Q4_1",
+    "q4_0": "Q4_0",
+    "iq4_nl": "IQ4_NL",
+}
+"""llama.cpp's types of a KV cache, by the names used here."""
 
 
 class ModelLoadError(RuntimeError):
@@ -71,6 +83,11 @@ class LlamaSettings:
             piece, so memory grows with the square of `n_ctx` where there is no flash attention.
         pooling: How token vectors become one: `"mean" | "cls" | "last"`; None for the way the
             file names. `"rank"` has the server score documents.
+        fit: Let llama.cpp lower what was left to it (`n_gpu_layers=-1`) until the model fits.
+        tensor_split: Shares of the layers per GPU, to spread them; empty for `main_gpu` alone.
+        cache_dtype: Type of the KV cache, a key of `CACHE_TYPES`.
+        ubatch: Tokens computed in one step.
+        verbosity: How much llama.cpp writes to stderr: 0 errors, 4 its buffers too.
     """
 
     path: Path
@@ -82,6 +99,11 @@ class LlamaSettings:
     cores: int
     embedding: bool = False
     pooling: str | None = None
+    fit: bool = True
+    tensor_split: tuple[float, ...] = ()
+    cache_dtype: str = "float16"
+    ubatch: int = 512
+    verbosity: int = 0
 
 
 class LlamaServer:
@@ -308,7 +330,15 @@ def _parameters(settings: LlamaSettings) -> Any:
     params.n_parallel = settings.n_parallel
     params.n_gpu_layers = settings.n_gpu_layers
     params.main_gpu = settings.main_gpu
-    params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
+    modes = xllamacpp.llama_split_mode
+    params.split_mode = modes.LLAMA_SPLIT_MODE_NONE
+    if settings.tensor_split:
+        params.split_mode = modes.LLAMA_SPLIT_MODE_LAYER
+        unused = len(params.tensor_split) - len(settings.tensor_split)
+        params.tensor_split = [*settings.tensor_split, *([0.0] * unused)]
+    params.fit_params = settings.fit
+    params.cache_type_k = params.cache_type_v = _cache_type(settings.cache_dtype)
+    params.n_ubatch = settings.ubatch
     n_threads = settings.n_threads or free_cores(settings.cores)
     params.cpuparams.n_threads = n_threads
     params.cpuparams_batch.n_threads = n_threads
@@ -322,7 +352,7 @@ def _parameters(settings: LlamaSettings) -> Any:
         )
         if settings.pooling is not None:
             params.pooling_type = _POOLINGS[settings.pooling]
-    params.verbosity = 0
+    params.verbosity = settings.verbosity
     params.ui = False
     params.endpoint_slots = False
     params.endpoint_metrics = True  # the start waits for its first answer
@@ -332,6 +362,12 @@ def _parameters(settings: LlamaSettings) -> Any:
     # of the answer that would come back as if the model had written it.
     params.prefill_assistant = False
     return params
+
+
+def _cache_type(name: str) -> Any:
+    if name not in CACHE_TYPES:
+        raise ValueError(f"cache type {name!r} is not known; take one of {', '.join(CACHE_TYPES)}")
+    return getattr(xllamacpp.ggml_type, f"GGML_TYPE_{CACHE_TYPES[name]}")
 
 
 def _raise_error(answer: Any) -> None:

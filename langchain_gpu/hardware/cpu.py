@@ -117,6 +117,15 @@ def read_memory(root: Path = ROOT, *, system: str = sys.platform) -> tuple[int |
     return min(totals, default=None), min(frees, default=None)
 
 
+def process_memory(root: Path = ROOT) -> int:
+    """Return the bytes of memory that this process holds now, 0 where the system does not say.
+
+    Pages of a mapped file count once they were touched.
+    """
+    pages = _text(root / "proc/self/statm").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else 0
+
+
 def parse_sysctl(text: str) -> tuple[str, tuple[str, ...]]:
     """Read (name, features) out of `name: value` lines of macOS' `sysctl`."""
     values = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
@@ -217,4 +226,4 @@ def _text(path: Path) -> str:
         return ""
 
 
-__all__ = ["CPU", "count_cores", "parse_sysctl", "read_cpu", "read_memory"]
+__all__ = ["CPU", "count_cores", "parse_sysctl", "process_memory", "read_cpu", "read_memory"]

@@ -5,15 +5,17 @@
 | weights | as they lie in the file, tensor by tensor; or numbers x bytes of the dtype asked for |
 | KV cache | layers x (keys + values) x tokens kept x bytes of the cache's type |
 | llama.cpp computes in | ubatch x (4 (3 I + 5 h) + 2 tokens + 24); logits |
-| transformers computes in | tokens of the prompts x (2 h + 3 I) x bytes of the dtype; logits |
-| an encoder computes in | tokens of a batch x (2 h + 2 I) x bytes of the dtype; gated: 3 I |
+| transformers computes in | tokens of the prompts x rows alive x bytes of the dtype; logits |
+| an encoder computes in | tokens of a batch x rows alive x bytes of the dtype |
 
 h is the hidden size, I the width of the feed-forward part. llama.cpp's terms are what its scheduler
 reserves with flash attention: a row of every buffer that lives at the same time in a block (gate,
 up and their product; the residual, its norm, queries, keys with values, attention's output), the
-mask in 16 bits, and the indices of a token. PyTorch frees each tensor after its last use, so fewer
-of them live at a time. A cache with a sliding window holds the window; llama.cpp adds one step of
-`ubatch` tokens and rounds up to 256.
+mask in 16 bits, and the indices of a token. PyTorch frees a tensor after its last use; the rows
+that live at the widest place, counted with `verify.tensors.Tracker` on random weights: 3 h + 2 I
+(BERT, RoBERTa), 2 h + 5 I (ModernBERT), 4 h + 3 I (Llama, Qwen3, Gemma 3), 2 h + k (4 I + 2 h) with
+k experts at work (Mixtral). A cache with a sliding window holds the window; llama.cpp adds one step
+of `ubatch` tokens and rounds up to 256.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from langchain_gpu.planner.components import DTYPE_BYTES, Chat, Encoder
 from langchain_gpu.planner.terms import Term, size
 
 _PAD = 256
+# On x86 with AVX2 (llama.cpp's ggml/src/ggml-cpu/repack.cpp); other types need more than that.
+_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
 
 
 def weights(parts: Sequence[Weights], dtype: str | None, label: str) -> Term:
@@ -46,6 +50,22 @@ def weights(parts: Sequence[Weights], dtype: str | None, label: str) -> Term:
     listed = " + ".join(f"{name} {size(count)}" for name, count in found.items() if count)
     own = sum(part.bytes for part in parts)
     return Term("weights", own, f"{label}: {listed or size(own)}")
+
+
+def repacked(parts: Sequence[Weights]) -> Term | None:
+    """Return what llama.cpp's copies take: a CPU multiplies some types faster in another order.
+
+    The originals stay mapped from the file. None where there is nothing of these types.
+    """
+    found: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.by_type.items():
+            if name in _REPACKED:
+                found[name] = found.get(name, 0) + count
+    if not found:
+        return None
+    listed = " + ".join(f"{name} {size(count)}" for name, count in found.items())
+    return Term("weights", sum(found.values()), f"copies in the CPU's own order: {listed}")
 
 
 def kv_cache(chat: Chat, context: int, layers: range) -> Term:
@@ -84,13 +104,13 @@ def chat_activations(chat: Chat, context: int) -> Term:
             f"+ {chat.sequences} x {info.vocab:,} x 4 B"
         )
         return Term("activations", step * per_token + logits, formula)
-    each = DTYPE_BYTES[chat.dtype or "bfloat16"]
+    dtype = chat.dtype or info.dtype
+    each = _computed(dtype if dtype in DTYPE_BYTES else "bfloat16")
+    alive, written = _alive(info)
     tokens = context * chat.sequences
-    logits = 4 * info.vocab * chat.sequences
-    count = int(tokens * (2 * info.hidden + 3 * wide) * each) + logits
+    count = int(tokens * alive * each) + 4 * info.vocab * chat.sequences
     formula = (
-        f"{tokens:,} tokens x (2 x {info.hidden:,} + 3 x {wide:,}) x {each:g} B "
-        f"+ {chat.sequences} x {info.vocab:,} x 4 B"
+        f"{tokens:,} tokens x {written} x {each:g} B + {chat.sequences} x {info.vocab:,} x 4 B"
     )
     return Term("activations", count, formula)
 
@@ -107,19 +127,13 @@ def chat_inputs(chat: Chat, context: int) -> Term:
 
 def bytes_per_token(encoder: Encoder, dtype: str) -> int:
     """Return what one token of a batch takes while it passes through the widest place."""
-    info = encoder.info
-    return int((2 * info.hidden + _rows(info) * _width(info)) * _computed(dtype))
+    return int(_alive(encoder.info)[0] * _computed(dtype))
 
 
 def encoder_activations(encoder: Encoder, dtype: str, tokens: int) -> Term:
     """Return what a batch takes."""
-    info = encoder.info
-    return Term(
-        "activations",
-        tokens * bytes_per_token(encoder, dtype),
-        f"{tokens:,} tokens x (2 x {info.hidden:,} + {_rows(info)} x {_width(info):,}) x "
-        f"{_computed(dtype):g} B",
-    )
+    formula = f"{tokens:,} tokens x {_alive(encoder.info)[1]} x {_computed(dtype):g} B"
+    return Term("activations", tokens * bytes_per_token(encoder, dtype), formula)
 
 
 def _cells(cache: LayerCache, context: int, chat: Chat) -> int:
@@ -135,10 +149,19 @@ def _width(info: ModelInfo) -> int:
     return info.intermediate * (1 if info.experts is None else info.experts[1])
 
 
-def _rows(info: ModelInfo) -> int:
-    """Return how many wide rows live at a time: gated parts keep the gate beside what it opens."""
-    gated = info.role == "decoder" or "modernbert" in info.architecture.lower()
-    return 3 if gated else 2
+def _alive(info: ModelInfo) -> tuple[int, str]:
+    """Return how many numbers of a token live at the widest place, and how they are counted."""
+    hidden, wide = info.hidden, info.intermediate
+    if info.experts is not None:
+        many = info.experts[1]
+        number = 2 * hidden + many * (4 * wide + 2 * hidden)
+        return number, f"(2 x {hidden:,} + {many} x (4 x {wide:,} + 2 x {hidden:,}))"
+    first, second = 3, 2
+    if info.role == "decoder":
+        first, second = 4, 3
+    elif "modernbert" in info.architecture.lower():
+        first, second = 2, 5
+    return first * hidden + second * wide, f"({first} x {hidden:,} + {second} x {wide:,})"
 
 
 def _computed(dtype: str) -> float:

@@ -49,7 +49,10 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
         context=context,
         n_gpu_layers=on_gpu + 1 if on_gpu and _output_on_gpu(chat, on_gpu) else on_gpu,
         embedding_on_cpu=embedding_on_cpu,
-        suggestions=() if decision == "whole" else suggest(chat, context, gpus, cpu, policy),
+        dtype=None if chat.runs_on == "llama_cpp" else chat.dtype or chat.info.dtype,
+        suggestions=suggest(chat, context, gpus, cpu, policy)
+        if _could_be_better(found, gpus)
+        else (),
     )
 
 
@@ -107,6 +110,10 @@ def _tables(chat: Chat) -> tuple[bool, ...]:
 
 def _output_on_gpu(chat: Chat, on_gpu: int) -> bool:
     return chat.runs_on == "llama_cpp" or on_gpu == chat.info.layers
+
+
+def _could_be_better(found: _Found, gpus: Sequence[Pool]) -> bool:
+    return found[0] == "partial" or (found[0] == "cpu" and bool(gpus))
 
 
 def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool]) -> str:

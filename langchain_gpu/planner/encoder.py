@@ -103,6 +103,7 @@ def _try(
         decision=decision,
         reason=reason,
         shares=tuple(shares),
+        dtype=None if encoder.info.format == "gguf" else dtype,
         max_batch_tokens=tokens,
         embedding_on_cpu=table_at is not None,
     )

@@ -26,21 +26,22 @@ class _Part:
     embedding: bool = False
     output: bool = False
     host: bool = False  # the CPU beside GPUs: it makes the inputs
+    copies: bool = False  # the CPU keeps some weights a second time, in another order
     extra: list[Term] = field(default_factory=list)
 
     def terms(self, chat: Chat, context: int) -> tuple[Term, ...]:
-        info, tables = chat.info, []
+        info = chat.info
         dtype = None if info.format == "gguf" else chat.dtype
-        if self.embedding:
-            tables.append(info.embedding)
+        blocks = info.blocks[self.layers.start : self.layers.stop]
         found = []
-        if tables:
-            found.append(arithmetic.weights(tables, dtype, "embedding table"))
+        if self.embedding:
+            found.append(arithmetic.weights([info.embedding], dtype, "embedding table"))
         if self.layers:
-            blocks = info.blocks[self.layers.start : self.layers.stop]
             found.append(arithmetic.weights(blocks, dtype, f"{len(self.layers)} layers"))
         if self.output:
             found.append(arithmetic.weights(_output(chat, self), dtype, "output"))
+        if self.copies and (copied := arithmetic.repacked(blocks)) is not None:
+            found.append(copied)
         if self.layers and info.caches:
             found.append(arithmetic.kv_cache(chat, context, self.layers))
         if self.layers or self.output:
@@ -81,6 +82,7 @@ def lay(
         embedding=llama or embedding_on_cpu or not on_gpu,
         output=not output_on_gpu,
         host=llama,
+        copies=llama and cpu is not None and "avx2" in cpu.isa,
     )
     shares: list[Share] = []
     first = True

@@ -33,6 +33,7 @@ class Pool:
         total: Bytes, None where unknown.
         free: Bytes free now, None where unknown: nothing is then planned there.
         reserve: Bytes to leave alone.
+        isa: Features of a CPU, as `Device.isa` names them.
         used: Bytes given away so far.
         opened: Whether a component counted the device's own overhead already.
         partner: Another name for the same memory (a chip's GPU and its CPU), or None.
@@ -45,6 +46,7 @@ class Pool:
     total: int | None
     free: int | None
     reserve: int
+    isa: tuple[str, ...] = ()
     used: int = 0
     opened: bool = False
     partner: Pool | None = None
@@ -130,7 +132,9 @@ def imagined(gpus: Sequence[int], ram: int | None = None) -> list[Device]:
         )
         for index, count in enumerate(gpus)
     ]
-    cpu = Device(kind="cpu", name="CPU", reason=reason, memory_total=ram, memory_free=ram)
+    cpu = Device(
+        kind="cpu", name="CPU", reason=reason, memory_total=ram, memory_free=ram, isa=("avx2",)
+    )
     return [*cards, cpu]
 
 
@@ -158,7 +162,9 @@ def _pool(device: Device, reserve: int | None) -> Pool:
         kept = int((total or 0) * _GPU_RESERVE) if reserve is None else reserve
     if device.kind == "mps" and total is not None and free is not None:
         free = min(free, int(total * _METAL_SHARE))
-    return Pool(str(device), device.kind, device.name, device.dtype, total, free, kept)
+    return Pool(
+        str(device), device.kind, device.name, device.dtype, total, free, kept, isa=device.isa
+    )
 
 
 __all__ = ["CONTEXT_BYTES", "Pool", "imagined", "make_pools", "parse_size"]

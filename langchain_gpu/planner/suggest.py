@@ -56,7 +56,7 @@ def largest_quantization(
     for name, bits in BITS.items():
         if bits >= now:
             continue
-        smaller = replace(chat, info=_at(chat.info, bits), engine="llama_cpp", dtype=None)
+        smaller = replace(chat, info=with_bits(chat.info, bits), engine="llama_cpp", dtype=None)
         for pool in pools:
             on_cpu = pool.kind == "cpu"
             shares = lay(
@@ -84,7 +84,7 @@ def _shorter(
     return None
 
 
-def _at(info: ModelInfo, bits: float) -> ModelInfo:
+def with_bits(info: ModelInfo, bits: float) -> ModelInfo:
     """Return the model with every weight in so many bits."""
 
     def shrink(part: Weights) -> Weights:
@@ -99,4 +99,4 @@ def _at(info: ModelInfo, bits: float) -> ModelInfo:
     )
 
 
-__all__ = ["BITS", "largest_quantization", "suggest"]
+__all__ = ["BITS", "largest_quantization", "suggest", "with_bits"]

@@ -58,6 +58,7 @@ class ComponentPlan:
             `"cpu"`, or `"refused"`.
         reason: Why, with the numbers.
         shares: What lies where; empty when refused.
+        dtype: What torch computes in; None where the file decides.
         context: Tokens of one chat; None for other components.
         max_batch_tokens: Tokens of one forward pass of an encoder; None for other components.
         n_gpu_layers: What llama.cpp and Ollama call it: blocks on GPUs, one more where the output
@@ -72,6 +73,7 @@ class ComponentPlan:
     decision: Decision
     reason: str
     shares: tuple[Share, ...] = ()
+    dtype: str | None = None
     context: int | None = None
     max_batch_tokens: int | None = None
     n_gpu_layers: int | None = None

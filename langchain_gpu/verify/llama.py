@@ -1,0 +1,91 @@
+"""What llama.cpp allocates for a GGUF file: it says so while it loads, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+from langchain_gpu.models.resolve import resolve
+from langchain_gpu.planner import Chat, ComponentPlan
+from langchain_gpu.verify.measured import Measured, compare
+
+# As in: load_tensors:   CPU_Mapped model buffer size =    92.10 MiB
+_BUFFER = re.compile(
+    r"(\S+)\s+(model|KV|RS|compute|output) buffer size\s*=\s*([0-9.]+) MiB", re.IGNORECASE
+)
+_PURPOSE = {
+    "model": "weights",
+    "kv": "kv_cache",
+    "rs": "kv_cache",
+    "compute": "activations",
+    "output": "activations",
+}
+_SECONDS = 600
+_SHOWN = 2000
+_MIB = 2**20
+
+
+def measure_llama(chat: Chat, planned: ComponentPlan) -> Measured:
+    """Load the file in a process of its own and add up the buffers that llama.cpp names.
+
+    Raises:
+        ModelNotFoundError: The file is not here.
+        RuntimeError: It could not be loaded, or no buffer was named.
+    """
+    path = resolve(chat.info.name, kind="gguf", local_files_only=True).path
+    layers = max(0, planned.n_gpu_layers or 0)
+    # One device's compute buffer is planned for each that has layers: fit by llama.cpp itself is
+    # off, for it would change the numbers that are to be checked.
+    asked = {
+        "path": str(path),
+        "n_ctx": planned.context,
+        "n_parallel": chat.sequences,
+        "n_gpu_layers": layers,
+        "cache": chat.cache_dtype,
+        "ubatch": chat.ubatch,
+    }
+    done = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "langchain_gpu.verify.llama_child", json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"{path}: llama.cpp could not load it as planned:\n{done.stderr[-_SHOWN:]}"
+        )
+    measured = buffers(done.stderr)
+    if "weights" not in measured:
+        raise RuntimeError(f"{path}: llama.cpp named no buffers; its messages may have changed")
+    rss = int(json.loads(done.stdout.splitlines()[-1])["rss"])
+    how = "buffers that llama.cpp allocated: model, KV, compute and output"
+    return compare(planned, measured, how=how, rss=rss)
+
+
+def buffers(log: str) -> dict[str, int]:
+    """Add up the buffers named in llama.cpp's messages, in bytes by purpose.
+
+    A buffer that is named twice (llama.cpp measures before it allocates) counts once.
+    """
+    last: dict[tuple[str, str, int], float] = {}
+    seen: dict[tuple[str, str], int] = {}
+    for line in log.splitlines():
+        if (match := _BUFFER.search(line)) is None:
+            continue
+        device, kind = match[1], match[2].lower()
+        # Caches of layers with and without a window are two buffers of one device.
+        place = seen.get((device, kind), 0) if kind == "kv" else 0
+        seen[device, kind] = place + 1
+        last[device, kind, place] = float(match[3])
+    found: dict[str, int] = {}
+    for (_, kind, _), mib in last.items():
+        purpose = _PURPOSE[kind]
+        found[purpose] = found.get(purpose, 0) + round(mib * _MIB)
+    return found
+
+
+__all__ = ["buffers", "measure_llama"]

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from langchain_gpu import __version__, doctor
-from langchain_gpu.doctor import faiss_problems, render, report
+from langchain_gpu import __version__
+from langchain_gpu.doctor import needs, render, report
+from langchain_gpu.doctor.environment import read_environment
+from langchain_gpu.doctor.report import has_problems
 from langchain_gpu.hardware.cpu import CPU
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU
@@ -38,22 +40,35 @@ def drawn(found: dict[str, Any], width: int = 80) -> str:
 def test_a_report_is_json_with_the_promised_keys() -> None:
     found = json.loads(json.dumps(report(GOOD)))
     assert set(found) == {
-        "version", "python", "platform", "devices", "problems", "extras", "versions"
+        "version", "python", "platform", "devices", "problems", "proofs", "extras", "versions"
     }  # fmt: skip
     assert found["version"] == __version__
     for device in found["devices"]:
         assert set(device) == {
             "kind", "index", "name", "reason", "cores", "isa", "memory_total", "memory_free",
-            "capability", "dtype", "dtype_reason",
+            "capability", "dtype", "dtype_reason", "notes",
         }  # fmt: skip
     assert [device["kind"] for device in found["devices"]] == ["cuda", "cpu"]
     assert found["devices"][1]["isa"] == ["avx2"]
 
 
 def test_a_trap_is_told_with_its_remedy() -> None:
-    (problem,) = report(TRAPPED)["problems"]
-    assert set(problem) == {"what", "remedy"}
+    found = report(TRAPPED)
+    (problem,) = found["problems"]
+    assert set(problem) == {"what", "remedy", "severity"}
     assert "CPU build" in problem["what"]
+    assert has_problems(found)
+
+
+def test_advice_comes_after_problems_and_does_not_count() -> None:
+    environ = {"CUDA_LAUNCH_BLOCKING": "1"}
+    found = report(replace(GOOD, environ=environ))
+    assert [problem["severity"] for problem in found["problems"]] == ["advice"]
+    assert not has_problems(found)
+    assert "Nothing keeps this hardware from being used." in drawn(found)
+    both = report(replace(TRAPPED, environ=environ))
+    assert [problem["severity"] for problem in both["problems"]] == ["problem", "advice"]
+    assert "1 problem keeps hardware from being used." in drawn(both)
 
 
 def test_extras_are_the_metadatas() -> None:
@@ -73,8 +88,8 @@ def fake_metadata(monkeypatch: pytest.MonkeyPatch, lines: list[str], **versions:
             raise PackageNotFoundError(name)
         return versions[name.replace("-", "_")]
 
-    monkeypatch.setattr(doctor, "requires", lambda _: lines)
-    monkeypatch.setattr(doctor, "version", find)
+    monkeypatch.setattr(needs, "requires", lambda _: lines)
+    monkeypatch.setattr(needs, "version", find)
 
 
 def test_an_extra_is_installed_when_all_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +124,7 @@ def test_an_extra_is_installed_when_all_of_it_is(monkeypatch: pytest.MonkeyPatch
         {
             "what": "three 1.0 is installed, and >=2 is needed",
             "remedy": 'pip install "langchain-gpu[b]"',
+            "severity": "advice",
         }
     ]
 
@@ -117,17 +133,26 @@ def test_a_source_tree_without_metadata(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(name: str) -> list[str]:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor, "requires", missing)
+    monkeypatch.setattr(needs, "requires", missing)
     assert report(GOOD)["extras"] == {}
 
 
-def test_two_faiss_wheels_clash(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert faiss_problems([]) == faiss_problems(["faiss-cpu", "faiss-cpu"]) == []
-    both = {"faiss": ["faiss-gpu", "faiss-cpu"]}
-    monkeypatch.setattr(doctor, "packages_distributions", lambda: both)
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("torch>=99", "problem"),
+        ('torch>=99; extra == "local"', "problem"),
+        ('torch>=99; extra == "faiss-gpu"', "problem"),
+        ('torch>=99; extra == "cli"', "advice"),
+    ],
+)
+def test_a_wrong_version_counts_where_hardware_is_used_through_it(
+    monkeypatch: pytest.MonkeyPatch, line: str, severity: str
+) -> None:
+    fake_metadata(monkeypatch, [line], torch="2.13.0")
     (problem,) = report(GOOD)["problems"]
-    assert problem["what"].startswith("faiss-cpu and faiss-gpu overwrite one another")
-    assert problem["remedy"].startswith("pip uninstall -y faiss-cpu faiss-gpu")
+    assert problem["what"] == "torch 2.13.0 is installed, and >=99 is needed"
+    assert problem["severity"] == severity
 
 
 def test_a_drawing_fits_80_columns_and_names_every_device() -> None:
@@ -157,4 +182,4 @@ def test_without_rich_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_this_machine() -> None:
-    assert drawn(report())
+    assert drawn(report(environment=read_environment(ollama=False)))

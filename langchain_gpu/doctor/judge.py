@@ -1,0 +1,157 @@
+"""From what the proofs found to problems with remedies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_gpu._extras import install_line
+from langchain_gpu.doctor.environment import Environment
+from langchain_gpu.doctor.proofs import Proof
+from langchain_gpu.doctor.wheels import faiss_remedy
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.facts import Facts
+from langchain_gpu.hardware.gpu import Kind
+from langchain_gpu.hardware.traps import Problem
+from langchain_gpu.hardware.wheels import ROCM_WHEEL, XPU_WHEEL, cuda_remedy, reinstall
+
+_LLAMA = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp"
+_LONGER = "a first start reads gigabytes of libraries: langchain-gpu doctor --proof-timeout 60"
+_STUCK = {
+    "cuda": "see `nvidia-smi` and dmesg (lines with Xid); a reboot helps a driver that hangs",
+    "rocm": "see dmesg (lines with amdgpu); a reboot helps a driver that hangs",
+}
+
+
+def judge(
+    proofs: Sequence[Proof], env: Environment, facts: Facts, devices: Sequence[Device]
+) -> list[Problem]:
+    """Return what the proofs found wrong, each with its remedy.
+
+    Args:
+        proofs: What came of them.
+        env: What is installed.
+        facts: The machine.
+        devices: What of it can be used.
+    """
+    by_name = {str(device): device for device in devices}
+    found = []
+    for proof in proofs:
+        device = by_name.get(proof.device)
+        problem = _judge(proof, device, env, facts)
+        if problem is not None:
+            found.append(problem)
+    gpu = next((device for device in devices if device.kind != "cpu"), None)
+    found += [blind for proof in proofs if (blind := _blind(proof, gpu, facts)) is not None]
+    return list(dict.fromkeys(found))
+
+
+def _judge(proof: Proof, device: Device | None, env: Environment, facts: Facts) -> Problem | None:
+    if proof.passed:
+        return None
+    kind: Kind = device.kind if device else "cpu"
+    where = f" on {proof.device} ({device.name})" if device else ""
+    what = f"{proof.name}{where}: {proof.what}"
+    if proof.cause == "slow start":
+        return Problem(kind, what, _LONGER, severity="advice")
+    if proof.cause == "memory":
+        tool = {"cuda": "`nvidia-smi`", "rocm": "`rocm-smi --showpids`"}.get(kind, "`top`")
+        return Problem(kind, what, f"{tool} names the programs that hold it; close one")
+    if proof.cause == "timeout":
+        stuck = _STUCK.get(kind, "see `top`: something else may keep the processor busy")
+        return Problem(kind, what, f"{stuck}; or allow more time: --proof-timeout 60")
+    if proof.name == "ONNX Runtime" and proof.cause == "missing":
+        return _provider(kind, what, env)
+    return Problem(kind, what, _remedy(proof, device, env, facts))
+
+
+def _provider(kind: Kind, what: str, env: Environment) -> Problem:
+    """A wheel for GPUs that cannot reach one is a defect; a CPU wheel beside a GPU is a choice."""
+    # `open_session` puts its remedy behind the fact.
+    for mark in (". Its wheels exclude one another: ", "; it needs the "):
+        fact, found, remedy = what.partition(mark)
+        if found:
+            break
+    wheels = env.wheels.get("onnxruntime", {})
+    chosen = any(wheel != "onnxruntime" for wheel in wheels)
+    if "libraries: " in remedy:
+        remedy = remedy.partition("libraries: ")[2]
+    elif remedy and not remedy.startswith("pip"):
+        remedy = f"install the {remedy}"
+    return Problem(
+        kind,
+        fact,
+        remedy or install_line("onnx-gpu" if kind == "cuda" else "onnx"),
+        severity="problem" if chosen else "advice",
+    )
+
+
+def _blind(proof: Proof, gpu: Device | None, facts: Facts) -> Problem | None:
+    """Tell that llama.cpp or OpenVINO sees no GPU beside one that works for torch."""
+    if not proof.passed or gpu is None:
+        return None
+    if proof.name == "llama.cpp" and proof.gpus == 0:
+        return Problem(
+            gpu.kind,
+            f"this build of xllamacpp is for the CPU, and there is {gpu} ({gpu.name}): GGUF models "
+            "run on the CPU",
+            f"{_LLAMA}/{_llama_wheel(gpu, facts)}"
+            if gpu.kind != "mps"
+            else "pip install --force-reinstall xllamacpp (its macOS wheel has Metal)",
+        )
+    sees = any(name.startswith("GPU") for name in proof.found)
+    if proof.name == "OpenVINO" and gpu.kind == "xpu" and not sees:
+        return Problem(
+            "xpu",
+            f"OpenVINO sees no GPU, and there is {gpu} ({gpu.name})",
+            "install Intel's OpenCL runtime (intel-opencl-icd) and join the group `render`",
+            severity="advice",
+        )
+    return None
+
+
+def _llama_wheel(gpu: Device, facts: Facts) -> str:
+    """Return the name of xllamacpp's wheel for a GPU, as its README lists them."""
+    if gpu.kind == "cuda":
+        newest = facts.nvidia.cuda
+        return "whl/cu132" if newest is None or newest[0] >= 13 else "whl/cu128"  # noqa: PLR2004
+    return "whl/rocm-7.2.4" if gpu.kind == "rocm" else "whl/vulkan"
+
+
+def _remedy(proof: Proof, device: Device | None, env: Environment, facts: Facts) -> str:
+    if proof.name == "matrix product":
+        return _torch_remedy(proof, device, facts)
+    if proof.name == "FAISS search":
+        wheel = next(iter(env.wheels.get("faiss", {})), "faiss-gpu")
+        if device is not None and device.kind == "cuda":
+            return faiss_remedy(device, facts, wheel)
+        return f"pip install --force-reinstall {wheel}"
+    if proof.name == "ONNX Runtime":
+        wheel = next(iter(env.wheels.get("onnxruntime", {})), "onnxruntime")
+        return f'pip install --force-reinstall {wheel}; until then take backend="torch"'
+    if proof.name == "OpenVINO":
+        return "pip install --force-reinstall openvino"
+    return (
+        "pip install --force-reinstall xllamacpp; a build for a GPU needs that GPU's driver and "
+        "libraries"
+    )
+
+
+def _torch_remedy(proof: Proof, device: Device | None, facts: Facts) -> str:
+    kind = "cpu" if device is None else device.kind
+    remedies = {
+        "cpu": "pip install --force-reinstall torch",
+        "mps": "update macOS, or pip install --force-reinstall torch",
+        "xpu": f"update Intel's compute runtime, or {reinstall(XPU_WHEEL)}",
+        "rocm": f"{_STUCK['rocm']}; else {reinstall(ROCM_WHEEL)}",
+    }
+    if device is None or kind in remedies:
+        return remedies[kind]
+    line = cuda_remedy(device.capability, facts.nvidia.cuda)
+    if proof.cause != "wrong":
+        return f"{_STUCK['cuda']}; else {line}"
+    if proof.dtype == "float32":
+        return f"unset NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, or {line}"
+    return f"`nvidia-smi -q -d ECC` shows errors of its memory; else {line}"
+
+
+__all__ = ["judge"]

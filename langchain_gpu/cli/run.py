@@ -10,10 +10,11 @@ import typer
 
 from langchain_gpu import __version__
 from langchain_gpu.cli.ask import ask
+from langchain_gpu.cli.doctor import doctor
 from langchain_gpu.cli.import_faiss import import_faiss
 from langchain_gpu.cli.index import index
-from langchain_gpu.cli.options import JsonOption
-from langchain_gpu.cli.output import print_json, quiet_libraries, quiet_stdout, show_error, stdout
+from langchain_gpu.cli.output import quiet_libraries, show_error
+from langchain_gpu.cli.plan import plan
 from langchain_gpu.demo.command import demo
 
 app = typer.Typer(
@@ -57,19 +58,8 @@ def _options(
     """Ask your own documents, on the device you own."""
 
 
-@app.command(short_help="Show devices, what is installed, and what is wrong.")
-def doctor(*, json: JsonOption = False) -> None:
-    """Show the devices with reasons, what is installed, and problems with their remedies."""
-    from langchain_gpu.doctor import render, report
-
-    with quiet_stdout(active=json):
-        found = report()
-    if json:
-        print_json(found)
-    else:
-        stdout().print(render(found))
-
-
+app.command(short_help="Show devices, what is installed, and what is wrong.")(doctor)
+app.command(short_help="Say what fits where, before any memory is touched.")(plan)
 app.command(short_help="Index documents; run it again to update.")(index)
 app.command(short_help="Answer a question from a store, with sources.")(ask)
 app.command("import-faiss", short_help="Move a store of langchain-community in.")(import_faiss)

@@ -65,7 +65,7 @@ def describe_gguf(name: str, head: Head, *, files: Mapping[str, int], source: st
         hidden=facts.number("embedding_length"),
         heads=facts.most("attention.head_count"),
         intermediate=width,
-        vocab=table.shape[-1] if table else facts.number("vocab_size"),
+        vocab=table.shape[-1] if table and table.shape else facts.number("vocab_size"),
         context_length=facts.optional("context_length"),
         dtype=_dtype(head),
         embedding=_weights(groups.get("embedding", ())),

@@ -132,15 +132,20 @@ class HubFiles:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         from httpx import HTTPError
+        from huggingface_hub.errors import GatedRepoError
 
         try:
             yield
         except (HeaderError, ModelNotFoundError):
             raise
         except (OSError, ValueError, NotImplementedError, HTTPError) as error:
+            # The file system turns what the hub said into a FileNotFoundError.
+            said = error.__cause__ if isinstance(error.__cause__, OSError) else error
             line = (str(error).strip().splitlines() or [""])[0][:200]
+            if isinstance(said, GatedRepoError):
+                line = f"ask for access at huggingface.co/{self._repo}, then pass token="
             raise ModelNotFoundError(
-                f"{self.where} cannot be read: {type(error).__name__}: {line}"
+                f"{self.where} cannot be read: {type(said).__name__}: {line}"
             ) from error
 
 

@@ -125,7 +125,9 @@ def parse_index(text: bytes, *, name: str) -> list[str]:
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise HeaderError(f"{name} has no weight_map: the field that names the weight files")
-    files = sorted({str(shard) for shard in shards.values()})
+    if odd := [shard for shard in shards.values() if not isinstance(shard, str)]:
+        raise HeaderError(f"{name}: weight_map names a {type(odd[0]).__name__}, no file")
+    files = sorted(set(shards.values()))
     if len(files) > _MAX_SHARDS:
         raise HeaderError(f"{name} names {len(files):,} files; {_MAX_SHARDS:,} are the limit")
     for file in files:

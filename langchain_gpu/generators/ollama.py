@@ -1,18 +1,259 @@
-"""Chats through Ollama."""
+"""Chats with a model that Ollama runs."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+import re
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing, suppress
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.base import (
+    Completion,
+    Delta,
+    Deltas,
+    Message,
+    PromptTooLongError,
+    Request,
+    collect,
+    timed,
+)
+from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of
+from langchain_gpu.generators.ollama_models import Model, fetch
+from langchain_gpu.generators.ollama_place import (
+    Placed,
+    device_of,
+    find,
+    load_options,
+    problem_of,
+    report,
+)
+from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
+from langchain_gpu.generators.parallel import generate_all
+from langchain_gpu.generators.registry import Options, refuse
+from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import RefusedError, ServerError
+from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.ollama import OllamaClient
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_CHATS = 4  # at the same time; Ollama lets further ones wait, and their time-out runs
+_LOAD_SECONDS = 600.0  # large models come from slow disks
+_UNLOAD_SECONDS = 10.0
+_RELOADED = 0.3e9  # nanoseconds: looking a loaded model up takes far less
 
 
 class OllamaGenerator:
-    """Not there yet."""
+    """A model that Ollama runs. Making the object has Ollama load it.
+
+    Answers always stream, so that one that nobody waits for any more ends on the server too.
+
+    Args:
+        model: Ollama's name of the model, `"qwen3:8b"`.
+        options: `n_gpu_layers`, `n_ctx`, `n_threads` and `keep_alive` are Ollama's `num_gpu`,
+            `num_ctx`, `num_thread` and `keep_alive`. `load` may hold `pull` (True fetches a model
+            that is not there), `timeout` (seconds for loading or fetching, 600) and Ollama's
+            options for loading, such as `num_batch` and `main_gpu`.
+
+    Raises:
+        RefusedError: Ollama does not have the model; the message lists those it has.
+        ServerError: Nothing answers there, or the model cannot be loaded.
+        DeviceNotFoundError: Less is on the GPU than was asked for and `fallback="error"`.
+        ValueError: An option that Ollama does not have.
+    """
 
     def __init__(self, model: str, options: Options) -> None:
-        raise NotImplementedError
+        refuse(options, "ollama", "dtype")
+        load = dict(options.load)
+        pull, seconds = load.pop("pull", False), load.pop("timeout", _LOAD_SECONDS)
+        if unknown := sorted(set(load) - LOAD_OPTIONS):
+            known = ", ".join(["pull", "timeout", *sorted(LOAD_OPTIONS)])
+            raise ValueError(f"load_kwargs of the back end 'ollama' are {known}, not {unknown}")
+        self._load = {**load, **load_options(options)}
+        self._options = options
+        self._seconds = float(seconds)
+        self._n_parallel = options.n_parallel or _CHATS
+        self._slots = asyncio.Semaphore(self._n_parallel)
+        self._warned = False
+        self._placed: Placed | None = None
+        url = options.server.url
+        self._client = OllamaClient(
+            address.check_url(url) if url else address.ollama_url(), options.server
+        )
+        # Nothing on the client's thread holds this object: dropping it ends the thread.
+        weakref.finalize(self, self._client.close)
+        self._ours = False
+        try:
+            self._model: Model = self._run(fetch(self._client, model, self._seconds, pull=pull))
+            self._run(self._start())
+        except BaseException:
+            self.close()
+            raise
 
-    def __getattr__(self, name: str) -> Any:
-        """Say so."""
-        raise NotImplementedError(name)
+    @property
+    def device(self) -> Device:
+        """The server; its reason says how much of the model is on a GPU there."""
+        return device_of(self._client.host, self._placed)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of one chat, prompt and answer together."""
+        said = self._placed.window if self._placed else None
+        return said or window_of(self._model, self._load)
+
+    @property
+    def max_batch(self) -> int:
+        """Chats in flight at the same time; more of them wait."""
+        return self._n_parallel
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer every request, `max_batch` at a time."""
+        return generate_all(self.stream, requests, width=self._n_parallel)
+
+    def stream(self, request: Request) -> Deltas:
+        """Yield the answer piece by piece; closing the iterator ends it on the server too.
+
+        Raises:
+            PromptTooLongError: The prompt does not fit the window.
+            ServerTimeoutError: The answer was not complete in time.
+            ServerError: The server did not give it, although it was asked several times, or broke
+                off in the middle.
+            ValueError: An option that Ollama does not have, or tools for a model without them.
+        """
+        if request.tools and self._model.tools is False:
+            raise ValueError(
+                f"the chat template of {self._model.name} cannot describe tools; take a model that "
+                f"was trained for them, or ask for JSON with "
+                f"with_structured_output(schema, method='json_schema')"
+            )
+        body = body_of(self._model.name, request, self._load, self._options.keep_alive)
+        tools = request.tools if request.tool_choice != "none" else ()
+        with closing(self._pieces(body, request.timeout or self._options.server.timeout)) as pieces:
+            yield from recover_calls(timed(pieces), tools)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Raise: Ollama shows no token ids.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "Ollama shows no token ids: give custom_get_token_ids to have them from a tokenizer "
+            "here; count_chat_tokens and get_num_tokens_from_messages count a chat"
+        )
+
+    def count_chat_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> int:
+        """Tokens of the prompt that a chat becomes, template included.
+
+        Ollama counts only what it reads: the prompt is read once, and one token written. The chat
+        itself then finds it in the server's cache.
+
+        Raises:
+            PromptTooLongError: The prompt does not fit the window.
+            NotImplementedError: The server says nothing of tokens.
+        """
+        request = Request(messages=messages, tools=tools, max_tokens=1)
+        usage = collect(self.stream(request)).usage
+        if usage is None:
+            raise NotImplementedError(f"{self._client.host} does not count the tokens of a prompt")
+        return usage.input_tokens
+
+    def close(self) -> None:
+        """Close all connections. A model that this object had loaded is unloaded."""
+        if self._ours:
+            self._ours = False
+            body = {"model": self._model.name, "keep_alive": 0}
+            with suppress(ServerError, RuntimeError):  # it is gone, or will go by its own clock
+                self._run(self._client.ask("/api/generate", body, seconds=_UNLOAD_SECONDS))
+        self._client.close()
+
+    async def _start(self) -> None:
+        """Have the model loaded, and look where it went."""
+        name = self._model.name
+        self._ours = find(name, await self._client.ask("/api/ps")) is None
+        body: dict[str, Any] = {"model": name, "messages": [], "options": self._load}
+        keep = self._options.keep_alive
+        if keep is not None and not re.fullmatch(r"0+(\.0*)?[a-z]*", str(keep)):
+            body["keep_alive"] = keep  # with none at all Ollama would not even load it
+        await self._client.ask("/api/chat", {**body, "stream": False}, seconds=self._seconds)
+        await self._look()
+        if self._placed is not None and self._placed.window is None:
+            # A server too old to say: from here on it is told.
+            self._load.setdefault("num_ctx", window_of(self._model, self._load))
+
+    async def _look(self) -> None:
+        self._placed = find(self._model.name, await self._client.ask("/api/ps"))
+        if self._placed is None or self._warned:
+            return
+        problem = problem_of(self._options, self._placed, self._model.layers)
+        if problem is not None:
+            self._warned = True
+            report(self._options, self._placed, problem)
+
+    def _pieces(self, body: dict[str, Any], seconds: float) -> Deltas:
+        # Without a bound: an answer is never longer than the model's window.
+        items: SimpleQueue[Delta | None] = SimpleQueue()
+        flight = self._client.start(self._answer(body, seconds, items.put))
+        flight.then(lambda: items.put(None))
+        try:
+            while (item := items.get()) is not None:
+                yield item
+            flight()  # raises what went wrong
+        finally:
+            flight.cancel()
+
+    async def _answer(
+        self, body: dict[str, Any], seconds: float, put: Callable[[Delta], None]
+    ) -> None:
+        attempts = retrying(self._options.server.max_retries, within=seconds)
+        async with self._client.within(seconds, "finish the answer"), self._slots:
+            try:
+                await attempts(self._attempt, body, put)
+            except RefusedError as error:
+                raise await self._explained(error) from None
+
+    async def _attempt(self, body: dict[str, Any], put: Callable[[Delta], None]) -> None:
+        pieces = Pieces(self._client.host)
+
+        def take(line: dict[str, Any]) -> None:
+            if (delta := pieces.read(line)) is not None:
+                put(delta)
+
+        try:
+            await self._client.stream("/api/chat", body, take)
+        except ServerError as error:
+            # What was handed out cannot be taken back; what is done is whole.
+            error.again = error.again and not pieces.begun
+            if pieces.last is None:
+                raise
+        last = pieces.end()
+        if ((pieces.last or {}).get("load_duration") or 0) > _RELOADED:
+            await self._look()  # it was loaded again, and perhaps elsewhere
+        if last.usage is None:
+            logger.warning("%s does not say how many tokens an answer took", self._client.host)
+        elif body.get("truncate") is False:
+            warn_if_cut(body, last.usage.input_tokens, self.context_length)
+        put(last)
+
+    async def _explained(self, error: RefusedError) -> Exception:
+        """Say what helps, where the server's words leave that open."""
+        if error.too_long:
+            return PromptTooLongError(None, self.context_length)
+        if error.status == 404:  # noqa: PLR2004  it was there when this object was made
+            return await self._model.missing(self._client, error)
+        return error
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._client.start(work)()
+
+
+__all__ = ["OllamaGenerator"]

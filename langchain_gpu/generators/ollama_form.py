@@ -1,0 +1,225 @@
+"""Ollama's chat form: a request to its body, lines of the stream to pieces of the answer."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_gpu.generators.base import Delta, FinishReason, Message, Request, ToolCall, Usage
+from langchain_gpu.generators.toolcalls import forced_format
+from langchain_gpu.servers.errors import BadAnswerError
+
+# Loading again is what a change of these costs, and what we know of the window would be wrong.
+LOADING = {"num_ctx": "n_ctx", "num_gpu": "n_gpu_layers", "num_thread": "n_threads"}
+LOAD_OPTIONS = frozenset({"main_gpu", "num_batch", "numa", "low_vram", "use_mmap", "use_mlock"})
+_OPTIONS = frozenset(
+    {
+        "frequency_penalty",
+        "min_p",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "num_keep",
+        "penalize_newline",
+        "presence_penalty",
+        "repeat_last_n",
+        "repeat_penalty",
+        "tfs_z",
+        "top_k",
+        "typical_p",
+    }
+)
+_BESIDE = frozenset({"think", "format", "keep_alive", "logprobs", "top_logprobs", "truncate"})
+_OURS = ("model", "messages", "stream", "tools", "num_predict")
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+_SHOWN = 200  # characters of a line that an error quotes
+
+
+def body_of(
+    model: str, request: Request, load: Mapping[str, Any], keep_alive: float | str | None
+) -> dict[str, Any]:
+    """Return the request in Ollama's form; what is None is left to the server.
+
+    Args:
+        model: The server's name of the model.
+        request: What is asked.
+        load: Options the model was loaded with: others would load it again.
+        keep_alive: How long it stays loaded afterwards.
+
+    Raises:
+        ValueError: An extra option that Ollama does not have, or that is set elsewhere.
+    """
+    beside, options = _sorted(request.extra)
+    wanted = {
+        "num_predict": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        "stop": list(request.stop) or None,
+    }
+    options |= {name: value for name, value in wanted.items() if value is not None}
+    # A prompt beyond the window is refused, and the start of a chat not forgotten, by servers
+    # that can; the others read over both words.
+    body: dict[str, Any] = {"truncate": False, "shift": False, **beside}
+    if keep_alive is not None:
+        body.setdefault("keep_alive", keep_alive)
+    if request.response_format is not None:
+        if "format" in body:
+            raise ValueError("'format' and response_format say the same: give one of them")
+        body["format"] = _format(request.response_format)
+    if request.tools and request.tool_choice != "none":
+        body["tools"] = list(request.tools)
+        if request.tool_choice != "auto":  # Ollama has no such choice; a schema enforces it
+            body["format"] = _format(forced_format(request.tools, request.tool_choice))
+    return body | {
+        "model": model,
+        "messages": messages_of(request.messages),
+        "stream": True,
+        "options": {**options, **load},
+    }
+
+
+def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return the chat with arguments as objects, and results of tools under the tool's name.
+
+    Raises:
+        ValueError: Arguments of a call are no JSON; the message is named by its position.
+    """
+    names: dict[str, str] = {}
+    found = []
+    for index, message in enumerate(messages):
+        result = dict(message)
+        if calls := result.get("tool_calls"):
+            result["tool_calls"] = [_call(call, index) for call in calls]
+            names |= {call["id"]: call["function"]["name"] for call in calls if call.get("id")}
+        if name := names.get(result.get("tool_call_id", "")):
+            result.setdefault("tool_name", name)
+        found.append(result)
+    return found
+
+
+class Pieces:
+    """The lines of one answer in, its pieces out. The last one has the reason and the usage.
+
+    Args:
+        host: Who answers, for messages.
+
+    Attributes:
+        begun: Whether a piece was given out: the answer cannot be asked for again.
+        last: The line that ended the answer.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._calls = 0
+        self.begun = False
+        self.last: Mapping[str, Any] | None = None
+
+    def read(self, line: Mapping[str, Any]) -> Delta | None:
+        """Return what a line adds to the answer; None if nothing.
+
+        Raises:
+            BadAnswerError: It is not what the form promises.
+        """
+        try:
+            delta = self._read(line)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            shown = json.dumps(line, default=str)[:_SHOWN]
+            raise BadAnswerError(f"{self._host} sent a line that cannot be read: {shown}") from None
+        self.begun = self.begun or delta is not None
+        return delta
+
+    def end(self) -> Delta:
+        """Return the last piece.
+
+        Raises:
+            BadAnswerError: The server did not say that the answer is done, or gave it up.
+        """
+        if self.last is None:
+            raise BadAnswerError(
+                f"{self._host} ended the answer without saying that it is done: it is not whole",
+                again=not self.begun,
+            )
+        named = self.last.get("done_reason") or "stop"  # servers before 0.1.38 give none
+        if named not in _REASONS:
+            raise BadAnswerError(
+                f"{self._host} gave the answer up with done_reason {named!r}; its log may say why"
+            )
+        calls = self._calls > 0 and named == "stop"
+        reason: FinishReason = "tool_calls" if calls else _REASONS[named]
+        sent, written = self.last.get("prompt_eval_count"), self.last.get("eval_count", 0)
+        usage = Usage(sent, written) if isinstance(sent, int) else None
+        return Delta(finish_reason=reason, usage=usage, model=self.last.get("model"))
+
+    def _read(self, line: Mapping[str, Any]) -> Delta | None:
+        if line.get("done"):
+            self.last = line
+        message = line.get("message") or {}
+        text, thought = message.get("content") or "", message.get("thinking") or ""
+        calls, logprobs = message.get("tool_calls") or (), line.get("logprobs") or ()
+        if not (text or thought or calls or logprobs):
+            return None
+        if not (isinstance(text, str) and isinstance(thought, str)):
+            raise TypeError
+        return Delta(
+            text=text,
+            reasoning=thought,
+            tool_calls=tuple(map(self._tool_call, calls)),
+            logprobs=tuple(logprobs),
+        )
+
+    def _tool_call(self, call: Mapping[str, Any]) -> ToolCall:
+        """Ollama sends every call whole; only its newer versions give it an id."""
+        function, index = call["function"], self._calls
+        self._calls += 1
+        arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+        name = call.get("id") or f"call_{uuid.uuid4().hex[:16]}"
+        return ToolCall(index, name, function["name"], arguments)
+
+
+def _sorted(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part the extra options into fields of the request and its `options`."""
+    rest = dict(extra)
+    options = dict(rest.pop("options", None) or {})  # unchecked: for options of newer servers
+    for name in (*rest, *options):
+        if name in _OURS:
+            where = "max_tokens sets it" if name == "num_predict" else "the call itself sets it"
+            raise ValueError(f"{name!r} cannot be given as an option of the model: {where}")
+        if name in LOADING or name in LOAD_OPTIONS:
+            place = LOADING.get(name, "it in load_kwargs")
+            raise ValueError(f"{name!r} is decided when the model is loaded: give {place}")
+    for name in rest:
+        if name not in _OPTIONS and name not in _BESIDE:
+            known = ", ".join(sorted(_OPTIONS | _BESIDE))
+            raise ValueError(
+                f"Ollama would ignore {name!r}; it has {known}. An option of a newer server goes "
+                f"under 'options': {{'options': {{{name!r}: ...}}}}"
+            )
+    beside = {name: value for name, value in rest.items() if name in _BESIDE}
+    options |= {name: value for name, value in rest.items() if name in _OPTIONS}
+    return beside, options
+
+
+def _format(wanted: Mapping[str, Any]) -> Any:
+    if wanted.get("type") == "json_schema":
+        return wanted["json_schema"]["schema"]
+    return "json" if wanted.get("type") == "json_object" else None
+
+
+def _call(call: Mapping[str, Any], index: int) -> dict[str, Any]:
+    function = dict(call["function"])
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise ValueError(
+                f"message {index}: the arguments of the call {function['name']!r} are no JSON "
+                f"({error})"
+            ) from None
+    return {**call, "function": function}
+
+
+__all__ = ["LOADING", "LOAD_OPTIONS", "Pieces", "body_of", "messages_of"]

@@ -1,0 +1,54 @@
+"""Prompts that Ollama cuts without saying so."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_gpu.events import TruncationWarning
+from langchain_gpu.generators.base import PromptTooLongError
+from langchain_gpu.generators.ollama_models import Model
+
+_DEFAULT = 4096  # what servers take that do not say, from version 0.6 on
+_CHARACTERS_PER_TOKEN = 4  # English has 4 to 5
+_LOST = 0.85  # fewer tokens than this part of the estimate: something is missing
+
+
+def window_of(model: Model, load: Mapping[str, Any]) -> int:
+    """Return the tokens of the window that a server takes which does not say so."""
+    asked: int = load.get("num_ctx") or model.asked_window or _DEFAULT
+    return min(asked, model.window or asked)
+
+
+def warn_if_cut(body: Mapping[str, Any], tokens: int, window: int) -> None:
+    """Tell from the tokens that were read that a prompt was cut.
+
+    Servers that know `truncate` refuse a prompt that is too long. Older ones leave out the oldest
+    messages, and then the middle of the last one, and say nothing.
+
+    Args:
+        body: The request.
+        tokens: What the server says it has read.
+        window: Tokens of the window.
+
+    Raises:
+        PromptTooLongError: The prompt fills the whole window: it was cut there.
+    """
+    if tokens >= window:
+        raise PromptTooLongError(None, window)
+    texts = [str(message.get("content") or "") for message in body["messages"]]
+    estimate = (sum(map(len, texts)) + len(json.dumps(body.get("tools") or ""))) // (
+        _CHARACTERS_PER_TOKEN
+    )
+    if estimate > window and tokens < _LOST * estimate:
+        warnings.warn(
+            f"the chat has about {estimate} tokens, the window holds {window}, and Ollama has read "
+            f"{tokens}: it left out the oldest messages; give a larger n_ctx or a shorter chat",
+            TruncationWarning,
+            stacklevel=2,
+        )
+
+
+__all__ = ["warn_if_cut", "window_of"]

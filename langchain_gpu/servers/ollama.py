@@ -1,0 +1,184 @@
+"""The official Ollama client: one deadline, errors without secrets, answers that can be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import httpx
+import ollama
+
+from langchain_gpu.servers import address, http
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    RefusedError,
+    ServerError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
+from langchain_gpu.servers.loop import Flight, Loop
+from langchain_gpu.servers.replies import Replies
+from langchain_gpu.servers.server import Server
+
+T = TypeVar("T")
+
+_CONNECT = 10.0  # seconds: a server that is there accepts at once
+_ASK = 30.0  # seconds for a question whose answer the server has at hand
+# What Ollama says inside a stream about the request itself, under the status 200.
+_REFUSALS = ("invalid", "does not support", "unsupported")
+
+
+class _Official(ollama.AsyncClient):
+    """The official client, given whole bodies.
+
+    Its `chat` rebuilds tools in a form that has no room for nested parameters and alternatives,
+    and it has no argument for `truncate`.
+    """
+
+    async def once(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        method = "GET" if body is None else "POST"
+        return cast("dict[str, Any]", await self._request(dict, method, path, json=body))
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        found = await self._request(dict, "POST", path, json=body, stream=True)
+        return cast("AsyncGenerator[dict[str, Any], None]", found)
+
+
+class OllamaClient:
+    """Asks one Ollama. Every wait is a task on a loop of its own, so that it can be ended at once.
+
+    Redirects are not followed: a key must not travel to another host. The key is `server.api_key`,
+    or OLLAMA_API_KEY as everywhere with Ollama.
+
+    Args:
+        url: Where it is, without a slash at its end.
+        server: How patiently it is asked, with which key and headers.
+
+    Attributes:
+        host: Host and port, for messages.
+    """
+
+    def __init__(self, url: str, server: Server) -> None:
+        self.host = address.host_of(url)
+        server = replace(server, api_key=server.api_key or os.environ.get("OLLAMA_API_KEY"))
+        self._server = server
+        self._replies = Replies(self.host, server)
+        self._client = _Official(
+            url,
+            headers=address.headers_of(server),
+            timeout=httpx.Timeout(None, connect=_CONNECT),  # `within` bounds the rest
+            follow_redirects=False,
+            trust_env=not address.is_loopback(url),
+            transport=http.new_transport(),
+            event_hooks={"response": [self._check]},
+        )
+        self._loop = Loop(self._client.close)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
+        """Start a coroutine that asks the server; calling the result waits for it."""
+        return self._loop.submit(work)
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Return the JSON that answers `body`, or a GET without one.
+
+        Args:
+            path: Place on the server, `"/api/show"`.
+            body: JSON.
+            seconds: For all attempts; None takes what suits a quick question.
+
+        Raises:
+            RefusedError: The server will not do it, however often it is asked.
+            ServerError: It did not do it, although it was asked several times.
+        """
+        seconds = seconds or min(_ASK, self._server.timeout)
+        async with self.within(seconds, f"answer {path}"):
+            return await http.retrying(self._server.max_retries, within=seconds)(
+                self._once, path, body
+            )
+
+    async def stream(
+        self, path: str, body: Mapping[str, Any], take: Callable[[dict[str, Any]], object]
+    ) -> None:
+        """Hand every line of a streamed answer to `take`. Asks once.
+
+        Raises:
+            RefusedError: The server will not do it, however often it is asked.
+            ServerError: It broke off, or did something else.
+        """
+        with self._errors():
+            async with aclosing(await self._client.lines(path, body)) as lines:
+                async for line in lines:
+                    take(line)
+
+    @asynccontextmanager
+    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
+        """Bound what is awaited inside.
+
+        Raises:
+            ServerTimeoutError: It took longer.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise ServerTimeoutError(
+                f"{self.host} did not {what} within {seconds:g} seconds; raise timeout"
+            ) from None
+
+    def close(self) -> None:
+        """End what is under way and close all connections."""
+        self._loop.close()
+
+    async def _once(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        with self._errors():
+            return await self._client.once(path, body)
+
+    async def _check(self, response: httpx.Response) -> None:
+        # Here, and not from the client's own error: that one has lost the headers.
+        if not response.is_success:
+            await response.aread()
+            raise self._replies.error(response)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise what the client raises as errors of ours."""
+        try:
+            yield
+        except ServerError:
+            raise
+        except ollama.ResponseError as error:  # inside a stream
+            words = self._replies.shown(str(error.error))
+            if any(word in words for word in _REFUSALS):
+                raise RefusedError(
+                    f"{self.host} refused: {words}", status=400, detail=words
+                ) from None
+            raise self._replies.error_of(500, words) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as error:
+            words = self._replies.clean(str(error.__context__ or error) or type(error).__name__)
+            raise ServerUnreachableError(
+                f"{self.host} cannot be reached: {words}. Is Ollama running? Start it: ollama "
+                f"serve",
+                again=True,
+            ) from None
+        except httpx.HTTPError as error:
+            words = self._replies.clean(str(error) or type(error).__name__)
+            raise ServerUnreachableError(
+                f"{self.host} broke the connection: {words}", again=True
+            ) from None
+        except (ValueError, TypeError, AttributeError) as error:  # no JSON, or no object
+            shown = self._replies.shown(str(getattr(error, "doc", error)))
+            raise BadAnswerError(
+                f"{self.host} sent what is no JSON object: {shown!r}; is base_url right?",
+                again=True,
+            ) from None
+
+
+__all__ = ["OllamaClient"]

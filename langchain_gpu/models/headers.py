@@ -84,7 +84,8 @@ def list_quantizations(
 
     Returns:
         Tags such as `"Q4_K_M"` with the bytes of the file (of all its parts); a file without such a
-        tag in its name, or with another's, stands with its name.
+        tag in its name, or with another's, stands with its name. `read_info` takes each of them as
+        `quantization`.
 
     Raises:
         ModelNotFoundError: There is none, or the hub cannot be read.
@@ -104,7 +105,10 @@ def list_quantizations(
     tags = {file: _tag(file) for file in sums}
     named = list(tags.values())
     return sorted(
-        ((tag if named.count(tag) == 1 else file, sums[file]) for file, tag in tags.items()),
+        (
+            (tag if named.count(tag) == 1 else file[: -len(".gguf")], sums[file])
+            for file, tag in tags.items()
+        ),
         key=lambda item: (item[1], item[0]),
     )
 
@@ -267,8 +271,10 @@ def _whole(file: str) -> str:
 
 
 def _tag(file: str) -> str:
-    found = _TAG.findall(Path(file).stem)
-    return found[-1] if found else file
+    """What names the quantization: in the file's name, or else in its folder's."""
+    path = Path(file)
+    found = _TAG.findall(path.stem) or _TAG.findall(path.parent.name)
+    return found[-1] if found else file[: -len(".gguf")]
 
 
 __all__ = ["list_quantizations", "read_info"]

@@ -218,8 +218,8 @@ def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
     Args:
         files: Paths in the repository; what is no `.gguf` file is passed over, and so are the
             projectors of multimodal models.
-        tag: What the file's name must hold, case aside; without one, Q4_K_M is preferred, then
-            the other quantizations in llama.cpp's order of common use.
+        tag: What the file's name (or its folder's) must hold, case aside; without one, Q4_K_M is
+            preferred, then the other quantizations in llama.cpp's order of common use.
 
     Raises:
         ModelNotFoundError: No file fits, or parts of the chosen one are missing.
@@ -227,7 +227,10 @@ def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
     models = sorted(
         file for file in files if file.lower().endswith(".gguf") and "mmproj" not in file.lower()
     )
-    fitting = [file for file in models if tag.lower() in Path(file).name.lower()]
+    fitting = [file for file in models if tag.lower() in file.lower()]
+    # As a word of its own first: F16 also stands in BF16, Q4_0 in Q4_0_8_8.
+    word_of_its_own = re.compile(rf"(?<![a-z0-9]){re.escape(tag.lower())}(?![a-z0-9_])")
+    fitting = [file for file in fitting if word_of_its_own.search(file.lower())] or fitting
     if not fitting:
         there = ", ".join(models) or "none"
         raise ModelNotFoundError(f"no .gguf file holds {tag!r} in its name; there are: {there}")

@@ -325,16 +325,28 @@ def test_a_folder_of_quantizations(tmp_path: Path) -> None:
         "Q4_K_M": sizes["tiny-Q4_K_M"],
         "Q8_0": sizes["tiny-Q8_0"],
         "f16": sizes["tiny.f16"],
-        "odd.gguf": sizes["odd"],
+        "odd": sizes["odd"],
         "BF16": sum(file.stat().st_size for file in parts),
     }
     assert list(listed.values()) == sorted(listed.values())
     assert read_info(tmp_path).files.keys() == {"tiny-Q4_K_M.gguf"}
     assert read_info(tmp_path, quantization="q8_0").files.keys() == {"tiny-Q8_0.gguf"}
     assert len(read_info(tmp_path, quantization="BF16").files) == 3
+    for name, size in listed.items():  # F16 stands in BF16 too
+        assert sum(read_info(tmp_path, quantization=name).files.values()) == size
     assert list_quantizations(tmp_path / "tiny-Q8_0.gguf") == [("Q8_0", sizes["tiny-Q8_0"])]
     with pytest.raises(ModelNotFoundError, match="no .gguf file holds 'Q2_K' in its name"):
         read_info(tmp_path, quantization="Q2_K")
+
+
+def test_quantizations_that_only_folders_tell_apart(tmp_path: Path) -> None:
+    for folder, kind in (("Q8_0", 8), ("other", 0), ("more", 1)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.gguf").write_bytes(gguf(*decoder(kind=kind)))
+    listed = dict(list_quantizations(tmp_path))
+    assert list(listed) == ["Q8_0", "more/model", "other/model"]
+    for name, size in listed.items():
+        assert sum(read_info(tmp_path, quantization=name).files.values()) == size
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

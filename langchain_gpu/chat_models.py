@@ -205,6 +205,8 @@ class ChatGPU(BaseChatModel):
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
         """Count the tokens of the prompt that the chat becomes in the model's own template."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
         return self._load().count_chat_tokens(
             to_dicts(messages), [convert_to_openai_tool(tool) for tool in tools or ()]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -245,7 +246,10 @@ class _Window:
         """Tokens a prompt may have; None where nobody knows."""
         if self._limit is not None:
             return self._limit
-        window: int | None = getattr(self._llm, "context_length", None)
+        try:
+            window: int | None = getattr(self._llm, "context_length", None)
+        except NotImplementedError:  # its server does not say
+            window = None
         if window is None:
             return None
         asked: int | None = self._settings.get("max_tokens") or getattr(
@@ -259,9 +263,10 @@ class _Window:
         LangChain's own default would fetch GPT-2's from the hub, and count in another language.
         """
         if isinstance(self._llm, BaseLanguageModel) and _can_count(self._llm):
-            if isinstance(text, str):
-                return self._llm.get_num_tokens(text)
-            return self._llm.get_num_tokens_from_messages(text)
+            with contextlib.suppress(NotImplementedError):  # its server does not count
+                if isinstance(text, str):
+                    return self._llm.get_num_tokens(text)
+                return self._llm.get_num_tokens_from_messages(text)
         text = text if isinstance(text, str) else get_buffer_string(text)
         return len(text) // _CHARACTERS_PER_TOKEN + 1
 

@@ -142,9 +142,12 @@ class OpenAIClient:
                 answer = await self._client.get(url, cast_to=object)
             else:
                 answer = await self._client.post(url, body=body, cast_to=object)
-        if isinstance(answer, str):  # what the client gives for anything that is no JSON
-            raise self._no_form("text", answer)
-        return answer
+        if not isinstance(answer, str):
+            return answer
+        try:  # what the client gives for anything that does not call itself JSON
+            return json.loads(answer)
+        except ValueError:
+            raise self._no_form("text", answer) from None
 
     def _no_form(self, kind: str, text: str) -> BadAnswerError:
         return BadAnswerError(

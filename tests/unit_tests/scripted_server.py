@@ -7,7 +7,7 @@ import json
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -44,6 +44,8 @@ class Reply:
         headers: More headers.
         delay: Seconds to wait first; a closing server does not wait.
         cut: Send half of the body, then drop the connection.
+        parts: Sent instead of the body, as they come: bytes at once, numbers are seconds to wait.
+            With `cut` the connection is dropped after them.
     """
 
     body: Any = b""
@@ -51,6 +53,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
+    parts: Iterable[bytes | float] | None = None
 
 
 Script = Callable[[Asked], Reply]
@@ -72,6 +75,7 @@ class Scripted:
         script: Called for every request; tests replace it.
         asked: Every request so far.
         busiest: Most requests it had at the same time.
+        left: Set when a client went away before everything was sent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,6 +84,7 @@ class Scripted:
         self.busiest = 0
         self.path = folder / "s"
         self.closing = threading.Event()
+        self.left = threading.Event()
         self._lock = threading.Lock()
         self._now = 0
         self._server = _Server(str(self.path), self._handler())
@@ -124,6 +129,13 @@ class Scripted:
                 finally:
                     with outer._lock:
                         outer._now -= 1
+                if reply.parts is not None:
+                    self.send_response(reply.status)
+                    whole = _send_parts(self, reply, outer.closing)
+                    self.close_connection = reply.cut or not whole
+                    if not whole:
+                        outer.left.set()
+                    return
                 body = reply.body
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(reply.status)
@@ -140,6 +152,25 @@ class Scripted:
                 """Say nothing."""
 
         return Handler
+
+
+def _send_parts(handler: BaseHTTPRequestHandler, reply: Reply, closing: threading.Event) -> bool:
+    """Send in pieces; False when the client went away."""
+    headers = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+    for name, value in {**headers, **reply.headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    try:
+        for part in reply.parts or ():
+            if isinstance(part, bytes):
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            else:
+                closing.wait(part)
+        if not reply.cut:
+            handler.wfile.write(b"0\r\n\r\n")
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

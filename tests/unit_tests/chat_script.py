@@ -1,0 +1,67 @@
+"""Answers in OpenAI's streamed form, for the scripted server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from langchain_gpu.servers import openai
+from tests.unit_tests.scripted_server import Asked, Reply, Script, Scripted, models, serving
+
+CHAT = "/v1/chat/completions"
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
+
+
+def event(data: Any) -> bytes:
+    """One event of the stream."""
+    return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
+
+
+def chunk(text: str | None = None, *, finish: str | None = None, **delta: Any) -> bytes:
+    """A chunk with the next text, or with other fields of a delta."""
+    if text is not None:
+        delta["content"] = text
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return event({"id": "1", "model": "served-m", "choices": [choice]})
+
+
+def usage(**counts: Any) -> bytes:
+    """The chunk that says how many tokens there were."""
+    return event({"id": "1", "model": "served-m", "choices": [], "usage": counts or USAGE})
+
+
+DONE = event(b"[DONE]")
+
+
+def says(*texts: str, finish: str = "stop") -> Reply:
+    """A whole answer, as vLLM streams it."""
+    parts = [chunk("", role="assistant"), *map(chunk, texts), chunk(finish=finish), usage(), DONE]
+    return Reply(parts=parts)
+
+
+def chat(script: Script) -> Script:
+    """A whole server with the model `m`, whose answers to chats the script gives."""
+
+    def whole(asked: Asked) -> Reply:
+        if asked.path == "/v1/models":
+            return models("m", max_model_len=256)
+        if asked.path == CHAT:
+            return script(asked)
+        return Reply(status=404, body={"detail": "Not Found"})
+
+    return whole
+
+
+@contextmanager
+def chatting(monkeypatch: pytest.MonkeyPatch, script: Script) -> Iterator[Scripted]:
+    """Run a server to which every address leads, for the official client too."""
+    with serving(monkeypatch, chat(script)) as server:
+        monkeypatch.setattr(
+            openai, "new_transport", lambda: httpx2.AsyncHTTPTransport(uds=str(server.path))
+        )
+        yield server

@@ -1,0 +1,275 @@
+"""`ChatGPU` with a model behind a server that speaks OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.tools import tool
+from pydantic import BaseModel
+
+from langchain_gpu import ChatGPU, create_rag_chain
+from langchain_gpu.servers.errors import ServerError, ServerTimeoutError
+from tests.unit_tests.chat_script import CHAT, DONE, chat, chatting, chunk, event, says, usage
+from tests.unit_tests.scripted_server import Asked, Reply, Scripted
+
+KEY = "sk-quite-secret-0123456789"
+COUNTS = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+    age: int
+
+
+class Fixed(BaseRetriever):
+    """Always finds the same."""
+
+    def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+        return [Document("The sky is blue.", metadata={"source": "sky.txt"})]
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    with chatting(monkeypatch, lambda _: says("Hel", "lo")) as running:
+        yield running
+
+
+@pytest.fixture
+def model(server: Scripted) -> Iterator[ChatGPU]:
+    with ChatGPU(model="m", base_url="http://far.example", timeout=20) as chat_gpu:
+        yield chat_gpu
+
+
+def whole(chunks: list[AIMessageChunk]) -> AIMessageChunk:
+    total = chunks[0]
+    for each in chunks[1:]:
+        total += each
+    return total
+
+
+def check(message: AIMessage) -> None:
+    assert message.text == "Hello"
+    assert message.usage_metadata is not None
+    assert COUNTS.items() <= message.usage_metadata.items()
+    said = message.response_metadata
+    assert (said["model_name"], said["finish_reason"]) == ("served-m", "stop")
+    assert (said["backend"], said["device"]) == ("openai", "remote")
+    assert said["timings"]["time_to_first_token"] > 0
+    assert said["timings"]["tokens_per_second"] > 0
+
+
+class TestWays:
+    def test_at_once(self, model: ChatGPU) -> None:
+        check(model.invoke("hi"))
+
+    def test_in_pieces(self, model: ChatGPU) -> None:
+        chunks = [each for each in model.stream("hi") if isinstance(each, AIMessageChunk)]
+        assert [each.text for each in chunks if each.text] == ["Hel", "lo"]
+        check(whole(chunks))
+
+    async def test_at_once_without_blocking(self, model: ChatGPU) -> None:
+        check(await model.ainvoke("hi"))
+
+    async def test_in_pieces_without_blocking(self, model: ChatGPU) -> None:
+        check(whole([each async for each in model.astream("hi")]))
+
+    async def test_several(self, server: Scripted, model: ChatGPU) -> None:
+        server.script = chat(lambda asked: says(asked.body["messages"][0]["content"]))
+        words = [str(number) for number in range(12)]
+        assert [each.text for each in model.batch(words)] == words
+        assert [each.text for each in await model.abatch(words)] == words
+
+    def test_the_back_end_and_why(self, model: ChatGPU) -> None:
+        assert model.backend_reason == "openai: far.example does not answer as Ollama does (404)"
+        (device,) = model.devices
+        assert device.reason == "far.example serves m"
+        assert model.context_length == 256
+
+    def test_asked_for_by_name(self, server: Scripted) -> None:
+        named = ChatGPU(model="m", base_url="http://far.example", backend="openai")
+        check(named.invoke("hi"))
+        assert "asked for" in named.backend_reason
+        named.close()
+
+    def test_without_an_address(self) -> None:
+        with pytest.raises(ValueError, match="needs base_url"):
+            ChatGPU(model="m", backend="openai").invoke("hi")
+
+
+class TestSettings:
+    def test_of_the_object_and_of_the_call(self, server: Scripted, model: ChatGPU) -> None:
+        settings = {"temperature": 0.5, "max_tokens": 9, "seed": 4, "model_kwargs": {"top_k": 5}}
+        tuned = model.model_copy(update=settings)
+        tuned.invoke("hi", stop=["x"], max_tokens=3, min_p=0.1)
+        body = server.of(CHAT)[-1]
+        wanted = {"temperature": 0.5, "max_tokens": 3, "seed": 4, "top_k": 5, "min_p": 0.1}
+        assert wanted.items() <= body.items()
+        assert body["stop"] == ["x"]
+
+    def test_tokens_that_nobody_counted(self, server: Scripted, model: ChatGPU) -> None:
+        server.script = chat(lambda _: Reply(parts=[chunk("a", finish="stop"), DONE]))
+        assert model.invoke("hi").usage_metadata is None
+        chunks = [each for each in model.stream("hi") if isinstance(each, AIMessageChunk)]
+        assert whole(chunks).usage_metadata is None
+        assert whole(chunks).response_metadata["finish_reason"] == "stop"
+
+    def test_log_probabilities(self, server: Scripted, model: ChatGPU) -> None:
+        scores = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -0.2}]
+        parts = [
+            event(
+                {
+                    "choices": [
+                        {"delta": {"content": each["token"]}, "logprobs": {"content": [each]}}
+                    ]
+                }
+            )
+            for each in scores
+        ]
+        server.script = chat(lambda _: Reply(parts=[*parts, chunk(finish="stop"), usage()]))
+        asking = model.bind(logprobs=True)
+        chunks = [each for each in asking.stream("hi") if isinstance(each, AIMessageChunk)]
+        for message in (asking.invoke("hi"), whole(chunks)):
+            assert message.response_metadata["logprobs"] == {"content": scores}
+
+    def test_tokens_are_counted_as_was_said(self, model: ChatGPU) -> None:
+        with pytest.raises(NotImplementedError, match="give custom_get_token_ids"):
+            model.get_num_tokens("abc")
+        counting = model.model_copy(
+            update={"custom_get_token_ids": lambda text: list(text.encode())}
+        )
+        assert counting.get_num_tokens("abc") == 3
+        assert counting.get_num_tokens_from_messages([HumanMessage("abc")]) > 3
+
+
+class TestTools:
+    def test_are_called(self, server: Scripted, model: ChatGPU) -> None:
+        first = {"index": 0, "id": "c0", "function": {"name": "add", "arguments": ""}}
+        rest = {"index": 0, "function": {"arguments": '{"a": 1, "b": 2}'}}
+        parts = [chunk(tool_calls=[first]), chunk(tool_calls=[rest]), chunk(finish="tool_calls")]
+        server.script = chat(lambda _: Reply(parts=[*parts, usage()]))
+        bound = model.bind_tools([add], tool_choice="add")
+        answer = bound.invoke("1 + 2?")
+        chunks = [each for each in bound.stream("1 + 2?") if isinstance(each, AIMessageChunk)]
+        wanted = {"name": "add", "args": {"a": 1, "b": 2}, "id": "c0", "type": "tool_call"}
+        assert answer.tool_calls == whole(chunks).tool_calls == [wanted]
+        body = server.of(CHAT)[0]
+        assert body["tool_choice"] == {"type": "function", "function": {"name": "add"}}
+        assert body["tools"][0]["function"]["parameters"]["required"] == ["a", "b"]
+
+    def test_their_answers_go_back(self, server: Scripted, model: ChatGPU) -> None:
+        call = {"name": "add", "args": {"a": 1}, "id": "c0", "type": "tool_call"}
+        asked = AIMessage("", tool_calls=[call])
+        model.invoke([HumanMessage("1?"), asked, ToolMessage("3", tool_call_id="c0")])
+        _, sent, answer = server.of(CHAT)[0]["messages"]
+        assert sent["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+        assert (answer["role"], answer["tool_call_id"]) == ("tool", "c0")
+
+    @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+    def test_structured_output(self, server: Scripted, model: ChatGPU, method: Any) -> None:
+        server.script = chat(lambda _: says('{"name": "Bob", ', '"age": 31}'))
+        answer = model.with_structured_output(Person, method=method).invoke("Bob is 31")
+        assert answer == Person(name="Bob", age=31)
+        asked = server.of(CHAT)[0]["response_format"]
+        assert asked["type"] == ("json_object" if method == "json_mode" else "json_schema")
+        if method == "json_schema":
+            assert asked["json_schema"]["schema"]["required"] == ["name", "age"]
+
+    def test_structured_output_by_a_call(self, server: Scripted, model: ChatGPU) -> None:
+        arguments = '{"name": "Bob", "age": 31}'
+        call = {"index": 0, "id": "c", "function": {"name": "Person", "arguments": arguments}}
+        parts = [chunk(tool_calls=[call]), chunk(finish="stop"), usage()]
+        server.script = chat(lambda _: Reply(parts=parts))
+        asking = model.with_structured_output(Person, method="function_calling")
+        assert asking.invoke("Bob is 31") == Person(name="Bob", age=31)
+        assert server.of(CHAT)[0]["tool_choice"] in (
+            "required",
+            {"type": "function", "function": {"name": "Person"}},
+        )
+
+
+class TestTrouble:
+    def test_a_server_that_hangs(self, server: Scripted, model: ChatGPU) -> None:
+        server.script = chat(lambda _: Reply(parts=[chunk("a"), 30.0]))
+        began = time.monotonic()
+        for call in (model.invoke, lambda *_, **more: list(model.stream("hi", **more))):
+            with pytest.raises(ServerTimeoutError, match="within 0.3 seconds"):
+                call("hi", timeout=0.3)
+        assert time.monotonic() - began < 10
+
+    async def test_a_task_that_is_canceled_ends_on_the_server(
+        self, server: Scripted, model: ChatGPU
+    ) -> None:
+        begun = threading.Event()
+
+        def parts() -> Iterator[bytes | float]:
+            yield chunk("a")
+            begun.set()
+            yield from [chunk("a"), 0.02] * 2000
+
+        server.script = chat(lambda _: Reply(parts=parts()))
+        task = asyncio.create_task(model.ainvoke("hi"))
+        assert await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.left.wait, 10)
+
+    def test_leaving_a_stream_ends_it_on_the_server(self, server: Scripted, model: ChatGPU) -> None:
+        server.script = chat(lambda _: Reply(parts=[chunk("a"), 0.02] * 2000))
+        for _ in model.stream("hi"):
+            break
+        assert server.left.wait(10)
+
+    def test_too_long_is_what_fallbacks_look_for(self, server: Scripted, model: ChatGPU) -> None:
+        words = "request (12 tokens) exceeds the available context size (9 tokens)"
+        body = {"error": {"message": words}}
+        server.script = chat(lambda _: Reply(status=400, body=body))
+        with pytest.raises(ContextOverflowError, match="has 12 tokens and the .* holds 9"):
+            model.invoke("hi")
+
+    def test_another_model_takes_over(self, server: Scripted, model: ChatGPU) -> None:
+        def script(asked: Asked) -> Reply:
+            return says("B") if asked.body["model"] == "b" else Reply(status=503)
+
+        server.script = chat(script)
+        other = ChatGPU(model="b", base_url="http://far.example")
+        assert model.with_fallbacks([other]).invoke("hi").content == "B"
+        other.close()
+
+    def test_the_key_is_nowhere(self, server: Scripted) -> None:
+        body = {"error": {"message": f"no: {KEY}"}}
+        server.script = chat(lambda _: Reply(status=401, body=body))
+        chat_gpu = ChatGPU(model="m", base_url="http://far.example", api_key=KEY)
+        with pytest.raises(ServerError) as caught:
+            chat_gpu.invoke("hi")
+        chat_gpu.close()
+        said = [repr(chat_gpu), str(chat_gpu), repr(caught.value), str(chat_gpu.model_dump())]
+        assert all(KEY not in text for text in said)
+        assert server.asked[-1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_chain_where_the_server_neither_counts_nor_says_its_window(server: Scripted) -> None:
+    server.script = lambda asked: says("Blue.") if asked.path == CHAT else Reply(status=404)
+    with ChatGPU(model="m", base_url="http://far.example/v1") as model:
+        answer = create_rag_chain(Fixed(), model).invoke({"input": "What color is the sky?"})
+        limited = create_rag_chain(Fixed(), model, max_context_tokens=200)
+        again = limited.invoke({"input": "What color is the sky?"})
+    assert answer["answer"] == again["answer"] == "Blue."
+    assert "The sky is blue." in str(server.of(CHAT)[0]["messages"])

@@ -1,0 +1,648 @@
+"""Chats with servers that speak OpenAI's form: what is asked, what comes back, what goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from langchain_gpu.generators.base import Delta, PromptTooLongError, Request, collect
+from langchain_gpu.generators.openai import OpenAIGenerator
+from langchain_gpu.generators.openai_form import numbers_in
+from langchain_gpu.generators.registry import Options
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    RefusedError,
+    ServerError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
+from langchain_gpu.servers.server import Server
+from tests.unit_tests.chat_script import (
+    CHAT,
+    DONE,
+    chat,
+    chatting,
+    chunk,
+    event,
+    says,
+    usage,
+)
+from tests.unit_tests.scripted_server import Asked, Reply, Scripted, models
+
+KEY = "sk-quite-secret-0123456789"
+ADD = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
+}
+# In the words of vLLM, SGLang, llama-server, TGI and OpenAI.
+TOO_LONG = [
+    ("maximum context length is 9 tokens. However, your prompt contains 12 input tokens", 12, 9),
+    ("maximum context length is 9 tokens. However, your prompt contains at least 10", None, 9),
+    ("context length is 9 tokens. However, you requested 15 tokens (12 in the messages)", 12, 9),
+    ("The input (12 tokens) is longer than the model's context length (9 tokens).", 12, 9),
+    ("request (12 tokens) exceeds the available context size (9 tokens)", 12, 9),
+    ("`inputs` must have less than 9 tokens. Given: 12", 12, 9),
+    ("context length is 9 tokens. However, your messages resulted in 12 tokens", 12, 9),
+    ("the prompt length is too large", None, None),
+]
+Opens = Callable[..., OpenAIGenerator]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    with chatting(monkeypatch, lambda _: says("Hel", "lo")) as running:
+        yield running
+
+
+@pytest.fixture
+def opens(server: Scripted) -> Iterator[Opens]:
+    """Open a generator, closed at the end."""
+    opened: list[OpenAIGenerator] = []
+
+    def open_it(
+        model: str = "m", url: str = "http://far.example", **settings: Any
+    ) -> OpenAIGenerator:
+        names = ("n_ctx", "n_parallel", "load", "device", "dtype", "keep_alive")
+        options = {name: settings.pop(name) for name in names if name in settings}
+        place = Server(url=url, **{"timeout": 20.0, **settings})
+        opened.append(OpenAIGenerator(model, Options(server=place, **options)))
+        return opened[-1]
+
+    yield open_it
+    for generator in opened:
+        generator.close()
+
+
+def ask(text: str = "hi", **settings: Any) -> Request:
+    return Request(messages=[{"role": "user", "content": text}], **settings)
+
+
+def script(server: Scripted, *replies: Reply | Callable[[Asked], Reply]) -> None:
+    """Answer chats by these in turn, the last one for ever."""
+    waiting = list(replies)
+    lock = threading.Lock()
+
+    def answer(asked: Asked) -> Reply:
+        with lock:
+            reply = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return reply if isinstance(reply, Reply) else reply(asked)
+
+    server.script = chat(answer)
+
+
+def refusal(message: str, status: int = 400, **headers: str) -> Reply:
+    return Reply(status=status, body={"error": {"message": message}}, headers=headers)
+
+
+class TestAnswer:
+    def test_whole(self, server: Scripted, opens: Opens) -> None:
+        answer = opens().generate([ask()])[0]
+        assert (answer.text, answer.finish_reason, answer.model) == ("Hello", "stop", "served-m")
+        assert answer.usage is not None
+        counts = (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.cached_tokens)
+        assert counts == (7, 3, 2)
+        assert 0 < answer.timings.time_to_first_token <= answer.timings.seconds
+
+    def test_in_pieces(self, opens: Opens) -> None:
+        deltas = list(opens().stream(ask()))
+        assert [delta.text for delta in deltas] == ["Hel", "lo", ""]
+        assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
+        assert [delta.usage is None for delta in deltas] == [True, True, False]
+
+    def test_pieces_come_as_they_are_sent(self, server: Scripted, opens: Opens) -> None:
+        gate = threading.Event()
+
+        def parts() -> Iterator[bytes]:
+            yield chunk("first")
+            gate.wait(10)
+            yield chunk("last", finish="stop") + usage()
+
+        script(server, lambda _: Reply(parts=parts()))
+        stream = opens().stream(ask())
+        assert next(stream).text == "first"  # while the server waits for the gate
+        gate.set()
+        assert [delta.text for delta in stream] == ["last", ""]
+
+    def test_several_at_once_in_order(self, server: Scripted, opens: Opens) -> None:
+        gate = threading.Barrier(4, timeout=10)
+
+        def echo(asked: Asked) -> Reply:
+            gate.wait()
+            return says(asked.body["messages"][0]["content"])
+
+        script(server, echo)
+        answers = opens(n_parallel=4).generate([ask(str(number)) for number in range(8)])
+        assert [answer.text for answer in answers] == [str(number) for number in range(8)]
+        assert server.busiest <= 4
+
+    def test_more_streams_than_were_allowed_wait(self, server: Scripted, opens: Opens) -> None:
+        script(server, lambda asked: Reply(parts=says("x").parts, delay=0.05))
+        generator = opens(n_parallel=2)
+        threads = [
+            threading.Thread(target=lambda: collect(generator.stream(ask()))) for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(server.of(CHAT)) == 6
+        assert server.busiest == 2
+
+    def test_one_that_fails_fails_the_call(self, server: Scripted, opens: Opens) -> None:
+        script(
+            server,
+            lambda asked: refusal("bad") if "3" in str(asked.body["messages"]) else says("x"),
+        )
+        with pytest.raises(RefusedError, match="bad"):
+            opens().generate([ask(str(number)) for number in range(6)])
+
+    @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+    def test_thoughts(self, server: Scripted, opens: Opens, name: str) -> None:
+        parts = [chunk(**{name: "hm"}), chunk(**{name: "m"}), chunk("yes", finish="stop"), usage()]
+        script(server, Reply(parts=parts))
+        answer = opens().generate([ask()])[0]
+        assert (answer.reasoning, answer.text) == ("hmm", "yes")
+
+    def test_log_probabilities(self, server: Scripted, opens: Opens) -> None:
+        scores = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -0.2}]
+        choices = [
+            {"delta": {"content": score["token"]}, "logprobs": {"content": [score]}}
+            for score in scores
+        ]
+        parts = [event({"choices": [choice]}) for choice in choices]
+        script(server, Reply(parts=[*parts, chunk(finish="stop"), usage()]))
+        answer = opens().generate([ask(extra={"logprobs": True})])[0]
+        assert list(answer.logprobs) == scores
+        assert server.of(CHAT)[0]["logprobs"] is True
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours"),
+        [
+            ("stop", "stop"),
+            ("length", "length"),
+            ("content_filter", "content_filter"),
+            ("tool_calls", "tool_calls"),
+            ("function_call", "tool_calls"),
+            ("eos_token", "stop"),
+        ],
+    )
+    def test_reasons(self, server: Scripted, opens: Opens, theirs: str, ours: str) -> None:
+        script(server, says("x", finish=theirs))
+        assert opens().generate([ask()])[0].finish_reason == ours
+
+    @pytest.mark.parametrize("theirs", ["abort", "error", "whatever"])
+    def test_an_answer_given_up_is_no_answer(
+        self, server: Scripted, opens: Opens, theirs: str
+    ) -> None:
+        script(server, says("x", finish=theirs))
+        with pytest.raises(BadAnswerError, match=f"finish_reason '{theirs}'"):
+            opens().generate([ask()])
+
+    def test_tokens_that_nobody_counted_are_unknown(
+        self, server: Scripted, opens: Opens, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        script(server, Reply(parts=[chunk("a"), chunk("b", finish="stop"), DONE]))
+        answer = opens().generate([ask()])[0]
+        assert (answer.text, answer.usage) == ("ab", None)
+        assert answer.timings.tokens_per_second is None
+        assert "does not say how many tokens" in caplog.text
+
+    def test_half_of_a_count_is_no_count(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(parts=[chunk("a", finish="stop"), usage(prompt_tokens=3), DONE]))
+        assert opens().generate([ask()])[0].usage is None
+
+    def test_a_server_that_refuses_to_count_is_not_asked_again(
+        self, server: Scripted, opens: Opens
+    ) -> None:
+        def old(asked: Asked) -> Reply:
+            if "stream_options" in asked.body:
+                return refusal("stream_options: extra fields not permitted", 422)
+            return Reply(parts=[chunk("a", finish="stop")])
+
+        script(server, old)
+        generator = opens()
+        assert [each.text for each in (generator.generate([ask()]) * 2)] == ["a", "a"]
+        generator.generate([ask()])
+        assert ["stream_options" in body for body in server.of(CHAT)] == [True, False, False]
+
+
+class TestTools:
+    def test_in_pieces(self, server: Scripted, opens: Opens) -> None:
+        def piece(index: int, arguments: str, **more: Any) -> bytes:
+            function = {"arguments": arguments, **more.pop("function", {})}
+            return chunk(tool_calls=[{"index": index, "function": function, **more}])
+
+        named = {"name": "add"}
+        parts = [
+            piece(0, "", id="c0", type="function", function=named),
+            piece(0, '{"a"'),
+            piece(0, ": 1}", function=named, id="c0"),  # some servers repeat both
+            piece(1, "{}", id="c1", function=named),
+            chunk(finish="tool_calls"),
+            usage(),
+        ]
+        script(server, Reply(parts=parts))
+        request = ask(tools=[ADD])
+        answer = opens().generate([request])[0]
+        assert [(call.id, call.name, call.arguments) for call in answer.tool_calls] == [
+            ("c0", "add", '{"a": 1}'),
+            ("c1", "add", "{}"),
+        ]
+        names = [call.name for delta in opens().stream(request) for call in delta.tool_calls]
+        assert names == ["add", None, None, "add"]
+
+    def test_without_index_or_id_and_with_an_object(self, server: Scripted, opens: Opens) -> None:
+        calls = {"function": {"name": "add", "arguments": {"a": 1}}}
+        more = [{"id": "two", "function": {"name": "add", "arguments": "{}"}}]
+        parts = [chunk(tool_calls=calls), chunk(tool_calls=more), chunk(finish="stop"), usage()]
+        script(server, Reply(parts=parts))
+        first, second = opens().generate([ask(tools=[ADD])])[0].tool_calls
+        assert json.loads(first.arguments) == {"a": 1}
+        assert first.id
+        assert (second.index, second.id) == (1, "two")
+
+    def test_calls_that_the_server_does_not_parse(self, server: Scripted, opens: Opens) -> None:
+        script(server, says('{"name": "add", ', '"arguments": {"a": 1}}'))
+        answer = opens().generate([ask(tools=[ADD])])[0]
+        assert (answer.text, answer.finish_reason) == ("", "tool_calls")
+        assert json.loads(answer.tool_calls[0].arguments) == {"a": 1}
+
+    @pytest.mark.parametrize(
+        ("choice", "sent"),
+        [
+            ("auto", "auto"),
+            ("none", "none"),
+            ("required", "required"),
+            ("add", {"type": "function", "function": {"name": "add"}}),
+        ],
+    )
+    def test_choices(self, server: Scripted, opens: Opens, choice: str, sent: Any) -> None:
+        opens().generate([ask(tools=[ADD], tool_choice=choice), ask(tool_choice=choice)])
+        bodies = server.of(CHAT)
+        assert sorted(str(body.get("tool_choice")) for body in bodies) == sorted(
+            ["None", str(sent)]
+        )
+
+
+class TestBody:
+    def test_what_is_set_is_sent_under_its_name(self, server: Scripted, opens: Opens) -> None:
+        schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
+        settings: dict[str, Any] = {"max_tokens": 5, "temperature": 0, "top_p": 0.5, "seed": 3}
+        extra = {"top_k": 4, "extra_body": {"min_p": 0.1}}
+        request = ask(**settings, stop=("x",), response_format=schema, extra=extra)
+        opens().generate([request])
+        (body,) = server.of(CHAT)
+        assert body == {
+            **settings,
+            "model": "m",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stop": ["x"],
+            "response_format": schema,
+            "top_k": 4,
+            "min_p": 0.1,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    def test_what_is_not_set_is_left_to_the_server(self, server: Scripted, opens: Opens) -> None:
+        opens().generate([ask()])
+        assert set(server.of(CHAT)[0]) == {"model", "messages", "stream", "stream_options"}
+
+    @pytest.mark.parametrize("extra", [{"stream": False}, {"messages": []}, {"n": 2}])
+    def test_what_cannot_be_set(self, server: Scripted, opens: Opens, extra: Any) -> None:
+        with pytest.raises(ValueError, match=f"'{next(iter(extra))}'|n=2"):
+            opens().generate([ask(extra=extra)])
+        assert server.of(CHAT) == []
+
+    def test_headers_and_queries(self, server: Scripted, opens: Opens) -> None:
+        load = {"default_headers": {"X-Tenant": "blue"}, "default_query": {"v": "1"}}
+        opens(load=load, api_key=KEY, url="http://far.example/v1")
+        (asked,) = server.asked
+        assert asked.path == "/v1/models?v=1"
+        assert (asked.headers["x-tenant"], asked.headers["authorization"]) == (
+            "blue",
+            f"Bearer {KEY}",
+        )
+
+    def test_nothing_is_taken_from_the_environment(
+        self, server: Scripted, opens: Opens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+            monkeypatch.setenv(f"OPENAI_{name}", "ambient-secret")
+        opens().generate([ask()])
+        assert "ambient-secret" not in str([asked.headers for asked in server.asked])
+
+    @pytest.mark.parametrize(
+        "options", [{"device": "cuda"}, {"dtype": "float16"}, {"keep_alive": 3}, {"load": {"x": 1}}]
+    )
+    def test_options_of_other_engines(self, opens: Opens, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="no meaning for the back end 'openai'|load_kwargs"):
+            opens(**options)
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        "parts",
+        [[30.0], [chunk("a"), 30.0], [chunk("a"), 0.1] * 300],
+        ids=["before the first byte", "between two chunks", "a trickle"],
+    )
+    def test_the_whole_answer_is_bounded(
+        self, server: Scripted, opens: Opens, parts: list[bytes | float]
+    ) -> None:
+        script(server, Reply(parts=parts))
+        generator = opens()
+        began = time.monotonic()
+        with pytest.raises(ServerTimeoutError, match="within 0.5 seconds") as caught:
+            generator.generate([ask(timeout=0.5)])
+        assert time.monotonic() - began < 10
+        assert isinstance(caught.value, TimeoutError)
+        assert len(server.of(CHAT)) == 1  # a second attempt would have no time
+
+    def test_the_server_hears_of_it(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(parts=[chunk("a"), 0.02] * 2000))
+        with pytest.raises(ServerTimeoutError):
+            opens().generate([ask(timeout=0.3)])
+        assert server.left.wait(10)
+
+    def test_closing_a_stream_ends_it_on_the_server(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(parts=[0.02, chunk("b")] * 2000))
+        stream = opens().stream(ask())
+        next(stream)
+        stream.close()
+        assert server.left.wait(10)
+
+    def test_closing_the_generator_ends_a_stream_that_hangs(
+        self, server: Scripted, opens: Opens
+    ) -> None:
+        script(server, Reply(parts=[chunk("a"), 30.0]))
+        generator = opens()
+        stream = generator.stream(ask())
+        next(stream)
+        threading.Timer(0.2, generator.close).start()
+        with pytest.raises(RuntimeError, match="closed while a request was under way"):
+            next(stream)
+
+    def test_one_that_was_dropped_leaves_no_thread(self, server: Scripted) -> None:
+        def remotes() -> int:
+            return sum("remote" in thread.name for thread in threading.enumerate())
+
+        before = remotes()
+        generator = OpenAIGenerator("m", Options(server=Server(url="http://far.example")))
+        generator.generate([ask()])
+        assert remotes() == before + 1
+        del generator
+        gc.collect()
+        assert remotes() == before
+
+
+class TestAgain:
+    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+    def test_after_an_overload(self, server: Scripted, opens: Opens, status: int) -> None:
+        script(server, refusal("busy", status), refusal("busy", status), says("x"))
+        assert opens(max_retries=2).generate([ask()])[0].text == "x"
+
+    def test_not_for_ever(self, server: Scripted, opens: Opens) -> None:
+        script(server, refusal("busy", 503))
+        with pytest.raises(ServerError, match="answered 503: busy"):
+            opens(max_retries=3).generate([ask()])
+        assert len(server.of(CHAT)) == 4
+
+    def test_not_at_all_after_a_refusal(self, server: Scripted, opens: Opens) -> None:
+        script(server, refusal("no such option"))
+        with pytest.raises(RefusedError, match="no such option"):
+            opens().generate([ask()])
+        assert len(server.of(CHAT)) == 1
+
+    def test_as_late_as_the_server_wants(self, server: Scripted, opens: Opens) -> None:
+        script(server, refusal("busy", 429, **{"Retry-After": "0.4"}), says("x"))
+        began = time.monotonic()
+        opens().generate([ask()])
+        assert time.monotonic() - began >= 0.4
+
+    @pytest.mark.parametrize("after", ["30", "100000", "Fri, 01 Jan 2100 00:00:00 GMT"])
+    def test_a_wait_beyond_the_time_is_not_begun(
+        self, server: Scripted, opens: Opens, after: str
+    ) -> None:
+        script(server, refusal("busy", 429, **{"Retry-After": after}))
+        began = time.monotonic()
+        with pytest.raises(ServerError, match="answered 429: busy"):
+            opens().generate([ask(timeout=5)])
+        assert time.monotonic() - began < 4
+
+    def test_a_stream_that_broke_before_it_brought_anything(
+        self, server: Scripted, opens: Opens
+    ) -> None:
+        nothing = Reply(parts=[chunk("", role="assistant")], cut=True)
+        script(server, nothing, Reply(parts=[], cut=True), says("x"))
+        assert opens(max_retries=2).generate([ask()])[0].text == "x"
+
+    def test_never_after_the_first_piece(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(parts=[chunk("a"), 0.05], cut=True), says("x"))
+        stream = opens().stream(ask())
+        assert next(stream).text == "a"
+        with pytest.raises(ServerUnreachableError, match="broke the connection"):
+            next(stream)
+        assert len(server.of(CHAT)) == 1
+
+    def test_an_answer_that_ended_is_whole_though_the_connection_broke(
+        self, server: Scripted, opens: Opens
+    ) -> None:
+        script(server, Reply(parts=[chunk("a", finish="stop"), 0.05], cut=True))
+        answer = opens().generate([ask()])[0]
+        assert (answer.text, answer.usage) == ("a", None)
+
+    def test_nobody_listens(self, server: Scripted) -> None:
+        server.path.unlink()
+        with pytest.raises(ServerUnreachableError, match="far.example cannot be reached"):
+            OpenAIGenerator("m", Options(server=Server(url="http://far.example", max_retries=1)))
+
+
+class TestWrongAnswers:
+    @pytest.mark.parametrize(
+        ("parts", "match"),
+        [
+            ([chunk("a")], "without a finish_reason: it is not whole"),
+            ([chunk("a"), DONE], "without a finish_reason"),
+            ([], "without a finish_reason"),
+            ([event(b'{"choices": [')], "sent what is no JSON"),
+            ([chunk("a"), event(b"oops")], "sent what is no JSON: 'oops'"),
+            ([event([1, 2])], "a chunk that cannot be read"),
+            ([event({"choices": 7})], "a chunk that cannot be read"),
+            ([event({"id": 1})], "a chunk that cannot be read"),
+            ([event({"choices": [{"delta": "x"}]})], "a chunk that cannot be read"),
+            ([event({"choices": [{"delta": {"content": 7}}]})], "a chunk that cannot be read"),
+            ([event({"choices": [{"delta": {"tool_calls": [7]}}]})], "a chunk that cannot be read"),
+            ([event({"error": {"message": "gone", "code": 400}})], "answered 400: gone"),
+            ([chunk("a"), event({"error": {"message": "died"}})], "answered 500: died"),
+        ],
+    )
+    def test_are_errors(
+        self, server: Scripted, opens: Opens, parts: list[bytes], match: str
+    ) -> None:
+        script(server, Reply(parts=parts))
+        with pytest.raises(ServerError, match=match):
+            opens(max_retries=1).generate([ask()])
+
+    @pytest.mark.parametrize(
+        ("kind", "body"),
+        [("text/html", b"<html>hello</html>"), ("application/json", b'{"choices": []}')],
+    )
+    def test_something_that_is_no_stream(
+        self, server: Scripted, opens: Opens, kind: str, body: bytes
+    ) -> None:
+        script(server, Reply(body, headers={"Content-Type": kind}))
+        with pytest.raises(BadAnswerError, match="is base_url right"):
+            opens().generate([ask()])
+
+    def test_html_with_an_error(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(b"<html>Bad Gateway</html>", status=502))
+        with pytest.raises(ServerError, match="answered 502: <html>Bad Gateway"):
+            opens(max_retries=0).generate([ask()])
+
+    def test_a_redirect_is_named_and_not_followed(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(status=307, headers={"Location": "http://else.example/v1"}))
+        with pytest.raises(ServerError, match="points to 'http://else.example/v1'"):
+            opens().generate([ask()])
+        assert len(server.of(CHAT)) == 1
+
+    def test_a_web_site(self, server: Scripted, opens: Opens) -> None:
+        server.script = lambda _: Reply(b"<html>hi</html>", headers={"Content-Type": "text/html"})
+        with pytest.raises(BadAnswerError, match="is base_url right"):
+            opens()
+
+    @pytest.mark.parametrize(("words", "tokens", "window"), TOO_LONG)
+    def test_too_long(
+        self, server: Scripted, opens: Opens, words: str, tokens: int | None, window: int | None
+    ) -> None:
+        assert numbers_in(words) == (tokens, window)
+        script(server, refusal(words))
+        with pytest.raises(PromptTooLongError, match="larger window .far.example") as caught:
+            opens().generate([ask()])
+        assert (caught.value.tokens, caught.value.window) == (tokens, window or 256)
+
+    def test_a_model_it_does_not_have(self, server: Scripted, opens: Opens) -> None:
+        def script(asked: Asked) -> Reply:
+            if asked.path == "/v1/models":
+                return models("one", "two")
+            return refusal("The model `m` does not exist.", 404)
+
+        server.script = script
+        with pytest.raises(RefusedError, match="no model 'm'; it serves one, two"):
+            opens().generate([ask()])
+
+    def test_nothing_there(self, server: Scripted, opens: Opens) -> None:
+        server.script = lambda _: Reply(status=404, body={"detail": "Not Found"})
+        with pytest.raises(RefusedError, match="nothing at http://far.example/v1/chat/completions"):
+            opens().generate([ask()])
+
+
+class TestKey:
+    def test_is_nowhere(
+        self, server: Scripted, opens: Opens, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        header = "another-secret-value"
+        generator = opens(api_key=KEY, max_retries=1, load={"default_headers": {"X-Key": header}})
+        script(server, refusal(f"no: {KEY} {header}", 503))
+        with pytest.raises(ServerError) as caught:
+            generator.generate([ask()])
+        script(server, refusal(f"no: Bearer {KEY} {header}", 401))
+        with pytest.raises(RefusedError, match="is api_key right") as refused:
+            generator.generate([ask()])
+        script(server, Reply(parts=[event({"error": {"message": f"{KEY} {header}"}})]))
+        with pytest.raises(ServerError) as inside:
+            generator.generate([ask()])
+        said = [caplog.text, repr(generator), str(vars(generator))]
+        errors = (caught.value, refused.value, inside.value)
+        said += [f"{error!r} {error} {error.__cause__!r}" for error in errors]
+        for secret in (KEY, header):
+            assert all(secret not in text for text in said)
+
+    @pytest.mark.parametrize("key", ["sk-1234\n", "späße"])
+    def test_that_cannot_be_sent(self, opens: Opens, key: str) -> None:
+        with pytest.raises(ValueError, match="api_key holds characters") as caught:
+            opens(api_key=key)
+        assert key.strip() not in str(caught.value)
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_that_is_wanted(self, server: Scripted, opens: Opens, status: int) -> None:
+        server.script = lambda _: refusal("who are you?", status)
+        with pytest.raises(RefusedError, match="who are you.*may want an api_key"):
+            opens()
+
+
+class TestServerKnows:
+    @pytest.mark.parametrize(
+        "url", ["http://far.example", "http://far.example/", "http://far.example:9/v1/"]
+    )
+    def test_with_and_without_v1(self, server: Scripted, opens: Opens, url: str) -> None:
+        assert opens(url=url).generate([ask()])[0].text == "Hello"
+        assert [asked.path for asked in server.asked] == ["/v1/models", CHAT]
+
+    def test_without_v1_on_the_server(self, server: Scripted, opens: Opens) -> None:
+        served = {"/models": models("m"), "/chat/completions": says("x")}
+        server.script = lambda asked: served.get(asked.path, Reply(status=404))
+        assert opens().generate([ask()])[0].text == "x"
+
+    def test_a_server_that_lists_no_models(self, server: Scripted, opens: Opens) -> None:
+        server.script = lambda asked: says("x") if asked.path == CHAT else Reply(status=404)
+        generator = opens()
+        assert generator.generate([ask()])[0].text == "x"
+        with pytest.raises(NotImplementedError, match="give n_ctx"):
+            _ = generator.context_length
+        assert opens(n_ctx=99).context_length == 99
+
+    def test_the_window(self, opens: Opens) -> None:
+        assert opens().context_length == 256
+        assert opens(n_ctx=100).context_length == 100  # wanted shorter
+        assert opens(n_ctx=1000).context_length == 256  # cannot be longer
+
+    def test_the_window_of_llama_server(self, server: Scripted, opens: Opens) -> None:
+        def llama(asked: Asked) -> Reply:
+            if asked.path == "/v1/models":
+                return Reply({"data": [{"id": "x.gguf", "owned_by": "llamacpp"}]})
+            if asked.path == "/props":
+                return Reply({"default_generation_settings": {"n_ctx": 512}})
+            if asked.path == "/apply-template":
+                return Reply({"prompt": f"<{asked.body['messages'][0]['content']}>"})
+            return Reply({"tokens": list(asked.body["content"].encode())})
+
+        server.script = llama
+        generator = opens(model="any name")
+        assert generator.context_length == 512
+        assert generator.tokenize("ab") == [97, 98]
+        assert generator.count_chat_tokens([{"role": "user", "content": "hi"}]) == 4
+
+    def test_tokens_of_vllm(self, server: Scripted, opens: Opens) -> None:
+        def script(asked: Asked) -> Reply:
+            if asked.path == "/tokenize":
+                return Reply({"tokens": [1, 2, 3], "count": 3, "max_model_len": 9})
+            return models("m")
+
+        server.script = script
+        generator = opens()
+        assert generator.tokenize("ab") == [1, 2, 3]
+        assert generator.count_chat_tokens([{"role": "user", "content": "hi"}], [ADD]) == 3
+        plain, whole = server.of("/tokenize")
+        assert plain == {"model": "m", "prompt": "ab", "add_special_tokens": False}
+        assert whole["tools"] == [ADD]
+
+    def test_a_server_that_does_not_tokenize(self, opens: Opens) -> None:
+        with pytest.raises(NotImplementedError, match="give custom_get_token_ids"):
+            opens().tokenize("ab")
+
+    def test_where_it_runs(self, opens: Opens) -> None:
+        device = opens().device
+        assert (device.kind, device.name) == ("remote", "far.example")
+        assert device.reason == "far.example serves m"
+
+    def test_an_empty_delta_is_no_piece(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(parts=[chunk(), chunk(""), chunk("a"), chunk(finish="stop"), usage()]))
+        assert Delta() not in list(opens().stream(ask()))

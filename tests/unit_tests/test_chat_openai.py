@@ -92,7 +92,7 @@ class TestWays:
 
     async def test_several(self, server: Scripted, model: ChatGPU) -> None:
         server.script = chat(lambda asked: says(asked.body["messages"][0]["content"]))
-        words = [str(number) for number in range(12)]
+        words: list[Any] = [str(number) for number in range(12)]
         assert [each.text for each in model.batch(words)] == words
         assert [each.text for each in await model.abatch(words)] == words
 

@@ -283,6 +283,12 @@ def shared_server(settings: LlamaSettings) -> LlamaServer:
         return server
 
 
+def running_server(settings: LlamaSettings) -> LlamaServer | None:
+    """Return the server with these settings if it is here already."""
+    with _servers_lock:
+        return _servers.get(settings)
+
+
 def check_gguf(path: Path) -> None:
     """Look at the first bytes, so that the usual mistakes get a better error than llama.cpp's.
 
@@ -382,5 +388,6 @@ __all__ = [
     "ModelLoadError",
     "check_gguf",
     "free_cores",
+    "running_server",
     "shared_server",
 ]

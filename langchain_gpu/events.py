@@ -75,7 +75,17 @@ class BudgetChanged:
     new_tokens: int
 
 
-Event = BatchDone | FellBack | BudgetChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanMissed:
+    """A model took more memory on a device than was planned for it."""
+
+    what: str
+    device: str
+    planned_bytes: int
+    measured_bytes: int
+
+
+Event = BatchDone | FellBack | BudgetChanged | PlanMissed
 Listener = Callable[[Event], None]
 
 
@@ -93,4 +103,21 @@ def warn_fallback(
     event = FellBack(what=what, source=source, target=target, reason=reason)
     emit(listener, event)
     warnings.warn(f"{what} runs on {target}, not {source}: {reason}", FallbackWarning, stacklevel=3)
+    return event
+
+
+def warn_plan(
+    listener: Listener | None, *, what: str, device: str, planned_bytes: int, measured_bytes: int
+) -> PlanMissed:
+    """Report that a plan was wrong, with both numbers."""
+    event = PlanMissed(
+        what=what, device=device, planned_bytes=planned_bytes, measured_bytes=measured_bytes
+    )
+    emit(listener, event)
+    warnings.warn(
+        f"{what} took {measured_bytes / 2**20:,.0f} MiB on {device}; {planned_bytes / 2**20:,.0f} "
+        f"MiB were planned",
+        GPUWarning,
+        stacklevel=3,
+    )
     return event

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
-
-import xllamacpp
 
 from langchain_gpu._llama import (
     LlamaError,
     LlamaServer,
-    LlamaSettings,
-    ModelLoadError,
-    shared_server,
 )
 from langchain_gpu.generators.base import (
     Completion,
@@ -29,17 +23,12 @@ from langchain_gpu.generators.base import (
     Usage,
     timed,
 )
+from langchain_gpu.generators.llama_start import start
 from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.placing import fall_back, place_layers
 from langchain_gpu.generators.pump import pulled
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.toolcalls import forced_format, recover_calls
-from langchain_gpu.hardware.devices import Device, select_device
-
-# Four chats at once write 1.6 times as many tokens as one after the other on a two-core CPU.
-_SLOTS = 4
-# The windows of all slots are allocated at the start; a model's own window may be 128k tokens.
-_WINDOW = 4096
+from langchain_gpu.hardware.devices import Device
 
 
 class LlamaCppGenerator:
@@ -57,17 +46,8 @@ class LlamaCppGenerator:
 
     def __init__(self, path: Path, options: Options) -> None:
         refuse(options, "llama_cpp", "dtype", "load")
-        settings = LlamaSettings(
-            path=path.resolve(),
-            n_ctx=options.n_ctx or _WINDOW,
-            n_parallel=options.n_parallel or _SLOTS,
-            n_gpu_layers=0,
-            main_gpu=0,
-            n_threads=options.n_threads,
-            cores=select_device("cpu").cores or 1,
-        )
         self._server: LlamaServer | None
-        self._device, self._server = _start(settings, options)
+        self._device, self._server = start(path, options)
 
     @property
     def device(self) -> Device:
@@ -211,28 +191,6 @@ def _body(request: Request, server: LlamaServer) -> dict[str, Any]:
         else:
             body["tool_choice"] = request.tool_choice
     return body
-
-
-def _start(settings: LlamaSettings, options: Options) -> tuple[Device, LlamaServer]:
-    """Load onto the device that was asked for, or onto the CPU by the caller's policy."""
-    place = place_layers(options.device, xllamacpp.get_device_info())
-    problem = place.problem
-    if place.device.kind == "cpu":
-        if problem is None and (options.n_gpu_layers or 0) > 0:
-            problem = f"n_gpu_layers={options.n_gpu_layers}, but {place.device.reason}"
-        if problem is None:
-            return place.device, shared_server(settings)
-    else:
-        layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
-        on_gpu = replace(settings, n_gpu_layers=layers, main_gpu=place.main_gpu)
-        try:
-            return place.device, shared_server(on_gpu)
-        except ModelLoadError as error:
-            if options.fallback == "error":
-                raise
-            problem = str(error)
-    # Outside the `except`: inside it the traceback would still hold what the failed attempt took.
-    return fall_back(options, problem), shared_server(settings)
 
 
 __all__ = ["LlamaCppGenerator"]

@@ -12,6 +12,7 @@ from langchain_gpu.events import Listener
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.models.packages import Format
 from langchain_gpu.models.resolve import ModelNotFoundError, Resolved, resolve
+from langchain_gpu.planner.terms import ComponentPlan
 from langchain_gpu.servers import address
 from langchain_gpu.servers.server import Server
 
@@ -34,6 +35,7 @@ class Options:
             words (`"5m"`); -1 for ever.
         load: More arguments for loading the model, under the engine's own names.
         server: Where the model runs, if not in this process.
+        plan: Where the model goes, by `planner.plan`; None has the engine plan for itself.
         listener: Is told of fallbacks.
     """
 
@@ -47,6 +49,7 @@ class Options:
     keep_alive: float | str | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
     server: Server = field(default_factory=Server)
+    plan: ComponentPlan | None = None
     listener: Listener | None = None
 
 

@@ -15,7 +15,7 @@ mask in 16 bits, and the indices of a token. PyTorch frees a tensor after its la
 that live at the widest place, counted with `verify.tensors.Tracker` on random weights: 3 h + 2 I
 (BERT, RoBERTa), 2 h + 5 I (ModernBERT), 4 h + 3 I (Llama, Qwen3, Gemma 3), 2 h + k (4 I + 2 h) with
 k experts at work (Mixtral). A cache with a sliding window holds the window; llama.cpp adds one step
-of `ubatch` tokens and rounds up to 256.
+of `ubatch` tokens, and rounds every cache up to 256 tokens.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from langchain_gpu.planner.components import DTYPE_BYTES, Chat, Encoder
 from langchain_gpu.planner.terms import Term, size
 
 _PAD = 256
+_HALF = 16
 # On x86 with AVX2 (llama.cpp's ggml/src/ggml-cpu/repack.cpp); other types need more than that.
 _REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
 
@@ -77,17 +78,20 @@ def kv_cache(chat: Chat, context: int, layers: range) -> Term:
         layers: Which layers.
     """
     caches = [chat.info.caches[number] for number in layers]
-    bits = CACHE_BITS[chat.cache_dtype]
+    dtype = _cache_dtype(chat)
+    bits = CACHE_BITS[dtype]
     numbers = sum(_cells(cache, context, chat) * (cache.keys + cache.values) for cache in caches)
     kinds: dict[tuple[int, int], int] = {}
     for cache in caches:
+        if not cache.keys + cache.values:  # it keeps a state, or reads another layer's
+            continue
         shape = (_cells(cache, context, chat), cache.keys + cache.values)
         kinds[shape] = kinds.get(shape, 0) + 1
     listed = " + ".join(
         f"{count} layers x {width:,} x {cells:,} tokens" for (cells, width), count in kinds.items()
     )
     many = f" x {chat.sequences} chats" if chat.sequences > 1 else ""
-    formula = f"({listed}) x {bits / 8:g} B ({chat.cache_dtype}){many}"
+    formula = f"({listed or 'nothing'}) x {bits / 8:g} B ({dtype}){many}"
     return Term("kv_cache", int(numbers * chat.sequences * bits / 8), formula)
 
 
@@ -137,11 +141,18 @@ def encoder_activations(encoder: Encoder, dtype: str, tokens: int) -> Term:
 
 
 def _cells(cache: LayerCache, context: int, chat: Chat) -> int:
-    if cache.window is None:
-        return context
     if chat.runs_on != "llama_cpp":
-        return min(context, cache.window)
-    return min(context, -(-(cache.window + chat.ubatch) // _PAD) * _PAD)
+        return context if cache.window is None else min(context, cache.window)
+    cells = context if cache.window is None else min(context, cache.window + chat.ubatch)
+    return -(-cells // _PAD) * _PAD
+
+
+def _cache_dtype(chat: Chat) -> str:
+    """Return what keys and values are kept in: with transformers, what is computed in."""
+    if chat.runs_on == "llama_cpp":
+        return chat.cache_dtype
+    dtype = chat.dtype or chat.info.dtype
+    return dtype if CACHE_BITS.get(dtype, 0) >= _HALF else "bfloat16"
 
 
 def _width(info: ModelInfo) -> int:

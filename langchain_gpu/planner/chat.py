@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from langchain_gpu.planner.components import Chat
 from langchain_gpu.planner.layout import lay
 from langchain_gpu.planner.policy import Policy
-from langchain_gpu.planner.pools import Pool
+from langchain_gpu.planner.pools import Pool, most_left
 from langchain_gpu.planner.suggest import suggest
 from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, size
 
@@ -25,7 +25,7 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
         policy: What must be respected.
     """
     wanted = chat.context or min(policy.context, chat.info.context_length or policy.context)
-    found = _on_gpus(chat, wanted, gpus, cpu)
+    found = _on_gpus(chat, wanted, gpus, cpu, policy)
     if found is None and chat.context is None:
         found = _with_less(chat, wanted, gpus, cpu, policy)
     if found is None and policy.partial:
@@ -56,18 +56,22 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
     )
 
 
-def _on_gpus(chat: Chat, context: int, gpus: Sequence[Pool], cpu: Pool | None) -> _Found | None:
+def _on_gpus(
+    chat: Chat, context: int, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
+) -> _Found | None:
     layers = chat.info.layers
     for aside in _tables(chat):
+        partly = aside and chat.runs_on != "llama_cpp"
+        if partly and not policy.partial:
+            continue
         for pool in gpus:
             shares = lay(chat, context, [pool], cpu, on_gpu=layers, embedding_on_cpu=aside)
             if shares is not None:
-                partly = aside and chat.runs_on != "llama_cpp"
                 return "partial" if partly else "whole", context, shares, layers, aside
         if len(gpus) > 1:
             shares = lay(chat, context, gpus, cpu, on_gpu=layers, embedding_on_cpu=aside)
             if shares is not None:
-                return "spread", context, shares, layers, aside
+                return "partial" if partly else "spread", context, shares, layers, aside
     return None
 
 
@@ -79,7 +83,7 @@ def _with_less(
     best = None
     while low <= high:
         middle = (low + high) // 2
-        found = _on_gpus(chat, middle * _STEP, gpus, cpu)
+        found = _on_gpus(chat, middle * _STEP, gpus, cpu, policy)
         if found is not None:
             best, low = found, middle + 1
         else:
@@ -131,7 +135,8 @@ def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool]) -> str
         table = " and the embedding table" if aside and chat.runs_on != "llama_cpp" else ""
         rest = f"{layers - on_gpu} of {layers} layers" if on_gpu < layers else ""
         kept = f"{rest}{table}".removeprefix(" and ")
-        return f"too large for the GPU: {kept} stay on the CPU{cut}: {where}"
+        stay = "stays" if kept == "the embedding table" or kept.startswith("1 of ") else "stay"
+        return f"too large for the GPU: {kept} {stay} on the CPU{cut}: {where}"
     why = "there is no GPU" if not gpus else "not one layer fits on a GPU"
     return f"{why}{cut}: {where}"
 
@@ -144,7 +149,7 @@ def _refused(
     shares = lay(chat, smallest, (), room, on_gpu=0, embedding_on_cpu=True) or ()
     needed = sum(share.bytes for share in shares)
     left = [f"{size(pool.left)} on {pool.device}" for pool in (*gpus, *((cpu,) if cpu else ()))]
-    most = sum(pool.left for pool in gpus) + (cpu.left if cpu else 0)
+    most = most_left([*gpus, *((cpu,) if cpu else ())])
     missing = f"{size(needed - most)} are missing"
     if needed <= most:
         missing = "it cannot be split so that every part fits"

@@ -9,8 +9,8 @@ from typing import Literal
 from langchain_gpu.models.info import CACHE_BITS, ModelInfo
 
 Engine = Literal["llama_cpp", "transformers"]
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "float8": 1, "nf4": 0.5}
-"""Bytes of one weight, by what it is loaded as; scales of quantised blocks not counted."""
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "float8": 1, "nf4": 0.5625}
+"""Bytes of one weight, by what it is loaded as; nf4 has a scale in float32 for every 64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,8 @@ class Chat:
         context: Tokens of one chat, prompt and answer together; None takes the most that fits on
             the GPUs, up to `Policy.context`.
         sequences: Chats at the same time, each with its own cache.
-        cache_dtype: Type of the KV cache, a key of `models.info.CACHE_BITS`.
+        cache_dtype: Type of the KV cache, a key of `models.info.CACHE_BITS`; transformers keeps its
+            cache in what it computes in, whatever 16-bit type stands here.
         dtype: What safetensors are loaded as, a key of `DTYPE_BYTES`; None as they are. A GGUF file
             is taken as it is.
         engine: What runs it; None for llama.cpp with GGUF and transformers with safetensors.
@@ -49,6 +50,11 @@ class Chat:
         _positive(self.name, context=self.context, sequences=self.sequences, ubatch=self.ubatch)
         if self.info.role != "decoder":
             raise ValueError(f"{self.info.name} is an encoder: it cannot write text")
+        if self.runs_on == "transformers" and CACHE_BITS[self.cache_dtype] < _HALF:
+            raise ValueError(
+                f"{self.name}: cache_dtype={self.cache_dtype!r} is a type of llama.cpp; transformers "
+                f"keeps its cache in the dtype it computes in: leave it out, or take a GGUF file"
+            )
 
     @property
     def role(self) -> str:
@@ -126,6 +132,7 @@ class Index:
 
 
 Component = Chat | Encoder | Index
+_HALF = 16
 
 
 def _known(name: str, value: str | None, known: Collection[str]) -> None:

@@ -33,11 +33,9 @@ def place_encoder(
         found = _try(encoder, cpu, None, wanted, min(wanted, encoder.max_length))
         if found is not None:
             return found
-    dtype = encoder.dtype or "float32"
-    needed = total(_weights(encoder, dtype)) + encoder.max_length * arithmetic.bytes_per_token(
-        encoder, dtype
-    )
-    return _refused(encoder.name, encoder.role, encoder.info.name, needed, (*gpus, cpu))
+    there = [*gpus, *([] if cpu is None else [cpu])]
+    needs = [(_least(encoder, pool), pool) for pool in there]
+    return _refused(encoder.name, encoder.role, encoder.info.name, needs)
 
 
 def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
@@ -45,7 +43,8 @@ def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> Compone
     name = f"{index.kind} {index.rows:,} x {index.dimension}"
     kept = Term("index", index.bytes, name)
     if cpu is None or kept.bytes > cpu.left:
-        return _refused(index.name, index.role, name, index.bytes, (cpu,))
+        needs = [] if cpu is None else [(index.bytes, cpu)]
+        return _refused(index.name, index.role, name, needs)
     decision: Decision = "cpu"
     why = "there is no GPU" if not gpus else "too large for what is left on the GPUs"
     reason = f"{why}: searched in the CPU's memory, {size(kept.bytes)}"
@@ -54,7 +53,7 @@ def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> Compone
         terms = [kept, *_overhead(pool)]
         if index.temporary:
             terms.append(Term("overhead", index.temporary, "room for the GPU search to compute in"))
-        if total(terms) <= pool.left:
+        if total(terms) <= pool.left_beside(shares):
             decision = "whole"
             reason = f"mirrored on {pool.device}: {size(total(terms))}; saved from the CPU's memory"
             shares = (Share(pool.device, tuple(terms)), *shares)
@@ -76,17 +75,21 @@ def _try(
     dtype = encoder.dtype or pool.dtype
     parts = _weights(encoder, dtype)
     here = parts[1:] if table_at else parts
-    if table_at is not None and parts[0].bytes > table_at.left:
-        return None
+    shares: list[Share] = []
+    if table_at is not None:
+        if parts[0].bytes > table_at.left:
+            return None
+        shares.append(Share(table_at.device, (parts[0],), 0))
     fixed = [*here, *_overhead(pool)]
-    tokens = (pool.left - total(fixed)) // arithmetic.bytes_per_token(encoder, dtype)
-    if tokens < least:
+    left = pool.left_beside(shares) - total(fixed)
+    tokens = left // arithmetic.bytes_per_token(encoder, dtype)
+    if tokens < max(least, encoder.max_length):
         return None
     tokens = min(wanted, tokens)
-    terms = (*fixed, arithmetic.encoder_activations(encoder, dtype, tokens))
-    shares = [Share(pool.device, terms, encoder.info.layers)]
-    if table_at is not None:
-        shares.append(Share(table_at.device, (parts[0],), 0))
+    # A text longer than a batch is computed alone.
+    most = max(tokens, encoder.max_length)
+    terms = (*fixed, arithmetic.encoder_activations(encoder, dtype, most))
+    shares.insert(0, Share(pool.device, terms, encoder.info.layers))
     cut = f", with batches of {tokens:,} instead of {wanted:,} tokens" if tokens < wanted else ""
     where = ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
     if pool.kind == "cpu":
@@ -125,13 +128,24 @@ def _overhead(pool: Pool) -> list[Term]:
     return [Term("overhead", pool.overhead, "the device's own context")]
 
 
-def _refused(
-    name: str, role: str, model: str, needed: int, pools: Sequence[Pool | None]
-) -> ComponentPlan:
-    there = [pool for pool in pools if pool is not None]
-    left = ", ".join(f"{size(pool.left)} on {pool.device}" for pool in there) or "nothing"
-    missing = needed - max((pool.left for pool in there), default=0)
-    reason = f"needs {size(needed)}, and {left} can be had: {size(missing)} are missing"
+def _least(encoder: Encoder, pool: Pool) -> int:
+    """Return what it takes on a device to compute one text at a time."""
+    dtype = encoder.dtype or pool.dtype
+    one = encoder.max_length * arithmetic.bytes_per_token(encoder, dtype)
+    return total([*_weights(encoder, dtype), *_overhead(pool)]) + one
+
+
+def _refused(name: str, role: str, model: str, needs: Sequence[tuple[int, Pool]]) -> ComponentPlan:
+    """Say what is missing where least is missing."""
+    if not needs:
+        reason = "there is no CPU memory to put it in"
+    else:
+        needed, best = min(needs, key=lambda each: each[0] - each[1].left)
+        left = ", ".join(f"{size(pool.left)} on {pool.device}" for _, pool in needs)
+        reason = (
+            f"needs {size(needed)} on {best.device}, and {left} can be had: "
+            f"{size(needed - best.left)} are missing"
+        )
     return ComponentPlan(name=name, role=role, model=model, decision="refused", reason=reason)
 
 

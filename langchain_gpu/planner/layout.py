@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 
 from langchain_gpu.models.info import Weights
 from langchain_gpu.planner import arithmetic
-from langchain_gpu.planner.components import Chat
+from langchain_gpu.planner.components import DTYPE_BYTES, Chat
 from langchain_gpu.planner.pools import Pool
 from langchain_gpu.planner.terms import Share, Term, total
+
+
+_DENSE_BYTES = 2
 
 
 @dataclass(slots=True)
@@ -32,14 +35,16 @@ class _Part:
     def terms(self, chat: Chat, context: int) -> tuple[Term, ...]:
         info = chat.info
         dtype = None if info.format == "gguf" else chat.dtype
+        # bitsandbytes packs what stands inside the blocks only.
+        dense = dtype if dtype is None or DTYPE_BYTES[dtype] >= _DENSE_BYTES else "bfloat16"
         blocks = info.blocks[self.layers.start : self.layers.stop]
         found = []
         if self.embedding:
-            found.append(arithmetic.weights([info.embedding], dtype, "embedding table"))
+            found.append(arithmetic.weights([info.embedding], dense, "embedding table"))
         if self.layers:
             found.append(arithmetic.weights(blocks, dtype, f"{len(self.layers)} layers"))
         if self.output:
-            found.append(arithmetic.weights(_output(chat, self), dtype, "output"))
+            found.append(arithmetic.weights(_output(chat, self), dense, "output"))
         if self.copies and (copied := arithmetic.repacked(blocks)) is not None:
             found.append(copied)
         if self.layers and info.caches:
@@ -100,7 +105,7 @@ def lay(
         return None
     if at_cpu.embedding or at_cpu.output or rest:
         terms = at_cpu.terms(chat, context)
-        if cpu is None or total(terms) > cpu.left:
+        if cpu is None or total(terms) > cpu.left_beside(shares):
             return None
         shares.append(Share(cpu.device, terms, len(rest)))
     return tuple(shares)

@@ -39,7 +39,13 @@ class Policy:
         unknown = [role for role in self.order if role not in ROLES]
         if unknown or len(set(self.order)) != len(self.order):
             raise ValueError(f"order={self.order!r}: name each of {', '.join(ROLES)} once at most")
-        for name in ("context", "min_context", "min_batch_tokens", "batch_tokens"):
+        for name in (
+            "context",
+            "min_context",
+            "min_batch_tokens",
+            "batch_tokens",
+            "cpu_batch_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.reserve is not None and self.reserve < 0:

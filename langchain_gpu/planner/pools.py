@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.planner.terms import GIB, KIB, MIB, PoolUse
+from langchain_gpu.planner.terms import GIB, KIB, MIB, PoolUse, Share
 
 _UNITS = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 2**40}
 _DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -19,6 +19,7 @@ _METAL_SHARE = 0.75
 # llama.cpp leaves the same to the system and to other programs when it fits a model by itself.
 _SYSTEM_BYTES = GIB
 _GPU_RESERVE = 0.05
+_MOST = 2**60
 
 
 @dataclass(slots=True)
@@ -58,6 +59,13 @@ class Pool:
             return 0
         shared = 0 if self.partner is None else self.partner.used
         return max(0, self.free - self.reserve - self.used - shared)
+
+    def left_beside(self, shares: Iterable[Share]) -> int:
+        """Return the bytes left once `shares` of the same memory's other name are given away."""
+        if self.partner is None:
+            return self.left
+        beside = sum(share.bytes for share in shares if share.device == self.partner.device)
+        return max(0, self.left - beside)
 
     @property
     def overhead(self) -> int:
@@ -104,6 +112,16 @@ def make_pools(devices: Sequence[Device], reserve: int | None = None) -> list[Po
     return pools
 
 
+def most_left(pools: Iterable[Pool]) -> int:
+    """Return the bytes left on all pools together; memory with two names counts once."""
+    found, seen = 0, set()
+    for pool in sorted(pools, key=lambda each: -each.left):
+        if pool.partner is None or pool.partner.device not in seen:
+            found += pool.left
+        seen.add(pool.device)
+    return found
+
+
 def imagined(gpus: Sequence[int], ram: int | None = None) -> list[Device]:
     """Make up a machine from the sizes of its memories.
 
@@ -144,14 +162,19 @@ def parse_size(text: str) -> int:
     One letter and the `i` forms are powers of 1,024; `KB`, `MB`, `GB`, `TB` powers of 1,000.
 
     Raises:
-        ValueError: It is none of these, or not positive.
+        ValueError: It is none of these, not positive, or more than 1,048,576 TiB.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
     unit = match[2].lower() if match else ""
     factor = _DECIMAL.get(unit) or _UNITS.get(unit.removesuffix("ib") or "b")
     if match is None or factor is None or not float(match[1]):
         raise ValueError(f"{text!r} is no size of a memory; write 24GiB, 512MiB or 80GB")
-    return int(float(match[1]) * factor)
+    if float(match[1]) * factor > _MOST:
+        raise ValueError(f"{text!r} is more memory than any machine has; write 24GiB or 80GB")
+    count = int(float(match[1]) * factor)
+    if not count:
+        raise ValueError(f"{text!r} is less than a byte; write 24GiB, 512MiB or 80GB")
+    return count
 
 
 def _pool(device: Device, reserve: int | None) -> Pool:
@@ -167,4 +190,4 @@ def _pool(device: Device, reserve: int | None) -> Pool:
     )
 
 
-__all__ = ["CONTEXT_BYTES", "Pool", "imagined", "make_pools", "parse_size"]
+__all__ = ["CONTEXT_BYTES", "Pool", "imagined", "make_pools", "most_left", "parse_size"]

@@ -56,7 +56,7 @@ def largest_quantization(
     for name, bits in BITS.items():
         if bits >= now:
             continue
-        smaller = replace(chat, info=with_bits(chat.info, bits), engine="llama_cpp", dtype=None)
+        smaller = replace(chat, info=with_bits(chat.info, name), engine="llama_cpp", dtype=None)
         for pool in pools:
             on_cpu = pool.kind == "cpu"
             shares = lay(
@@ -75,24 +75,29 @@ def largest_quantization(
 def _shorter(
     chat: Chat, context: int, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
 ) -> int | None:
+    aside = chat.runs_on == "llama_cpp"
     tokens = context // 2
     while tokens >= min(policy.min_context, context // 2) and tokens > 0:
         for pool in gpus:
-            if lay(chat, tokens, [pool], cpu, on_gpu=chat.info.layers, embedding_on_cpu=True):
+            if lay(chat, tokens, [pool], cpu, on_gpu=chat.info.layers, embedding_on_cpu=aside):
                 return tokens
         tokens //= 2
     return None
 
 
-def with_bits(info: ModelInfo, bits: float) -> ModelInfo:
-    """Return the model with every weight in so many bits."""
+def with_bits(info: ModelInfo, quantization: str) -> ModelInfo:
+    """Return the model as a GGUF of a quantization of `BITS`, each weight in its mean of bits."""
+    # The type that most of the tensors have: "Q4_K" in a Q4_K_M.
+    kind = quantization.removesuffix("_M").removesuffix("_S")
 
     def shrink(part: Weights) -> Weights:
-        return Weights(params=part.params, bytes=int(part.params * bits / 8))
+        count = int(part.params * BITS[quantization] / 8)
+        return Weights(params=part.params, bytes=count, by_type={kind: count} if count else {})
 
     return replace(
         info,
         format="gguf",
+        dtype=quantization,
         embedding=shrink(info.embedding),
         blocks=tuple(shrink(block) for block in info.blocks),
         output=shrink(info.output),

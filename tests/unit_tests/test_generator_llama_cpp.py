@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xllamacpp
 
 from langchain_gpu import _llama
 from langchain_gpu._llama import ModelLoadError
-from langchain_gpu.events import FallbackWarning
-from langchain_gpu.generators import llama_cpp as back_end
+from langchain_gpu.events import FallbackWarning, GPUWarning
+from langchain_gpu.generators import llama_start as back_end
 from langchain_gpu.generators.base import PromptTooLongError, Request, collect
 from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
 from langchain_gpu.generators.placing import Place
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.resolve import resolve
+from langchain_gpu.planner import Chat, imagined, plan
+from langchain_gpu.planner.drive import DoesNotFitError
 
 pytestmark = pytest.mark.models
 
@@ -222,3 +226,64 @@ def test_a_model_too_large_for_the_gpu_goes_to_the_cpu(
     assert engine.device.kind == "cpu"
     with pytest.raises(ModelLoadError):
         LlamaCppGenerator(path, replace(options, fallback="error"))
+
+
+class TestPlanned:
+    def test_no_memory_holds_it(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        small = Device(kind="cpu", name="small", reason="", memory_total=2**27, memory_free=2**26)
+        monkeypatch.setattr(back_end, "select_device", lambda _: small)
+        with pytest.raises(DoesNotFitError, match="MiB on cpu can be had: .* are missing"):
+            LlamaCppGenerator(path, replace(SETTINGS, n_ctx=344))
+
+    def test_the_window_is_cut_where_memory_is_short(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = 2**20 * 210
+        short = Device(kind="cpu", name="short", reason="", memory_total=free, memory_free=free)
+        monkeypatch.setattr(back_end, "select_device", lambda _: short)
+        options = replace(SETTINGS, n_ctx=None, n_parallel=2)
+        with pytest.warns(FallbackWarning, match="the window of .* runs on 512 tokens, not 4,096"):
+            engine = LlamaCppGenerator(path, options)
+        assert engine.context_length == 512
+
+    def test_a_plan_is_followed(self, path: Path) -> None:
+        info = read_info(path)
+        planned = plan([Chat(info=info, context=304, sequences=1)], imagined([], 2**34))["chat"]
+        engine = LlamaCppGenerator(path, Options(n_parallel=1, plan=planned))
+        assert engine.context_length == 512  # llama.cpp rounds up to 256
+
+    def test_a_plan_for_another_machine_is_told(self, path: Path) -> None:
+        info = read_info(path)
+        planned = plan([Chat(info=info, context=304)], imagined([2**33], 2**34))["chat"]
+        with pytest.warns(FallbackWarning, match="n_gpu_layers=31, but"):
+            engine = LlamaCppGenerator(path, Options(n_parallel=1, plan=planned))
+        assert engine.device.kind == "cpu"
+
+    def test_a_plan_that_was_wrong_is_reported(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gib = 2**30
+        free = [8 * gib, 5 * gib]
+        events: list[Any] = []
+        card = Device(
+            kind="cuda",
+            index=0,
+            name="a card",
+            reason="llama.cpp runs on CUDA0",
+            memory_total=8 * gib,
+            memory_free=8 * gib,
+        )
+
+        class GPU:
+            name = "GGML_BACKEND_DEVICE_TYPE_GPU"
+
+        def infos() -> list[dict[str, Any]]:
+            return [{"type": GPU, "name": "CUDA0", "memory_free": free.pop(0)}]
+
+        monkeypatch.setattr(xllamacpp, "get_device_info", infos)
+        monkeypatch.setattr(back_end, "place_layers", lambda *_: Place(card))
+        options = replace(SETTINGS, n_ctx=328, listener=events.append)
+        with pytest.warns(GPUWarning, match="took 3,072 MiB on cuda:0; .* MiB were planned"):
+            engine = LlamaCppGenerator(path, options)
+        assert "3.0 GiB taken on cuda:0" in engine.device.reason
+        assert [event.measured_bytes for event in events] == [3 * gib]

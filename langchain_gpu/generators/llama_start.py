@@ -1,0 +1,170 @@
+"""A GGUF model onto a device: planned, loaded, and held against its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import xllamacpp
+
+from langchain_gpu._llama import (
+    LlamaServer,
+    LlamaSettings,
+    ModelLoadError,
+    running_server,
+    shared_server,
+)
+from langchain_gpu.events import warn_fallback
+from langchain_gpu.generators.placing import Place, fall_back, place_layers
+from langchain_gpu.generators.registry import Options
+from langchain_gpu.hardware.devices import Device, select_device
+from langchain_gpu.models.headers import read_info
+from langchain_gpu.models.info import HeaderError
+from langchain_gpu.planner import Chat, ComponentPlan, Policy, plan
+from langchain_gpu.planner.drive import DoesNotFitError, check_taken, tensor_split
+
+# Four chats at once write 1.6 times as many tokens as one after the other on a two-core CPU.
+SLOTS = 4
+# The windows of all slots are allocated at the start; a model's own window may be 128k tokens.
+WINDOW = 4096
+_FEWEST = 512
+
+
+def start(path: Path, options: Options) -> tuple[Device, LlamaServer]:
+    """Load a file where it was asked for and fits, or on the CPU by the caller's policy.
+
+    Which layers go to a GPU is llama.cpp's own choice, made with the real graph, unless a plan or
+    `n_gpu_layers` says so. The window is cut where memory is short and none was asked for.
+
+    Raises:
+        ModelLoadError: The file is missing or damaged, or llama.cpp could not load it.
+        DoesNotFitError: No memory here holds it.
+        DeviceNotFoundError: The device cannot be used and `fallback="error"`.
+    """
+    infos = xllamacpp.get_device_info()
+    place = place_layers(options.device, infos)
+    settings = _settings(path, options)
+    if (shared := _running(settings, place, options)) is not None:
+        return place.device, shared  # what it takes is no longer free: another plan would be wrong
+    planned = options.plan if options.plan is not None else _own_plan(path, options, place)
+    if planned is not None and planned.context is not None:
+        settings = replace(settings, n_ctx=options.n_ctx or planned.context)
+    if place.device.kind == "cpu":
+        problem = place.problem or _missed_gpu(place, options)
+        if problem is None:
+            return place.device, shared_server(settings)
+    else:
+        on_gpu = _on_gpu(settings, place, options)
+        if not on_gpu.n_gpu_layers:
+            return select_device("cpu"), shared_server(settings)
+        try:
+            server = shared_server(on_gpu)
+        except ModelLoadError as error:
+            if options.fallback == "error":
+                raise
+            problem = str(error)
+        else:
+            return _report(place, planned, infos, options), server
+    # Outside the `except`: inside it the traceback would still hold what the failed attempt took.
+    return fall_back(options, problem), shared_server(settings)
+
+
+def _settings(path: Path, options: Options) -> LlamaSettings:
+    return LlamaSettings(
+        path=path.resolve(),
+        n_ctx=options.n_ctx or (options.plan and options.plan.context) or WINDOW,
+        n_parallel=options.n_parallel or SLOTS,
+        n_gpu_layers=0,
+        main_gpu=0,
+        n_threads=options.n_threads,
+        cores=select_device("cpu").cores or 1,
+    )
+
+
+def _running(settings: LlamaSettings, place: Place, options: Options) -> LlamaServer | None:
+    if place.problem is not None or _missed_gpu(place, options):
+        return None
+    on_cpu = place.device.kind == "cpu"
+    return running_server(settings if on_cpu else _on_gpu(settings, place, options))
+
+
+def _own_plan(path: Path, options: Options, place: Place) -> ComponentPlan | None:
+    """Plan against what is free now; None where the user placed the layers, or nothing is known."""
+    if options.n_gpu_layers is not None:
+        return None
+    try:
+        info = read_info(path)
+        cpu = select_device("cpu")
+        devices = [cpu] if place.device.kind == "cpu" else [place.device, cpu]
+        chat = Chat(info=info, context=options.n_ctx, sequences=options.n_parallel or SLOTS)
+        policy = Policy(context=WINDOW, min_context=_FEWEST)
+        found = plan([chat], devices, policy)[chat.name]
+    except (HeaderError, OSError):  # llama.cpp has its own words for a file that it cannot read
+        return None
+    except ValueError as error:
+        if "memory is known" in str(error):
+            return None
+        raise
+    if found.decision == "refused":
+        raise DoesNotFitError(found)
+    wanted = options.n_ctx or min(WINDOW, info.context_length or WINDOW)
+    if found.context is not None and found.context < wanted:
+        warn_fallback(
+            options.listener,
+            what=f"the window of {path.name}",
+            source=f"{wanted:,} tokens",
+            target=f"{found.context:,} tokens",
+            reason=found.reason,
+        )
+    return found
+
+
+def _on_gpu(settings: LlamaSettings, place: Place, options: Options) -> LlamaSettings:
+    settings = replace(settings, main_gpu=place.main_gpu)
+    if options.n_gpu_layers is not None:
+        return replace(settings, n_gpu_layers=options.n_gpu_layers)
+    if options.plan is not None:
+        return replace(
+            settings,
+            n_gpu_layers=options.plan.n_gpu_layers or 0,
+            tensor_split=tensor_split(options.plan),
+            fit=False,
+        )
+    return replace(settings, n_gpu_layers=-1)
+
+
+def _missed_gpu(place: Place, options: Options) -> str | None:
+    """Say that layers were meant for a GPU that is not here, None where they were not."""
+    layers = options.n_gpu_layers
+    if layers is None and options.plan is not None:
+        layers = options.plan.n_gpu_layers
+    if place.device.kind == "cpu" and (layers or 0) > 0:
+        return f"n_gpu_layers={layers}, but {place.device.reason}"
+    return None
+
+
+def _report(
+    place: Place,
+    planned: ComponentPlan | None,
+    before: Sequence[Mapping[str, Any]],
+    options: Options,
+) -> Device:
+    """Return the device with what the model took there as part of its reason."""
+    device = place.device
+    if planned is None:
+        return device
+    taken = _free(before, place.main_gpu)
+    after = _free(xllamacpp.get_device_info(), place.main_gpu)
+    used = None if taken is None or after is None else taken - after
+    said = check_taken(planned, str(device), used, options.listener)
+    return replace(device, reason=f"{device.reason}: {said}")
+
+
+def _free(infos: Sequence[Mapping[str, Any]], number: int) -> int | None:
+    gpus = [info for info in infos if info["type"].name.endswith("GPU")]
+    return int(gpus[number]["memory_free"]) if number < len(gpus) else None
+
+
+__all__ = ["SLOTS", "WINDOW", "start"]

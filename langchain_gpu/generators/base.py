@@ -44,10 +44,11 @@ class PromptTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One chat to be continued.
+    """One chat, or one plain prompt, to be continued.
 
     Attributes:
-        messages: The chat so far, at least one message.
+        messages: The chat so far, at least one message; none with a prompt.
+        prompt: A plain text to go on with, outside any chat template; None for a chat.
         tools: Tool definitions in the OpenAI format.
         tool_choice: `"auto"`, `"none"`, `"required"`, or the name of the tool that must be called.
         response_format: `{"type": "json_object"}` or `{"type": "json_schema", "json_schema": ...}`.
@@ -60,7 +61,8 @@ class Request:
         extra: More options, handed to the engine under its own names.
     """
 
-    messages: Sequence[Message]
+    messages: Sequence[Message] = ()
+    prompt: str | None = None
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str = "auto"
     response_format: Mapping[str, Any] | None = None
@@ -76,9 +78,12 @@ class Request:
         """Refuse what no engine can do.
 
         Raises:
-            ValueError: No message, an empty stop string, or a number outside its range.
+            ValueError: No message, a prompt beside messages or tools, an empty stop string, or a
+                number outside its range.
         """
-        if not self.messages:
+        if self.prompt is not None and (self.messages or self.tools):
+            raise ValueError("a plain prompt has no messages and no tools: give one or the other")
+        if self.prompt is None and not self.messages:
             raise ValueError("the list of messages is empty: there is nothing to answer")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from langchain_gpu.generators.base import Completion, FinishReason, Request, Timings, Usage
+from langchain_gpu.generators.base import Completion, Delta, FinishReason, Request, Timings, Usage
 from langchain_gpu.generators.stops import StopText
 
 # A byte sequence that no token has completed yet decodes to this.
@@ -13,7 +15,7 @@ _INCOMPLETE = "\ufffd"
 
 
 class Row:
-    """Collects the tokens of one answer and turns them into text.
+    """Collects the tokens of one answer and turns them into text. One thread adds, one waits.
 
     Args:
         request: What is answered.
@@ -21,16 +23,17 @@ class Row:
         limit: Most tokens the answer may have.
         ends: Tokens that end an answer.
         decode: Token ids to text, special tokens left out.
+        rules: What the engine keeps for the choice of this row's tokens.
 
     Attributes:
         tokens: Token ids of the answer so far.
         texts: The pieces of text that may be shown.
+        logprobs: One mapping per token, where they were asked for.
         finish_reason: Why it ended, or will end if nothing more comes.
         done: Whether it wants no more tokens.
-        canceled: Whether the listener went away.
-        listener: Receives every piece of text; returns True when nobody listens any more.
-        first_at: `time.perf_counter()` of the first token.
-        last_at: The same of the last one.
+        canceled: Whether nobody waits for it any more.
+        error: Why it has no whole answer.
+        listener: Receives every piece, and None after the last one.
     """
 
     def __init__(
@@ -41,22 +44,29 @@ class Row:
         limit: int,
         ends: frozenset[int],
         decode: Callable[[Sequence[int]], str],
+        rules: Any = None,
     ) -> None:
         self.request = request
         self.prompt = prompt
+        self.rules = rules
         self.tokens: list[int] = []
         self.texts: list[str] = []
+        self.logprobs: list[Mapping[str, Any]] = []
         self.finish_reason: FinishReason = "length"
         self.done = False
         self.canceled = False
-        self.listener: Callable[[str], bool] | None = None
-        self.first_at = self.last_at = 0.0
+        self.error: BaseException | None = None
+        self.listener: Callable[[Delta | None], object] | None = None
+        self._ended = threading.Event()
+        self._start = self._last = time.perf_counter()
+        self._first: float | None = None
+        self._told = 0  # log probabilities that the listener has
         self._limit = limit
         self._ends = ends
         self._decode = decode
         self._stops = StopText(request.stop)
         self._read_from = self._read_to = 0
-        self._deadline = None if request.timeout is None else time.perf_counter() + request.timeout
+        self._deadline = None if request.timeout is None else self._start + request.timeout
 
     @property
     def left(self) -> int:
@@ -68,9 +78,33 @@ class Row:
         """Tokens so far."""
         return Usage(len(self.prompt), len(self.tokens))
 
-    def completion(self, start: float) -> Completion:
-        """Return the whole answer; `start` is the `time.perf_counter()` of the call."""
-        later, seconds = len(self.tokens) - 1, self.last_at - self.first_at
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the answer must be complete, or None."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.perf_counter())
+
+    def wait(self) -> Completion:
+        """Wait for the answer.
+
+        Raises:
+            TimeoutError: It is not complete in time.
+            BaseException: Whatever kept it from being complete.
+        """
+        try:
+            in_time = self._ended.wait(self.seconds_left)
+        except BaseException:
+            self.cancel()  # interrupted: nobody needs it any more
+            raise
+        if not in_time:
+            self.fail(self.late())
+        if self.error is not None:
+            raise self.error
+        return self.completion()
+
+    def completion(self) -> Completion:
+        """Return the whole answer."""
+        first = self._last if self._first is None else self._first
+        later, seconds = len(self.tokens) - 1, self._last - first
         rate = later / seconds if later > 0 and seconds > 0 else None
         return Completion(
             text="".join(self.texts),
@@ -78,44 +112,77 @@ class Row:
             tool_calls=(),
             finish_reason=self.finish_reason,
             usage=self.usage,
-            timings=Timings(self.first_at - start, self.last_at - start, rate),
+            timings=Timings(first - self._start, self._last - self._start, rate),
+            logprobs=tuple(self.logprobs),
         )
 
-    def add(self, token: int) -> None:
+    def add(self, token: int, logprob: Mapping[str, Any] | None = None) -> None:
         """Take the next token of this row; a finished row ignores it.
 
-        Raises:
-            TimeoutError: The answer is not complete and its time is over.
+        A row that is late fails, and leaves the others of its batch alone.
         """
         if self.done:
             return
-        self.last_at = time.perf_counter()
-        self.first_at = self.first_at or self.last_at
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
         self.tokens.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
         if token in self._ends:
             self._end("stop")
-        else:
-            self.tell(self._stops.feed(self._text()))
-            if self._stops.hit:
-                self._end("stop")
-            elif not self.left:
-                self._end("length")
-        if not self.done and self._deadline is not None and self.last_at > self._deadline:
-            raise TimeoutError(f"the answer was not complete after {self.request.timeout} s")
+            return
+        self._tell(self._stops.feed(self._text()))
+        if self._stops.hit:
+            self._end("stop")
+        elif not self.left:
+            self._end("length")
+        elif self._deadline is not None and self._last > self._deadline:
+            self.fail(self.late())
 
-    def tell(self, text: str) -> bool:
-        """Show `text`; returns True, and finishes the row, when nobody listens any more."""
-        if text:
-            self.texts.append(text)
-        if self.listener is not None and self.listener(text):
-            self.done = self.canceled = True
-        return self.canceled
+    def cancel(self) -> None:
+        """Want no more tokens: nobody waits for them."""
+        self.canceled = True
+        self._finish()
+
+    def fail(self, error: BaseException) -> None:
+        """End without a whole answer; what is finished already stays as it is."""
+        if not self.done:
+            self.error = error
+            self._finish()
+
+    def late(self) -> TimeoutError:
+        """Return the error of an answer that is not complete in time."""
+        return TimeoutError(f"the answer was not complete after {self.request.timeout} s")
+
+    def _tell(self, text: str) -> None:
+        if not text:
+            return
+        self.texts.append(text)
+        if self.listener is not None:
+            fresh, self._told = tuple(self.logprobs[self._told :]), len(self.logprobs)
+            self.listener(Delta(text=text, logprobs=fresh))
 
     def _end(self, reason: FinishReason) -> None:
         self.finish_reason = reason
         if not self._stops.hit:
-            self.tell(self._stops.feed(self._text(final=True)) + self._stops.end())
+            self._tell(self._stops.feed(self._text(final=True)) + self._stops.end())
+        if self.listener is not None:
+            self.listener(
+                Delta(
+                    logprobs=tuple(self.logprobs[self._told :]),
+                    finish_reason=reason,
+                    usage=self.usage,
+                )
+            )
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.done:
+            return
         self.done = True
+        self._ended.set()
+        if self.listener is not None:
+            self.listener(None)
 
     def _text(self, *, final: bool = False) -> str:
         """Return the text that the latest tokens added, whole characters only.

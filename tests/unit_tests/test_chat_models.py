@@ -254,7 +254,7 @@ class Steps:
 
 def slow(chat: ChatGPU, monkeypatch: pytest.MonkeyPatch) -> Steps:
     steps = Steps()
-    model = chat._load()._model  # type: ignore[attr-defined]
+    model = chat._load()._open.model  # type: ignore[attr-defined]
     forward = model.forward
 
     @wraps(forward)

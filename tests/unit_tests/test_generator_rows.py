@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Request
+from langchain_gpu.generators.base import Delta, Request
 from langchain_gpu.generators.rows import Row
 
 END = 0
@@ -44,15 +44,14 @@ def test_the_limit_finishes() -> None:
 
 def test_a_character_of_several_tokens_comes_whole() -> None:
     answer = row()
-    shown: list[str] = []
-
-    def hear(text: str) -> bool:
-        shown.append(text)
-        return False
-
-    answer.listener = hear
+    shown: list[Delta | None] = []
+    answer.listener = shown.append
     say(answer, "a€😀b", END)
-    assert [text for text in shown if text] == ["a", "€", "😀", "b"]
+    *pieces, last, nothing = shown
+    assert [piece.text for piece in pieces if piece] == ["a", "€", "😀", "b"]
+    assert last is not None
+    assert (last.text, last.finish_reason, last.usage) == ("", "stop", answer.usage)
+    assert nothing is None
 
 
 def test_a_character_cut_by_the_limit_is_shown_as_broken() -> None:
@@ -69,14 +68,45 @@ def test_what_was_held_back_for_a_stop_string_comes_at_the_end() -> None:
     assert say(row(stop=("###",)), "one##", END) == "one##"
 
 
-def test_a_listener_that_goes_away_ends_the_row() -> None:
+def test_a_canceled_row_ends_and_ignores_what_comes() -> None:
     answer = row()
-    answer.listener = lambda text: text == "b"
-    assert say(answer, "abc") == "ab"
+    shown: list[Delta | None] = []
+    answer.listener = shown.append
+    say(answer, "a")
+    answer.cancel()
+    assert say(answer, "bc") == "a"
     assert (answer.done, answer.canceled) == (True, True)
+    assert [piece and piece.text for piece in shown] == ["a", None]
 
 
-def test_time_that_is_over_raises() -> None:
+def test_time_that_is_over_fails_this_row_and_raises_where_it_is_awaited() -> None:
     answer = row(timeout=1e-9)
+    say(answer, "ab")
+    assert (answer.done, len(answer.tokens)) == (True, 1)
     with pytest.raises(TimeoutError, match="not complete"):
-        say(answer, "a")
+        answer.wait()
+    with pytest.raises(TimeoutError, match="not complete"):
+        row(timeout=0.01).wait()  # nobody adds anything
+
+
+def test_a_finished_row_cannot_fail_any_more() -> None:
+    answer = row()
+    say(answer, "hi", END)
+    answer.fail(RuntimeError("too late"))
+    assert answer.wait().text == "hi"
+    broken = row()
+    broken.fail(RuntimeError("in time"))
+    with pytest.raises(RuntimeError, match="in time"):
+        broken.wait()
+
+
+def test_log_probabilities_go_with_the_text_they_made() -> None:
+    answer = row(stop=("###",))
+    shown: list[Delta | None] = []
+    answer.listener = shown.append
+    for letter in b"a##b":
+        answer.add(letter, {"token": chr(letter)})
+    answer.add(END, {"token": "<end>"})
+    told = [[each["token"] for each in piece.logprobs] for piece in shown if piece]
+    assert told == [["a"], ["#", "#", "b"], ["<end>"]]
+    assert [each["token"] for each in answer.wait().logprobs] == ["a", "#", "#", "b", "<end>"]

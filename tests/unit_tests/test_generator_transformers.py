@@ -57,13 +57,75 @@ def test_a_batch_says_what_each_chat_says_alone(engine: TransformersGenerator) -
     assert together == alone
 
 
-def test_chats_with_other_settings_go_in_batches_of_their_own(
-    engine: TransformersGenerator,
+def test_chats_of_any_settings_share_forwards_and_say_what_they_say_alone(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = [ask("a"), ask("b", max_tokens=3), ask("c"), ask("d", temperature=1.0, seed=1)]
+    requests = [
+        ask("a"),
+        ask("b", max_tokens=3),
+        ask("d", temperature=1.0, seed=1),
+        ask("d", temperature=0.7, top_p=0.9, seed=2, extra={"top_k": 40}),
+        ask("e", extra={"repetition_penalty": 1.3}),
+        ask("f", extra={"no_repeat_ngram_size": 2, "suppress_tokens": [5]}),
+    ]
+    alone = [engine.generate([request])[0].text for request in requests]
+    heights: list[int] = []
+    forward = engine._open.model.forward
+
+    @wraps(forward)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        heights.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._open.model, "forward", counted)
     answers = engine.generate(requests)
-    assert [answer.usage.output_tokens for answer in answers] == [12, 3, 12, 12]
-    assert answers[2].text == engine.generate([ask("c")])[0].text
+    assert [answer.text for answer in answers] == alone
+    assert set(heights) == {6}
+    assert len(heights) == 12
+    tokens = [answer.usage.output_tokens for answer in answers if answer.usage]
+    assert tokens == [12, 3, 12, 12, 12, 12]
+
+
+def test_the_rules_of_a_chat_are_kept(engine: TransformersGenerator) -> None:
+    plain = engine.generate([ask("hello", max_tokens=30)])[0]
+    rows = [engine._row(ask("hello"))]
+    engine._open.rows.submit(rows)
+    rows[0].wait()
+    barred = engine._row(ask("hello", extra={"suppress_tokens": rows[0].tokens[:2]}))
+    engine._open.rows.submit([barred])
+    barred.wait()
+    assert not set(rows[0].tokens[:2]) & set(barred.tokens)
+    greedy = engine.generate([ask("hello", temperature=1.0, extra={"top_k": 1}, max_tokens=30)])[0]
+    assert greedy.text == plain.text
+    with pytest.raises(ValueError, match="top_p"):
+        engine.generate([ask("hello", extra={"num_beams": 4})])
+    with pytest.raises(ValueError, match="top_k"):
+        engine.generate([ask("hello", temperature=1.0, extra={"top_k": -3})])
+
+
+def test_log_probabilities_are_the_models_own(engine: TransformersGenerator) -> None:
+    wanted = {"logprobs": True, "top_logprobs": 3}
+    (answer,) = engine.generate([ask("hello", max_tokens=4, extra=wanted)])
+    assert len(answer.logprobs) == 4
+    prompt = engine._chat(ask("hello").messages)
+    with torch.inference_mode():
+        scores = engine._open.model(torch.tensor([prompt])).logits[0, -1].float()
+    best = torch.log_softmax(scores, -1).topk(3)
+    first = answer.logprobs[0]
+    assert first["logprob"] == pytest.approx(best.values[0].item(), abs=1e-5)
+    shown = [each["logprob"] for each in first["top_logprobs"]]
+    assert shown == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert [each["token"] for each in first["top_logprobs"]] == [
+        engine._decode([token]) for token in best.indices.tolist()
+    ]
+    streamed = collect(engine.stream(ask("hello", max_tokens=4, extra=wanted)))
+    assert [each["token"] for each in streamed.logprobs] == [
+        each["token"] for each in answer.logprobs
+    ]
+    with pytest.raises(ValueError, match="top_logprobs needs logprobs"):
+        engine.generate([ask("hello", extra={"top_logprobs": 3})])
+    with pytest.raises(ValueError, match="between 0 and 20, not 21"):
+        engine.generate([ask("hello", extra={"logprobs": True, "top_logprobs": 21})])
 
 
 def test_a_stop_string_ends_the_answer_and_is_left_out(engine: TransformersGenerator) -> None:
@@ -127,7 +189,8 @@ def test_a_slow_model_runs_into_the_time_out(
 
 def slow_steps(engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     steps: list[int] = []
-    forward = engine._model.forward
+    model = engine._open.model
+    forward = model.forward
 
     @wraps(forward)
     def slow(*args: Any, **kwargs: Any) -> Any:
@@ -135,7 +198,7 @@ def slow_steps(engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch) -
         threading.Event().wait(0.02)
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(engine._model, "forward", slow)
+    monkeypatch.setattr(model, "forward", slow)
     return steps
 
 
@@ -162,9 +225,16 @@ def test_formats_it_cannot_enforce_are_refused(
         engine.generate([ask("hello", **settings)])
 
 
-def test_a_base_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no chat template"):
-        TransformersGenerator(Path(build_chat(tmp_path, template=None)), EXACT)
+def test_a_base_model_goes_on_with_prompts_and_refuses_chats(tmp_path: Path) -> None:
+    generator = TransformersGenerator(Path(build_chat(tmp_path, template=None)), EXACT)
+    (answer,) = generator.generate([Request(prompt="hello", temperature=0, max_tokens=3)])
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (1, 3)
+    with pytest.raises(ValueError, match="GPULLM"):
+        generator.generate([ask("hello")])
+    with pytest.raises(ValueError, match="prompt is empty"):
+        generator.generate([Request(prompt="")])
+    generator.close()
 
 
 def test_a_closed_engine_says_so(path: Path) -> None:
@@ -210,8 +280,10 @@ CARD = Card(kind="mps", index=0, name="a small card", reason="it is asked for", 
 @pytest.fixture
 def small_card(
     path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[TransformersGenerator, list[int]]]:
+) -> Iterator[Callable[..., tuple[TransformersGenerator, list[int]]]]:
     """A generator on a card that holds `rows` rows of fewer than `tokens` tokens."""
+
+    built: list[TransformersGenerator] = []
 
     def build(rows: int, tokens: int, fallback: Any = "cpu") -> Any:
         monkeypatch.setattr(
@@ -220,7 +292,9 @@ def small_card(
         monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
         options = Options(device="mps", dtype="float32", fallback=fallback)
         generator = TransformersGenerator(path, options)
-        forward = generator._model.forward
+        built.append(generator)
+        model = generator._open.model
+        forward = model.forward
         sizes: list[int] = []
 
         @wraps(forward)
@@ -232,10 +306,12 @@ def small_card(
                 raise torch.OutOfMemoryError("MPS backend out of memory")
             return forward(*args, **kwargs)
 
-        monkeypatch.setattr(generator._model, "forward", limited)
+        monkeypatch.setattr(model, "forward", limited)
         return generator, sizes
 
-    return build
+    yield build
+    for generator in built:
+        generator.close()
 
 
 REQUESTS = [ask(text) for text in ("hello", "a longer hello", "x", "yes", "no")]

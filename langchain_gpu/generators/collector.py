@@ -1,0 +1,151 @@
+"""Chats of many threads and tasks, merged into shared batches.
+
+Nobody waits for company that may never come: a chat that arrives while nothing runs starts at once,
+with those whose callers have said that they are on their way. Those that come meanwhile wait, and
+go together when the batch is done.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from langchain_gpu.generators.rows import Row
+
+# How long a batch waits for the next of the chats that were announced. Python hands threads on
+# every 5 ms, so that chats which are really on their way arrive within a few of these.
+_COMPANY_SECONDS = 0.05
+# How long the end of the process waits for the model to notice that nobody listens any more. A
+# thread that comes back from native code into a dead interpreter would abort the process.
+_EXIT_SECONDS = 10.0
+
+
+@dataclass(eq=False)
+class _Party:
+    """Chats that were announced and have not arrived yet, `width` of them at a time."""
+
+    coming: int
+    width: int
+
+
+class Collector:
+    """Queues rows and runs them in batches, one batch at a time.
+
+    Args:
+        run: Generates until every row it is given is done; called from one thread at a time.
+        most: Rows of one batch at most.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Row]], None], most: int) -> None:
+        self._run = run
+        self._most = most
+        self._changed = threading.Condition()
+        self._waiting: deque[Row] = deque()
+        self._running: Sequence[Row] = ()
+        self._parties: list[_Party] = []
+        self._arrived = 0.0
+        self._worker: threading.Thread | None = None
+        _collectors.add(self)
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Queue rows and return at once; every one of them ends, with an answer or an error."""
+        with self._changed:
+            self._waiting.extend(rows)
+            self._arrived = time.monotonic()
+            left = len(rows)
+            for party in self._parties:
+                come = min(left, party.coming)
+                party.coming -= come
+                left -= come
+            self._changed.notify_all()
+            if self._worker is None:
+                # It lives only while there is work: an idle collector holds no thread.
+                self._worker = threading.Thread(
+                    target=self._serve, name="langchain-gpu-generate", daemon=True
+                )
+                self._worker.start()
+
+    @contextmanager
+    def expect(self, count: int, width: int) -> Iterator[None]:
+        """Announce `count` rows, of which `width` come at a time, while the context is open."""
+        party = _Party(count, width)
+        with self._changed:
+            self._parties.append(party)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._parties.remove(party)
+                self._changed.notify_all()
+
+    def stop(self, seconds: float) -> None:
+        """Cancel everything and wait for the batch that runs."""
+        with self._changed:
+            for row in (*self._waiting, *self._running):
+                row.cancel()
+            worker = self._worker
+        if worker is not None and worker is not threading.current_thread():
+            worker.join(seconds)
+
+    def _serve(self) -> None:
+        while rows := self._take():
+            self._compute(rows)
+
+    def _take(self) -> list[Row]:
+        """Return the oldest rows; none, and forget the worker, when nothing waits."""
+        with self._changed:
+            self._running = ()
+            while self._waiting and (patience := self._patience()) > 0:
+                self._changed.wait(patience)
+            rows: list[Row] = []
+            while self._waiting and len(rows) < self._most:
+                row = self._waiting.popleft()
+                if not row.done:  # canceled or late before its turn
+                    rows.append(row)
+            self._running = rows
+            if not rows:
+                self._worker = None
+            return rows
+
+    def _patience(self) -> float:
+        """Seconds to wait for company."""
+        coming = sum(min(party.coming, party.width) for party in self._parties)
+        if not coming or len(self._waiting) >= self._most:
+            return 0.0
+        return self._arrived + _COMPANY_SECONDS - time.monotonic()
+
+    def _compute(self, rows: Sequence[Row]) -> None:
+        error: BaseException | None = None
+        try:
+            self._run(rows)
+        except BaseException as caught:  # noqa: BLE001  it goes to whom it belongs
+            error = caught
+        rows = [row for row in rows if not row.done]
+        if error is None and rows:
+            error = RuntimeError("the engine ended the answer without saying why")
+        if error is None:
+            return
+        if len(rows) == 1 or not isinstance(error, Exception):
+            for row in rows:
+                row.fail(error)
+            return
+        for row in rows:  # one of them may be at fault: the others get their answers
+            self._compute([row])
+
+
+_collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for collector in list(_collectors):
+        collector.stop(_EXIT_SECONDS)
+
+
+__all__ = ["Collector"]

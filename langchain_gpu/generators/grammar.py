@@ -1,0 +1,90 @@
+"""Answers that can be nothing but JSON of a schema, held to it token by token by llguidance."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+
+
+class Grammars:
+    """Makes grammars for one tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        vocabulary: Width of the model's scores; it may be more than the tokenizer has.
+        end: The token that ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: int, end: int) -> None:
+        self._make: Callable[[], Any] = lambda: from_tokenizer(
+            tokenizer, n_vocab=vocabulary, eos_token=end
+        )
+        self._end = end
+        self._lock = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None
+
+    def of(self, response_format: Mapping[str, Any]) -> Grammar:
+        """Return the grammar of a response format in OpenAI's form.
+
+        Raises:
+            ValueError: An unknown format, or a schema that cannot be enforced.
+        """
+        kind = response_format.get("type")
+        if kind == "json_schema":
+            schema = response_format["json_schema"]["schema"]
+        elif kind == "json_object":
+            schema = response_format.get("schema") or {"type": "object"}
+        else:
+            raise ValueError(
+                f"response_format of type {kind!r} is not known: take 'json_schema' or "
+                f"'json_object'"
+            )
+        with self._lock:  # about a second for a large vocabulary, once
+            if self._tokenizer is None:
+                self._tokenizer = self._make()
+        # Small models would write blanks for ever where a schema allows them.
+        text = LLMatcher.grammar_from_json_schema(
+            json.dumps(schema), defaults={"whitespace_flexible": False}
+        )
+        matcher = LLMatcher(self._tokenizer, text)
+        if matcher.is_error():
+            raise ValueError(f"this schema cannot be enforced: {matcher.get_error()}")
+        return Grammar(matcher, self._end)
+
+
+class Grammar:
+    """What one answer may go on with."""
+
+    def __init__(self, matcher: LLMatcher, end: int) -> None:
+        self._matcher = matcher
+        self._end = end
+
+    def mask(self, scores: torch.Tensor) -> torch.Tensor:
+        """Rule out all other tokens, scores of shape [1, vocabulary].
+
+        Raises:
+            RuntimeError: The grammar cannot go on.
+        """
+        if self._matcher.is_error():
+            raise RuntimeError(f"the grammar failed: {self._matcher.get_error()}")
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little")[: scores.shape[-1]].astype(bool)
+        if not allowed.any():
+            allowed[self._end] = True
+        ruled_out = torch.from_numpy(~allowed).to(scores.device)
+        return scores.masked_fill(ruled_out, float("-inf"))
+
+    def take(self, token: int) -> None:
+        """Go on with `token`."""
+        if token != self._end:
+            self._matcher.consume_token(token)
+
+
+__all__ = ["Grammar", "Grammars"]

@@ -1,0 +1,138 @@
+"""Loading a model with transformers: which files, which options, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from langchain_gpu._extras import is_installed, require
+
+# What `load_kwargs` may hold; everything else would be lost or run code nobody has read.
+_OPTIONS = frozenset(
+    {
+        "attn_implementation",
+        "cache_implementation",
+        "compile",
+        "device_map",
+        "experts_implementation",
+        "max_memory",
+        "offload_folder",
+        "quantization_config",
+        "revision",
+        "trust_remote_code",
+    }
+)
+# Not for `from_pretrained`: the files are found before, and these are said to `generate`.
+_ELSEWHERE = frozenset({"cache_implementation", "compile", "revision"})
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a checkpoint's own quantization needs: method, module, package.
+_NEEDS = {
+    "awq": ("gptqmodel", "gptqmodel"),
+    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
+    "bitsandbytes_4bit": ("bitsandbytes", "bitsandbytes"),
+    "bitsandbytes_8bit": ("bitsandbytes", "bitsandbytes"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+    "gptq": ("gptqmodel", "gptqmodel"),
+    "hqq": ("hqq", "hqq"),
+    "quanto": ("optimum", "optimum-quanto"),
+    "torchao": ("torchao", "torchao"),
+}
+
+
+def check_options(load: Mapping[str, Any]) -> None:
+    """Look at `load_kwargs` before anything is loaded.
+
+    Raises:
+        ValueError: An unknown option, or remote code without a pinned commit.
+    """
+    if unknown := sorted(set(load) - _OPTIONS):
+        known = ", ".join(sorted(_OPTIONS))
+        raise ValueError(f"load_kwargs of the back end 'transformers' are {known}, not {unknown}")
+    if load.get("trust_remote_code") and not _COMMIT.fullmatch(str(load.get("revision", ""))):
+        raise ValueError(
+            "trust_remote_code runs only from a pinned commit: give revision= in load_kwargs with "
+            "the full 40-digit commit you have read"
+        )
+
+
+def places_itself(load: Mapping[str, Any]) -> bool:
+    """Say whether the options leave the choice of the device to transformers."""
+    return load.get("device_map") is not None
+
+
+def load_tokenizer(path: Path, load: Mapping[str, Any]) -> Any:
+    """Return the tokenizer of a folder or a `.gguf` file."""
+    return AutoTokenizer.from_pretrained(*_source(path)[0], **_source(path)[1], **_code(load))
+
+
+def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
+    """Return the model of a folder or a `.gguf` file, on the CPU unless the options say else.
+
+    Raises:
+        ImportError: The checkpoint is quantized by a library that is not installed.
+        ValueError: The weights are pickled.
+    """
+    options = {name: value for name, value in load.items() if name not in _ELSEWHERE}
+    positional, named = _source(path)
+    if path.is_file():
+        named |= {"quantization_config": _unpacked()} | options
+    else:
+        _check_folder(path, options)
+        named |= {"use_safetensors": True} | options
+    if options.get("device_map") is not None:
+        require("accelerate", extra="local-gguf")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(*positional, dtype=dtype, **named)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError(f"{path}: {error} is needed by its quantization") from error
+    return model.eval()
+
+
+def _source(path: Path) -> tuple[tuple[Path], dict[str, Any]]:
+    if not path.is_file():
+        return (path,), {}
+    for module in ("gguf", "accelerate"):
+        require(module, extra="local-gguf")
+    return (path.parent,), {"gguf_file": path.name}
+
+
+def _unpacked() -> Any:
+    """Weights as numbers: packed ones are computed in float32, tensor by tensor."""
+    from transformers import GgufConfig
+
+    return GgufConfig(dequantize=True)
+
+
+def _code(load: Mapping[str, Any]) -> dict[str, Any]:
+    return {"trust_remote_code": True} if load.get("trust_remote_code") else {}
+
+
+def _check_folder(path: Path, options: Mapping[str, Any]) -> None:
+    weights = sorted(path.glob("*.safetensors"))
+    pickled = sorted([*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")])
+    if not weights and pickled:
+        raise ValueError(
+            f"{path} has only pickled weights ({pickled[0].name}), and a pickle can run any code: "
+            f"take a revision with .safetensors files"
+        )
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    asked = getattr(options.get("quantization_config"), "quant_method", None)
+    for name in (method, getattr(asked, "value", asked)):
+        module, package = _NEEDS.get(str(name), (None, None))
+        if module is not None and not is_installed(module):
+            raise ImportError(
+                f"{path.name} is quantized with {name}, which needs {package}: "
+                f"pip install {package}",
+                name=module,
+            )
+
+
+__all__ = ["check_options", "load_model", "load_tokenizer", "places_itself"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.search.base import Matrix, Metric
-from langchain_gpu.search.vectors import prepare
+from langchain_gpu.search.vectors import Allocate, empty, gather
 
+ARRAY_SLICE = 16_384  # texts a call to `embed_to_array`: enough to sort by length
 SLICE = 4096  # texts a call to `embed_documents`: its lists take 8 times the memory of an array
 
 
@@ -49,6 +49,7 @@ def embed(
     dimension: int | None,
     name: Callable[[int], str],
     size: int | None = None,
+    allocate: Allocate = empty,
 ) -> Matrix:
     """Return [len(texts), dimension] rows an index can hold; see `prepare` for the rest.
 
@@ -58,34 +59,24 @@ def embed(
         metric: As in `prepare`.
         dimension: As in `prepare`.
         name: As in `prepare`.
-        size: Texts a call. None asks for an array at once, so that the engine can sort all texts,
-            and for lists in slices, each of which becomes rows before the next comes.
+        size: Texts a call. Each part becomes rows before the next comes. None asks for arrays in
+            large parts, so that the engine can sort many texts, and for lists in smaller ones.
+        allocate: Makes the rows.
     """
     ask: Callable[[list[str]], Any]
     if isinstance(embedding, SupportsArrays):
-        ask, size = embedding.embed_to_array, size or max(len(texts), 1)
+        ask, size = embedding.embed_to_array, size or ARRAY_SLICE
     else:
         ask, size = embedding.embed_documents, size or SLICE
-    rows = np.empty((len(texts), dimension or 0), dtype=np.float32)
-    for start in range(0, len(texts), size):
-        part = texts[start : start + size]
-        found = prepare(
-            ask(part),
-            count=len(part),
-            metric=metric,
-            dimension=rows.shape[1] or None,
-            name=partial(_shifted, name, start),
-        )
-        if len(part) == len(texts):
-            return found
-        if not rows.shape[1]:
-            rows = np.empty((len(texts), found.shape[1]), dtype=np.float32)
-        rows[start : start + len(part)] = found
-    return rows
-
-
-def _shifted(name: Callable[[int], str], start: int, position: int) -> str:
-    return name(start + position)
+    parts = (texts[start : start + size] for start in range(0, len(texts), size))
+    return gather(
+        ((len(part), ask(part)) for part in parts),
+        len(texts),
+        metric=metric,
+        dimension=dimension,
+        name=name,
+        allocate=allocate,
+    )
 
 
 def embed_queries(embedding: SupportsLists, queries: Sequence[str]) -> Sequence[Any]:

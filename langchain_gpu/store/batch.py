@@ -72,6 +72,8 @@ def strings(values: Iterable[Any], what: str) -> list[str]:
         TypeError: One is no string, or a single string was given for the list of them.
     """
     found = _listed(values)
+    if set(map(type, found)) <= {str}:
+        return found
     for position, value in enumerate(found):
         if not isinstance(value, str):
             raise TypeError(f"{what} {position} is {type(value).__name__}, not str: {value!r:.60}")

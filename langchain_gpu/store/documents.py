@@ -41,8 +41,8 @@ class Documents:
 
     def rows_of(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the rows of those ids that are here."""
-        rows = (self._row_of.get(id_) for id_ in ids)
-        return np.fromiter((row for row in rows if row is not None), dtype=np.int64)
+        rows = [row for row in map(self._row_of.get, ids) if row is not None]
+        return np.array(rows, dtype=np.int64)
 
     def append(self, ids: Sequence[str], texts: Sequence[str], metadata: Sequence[str]) -> None:
         """Append documents whose ids are not here, under the next rows."""

@@ -25,7 +25,7 @@ from langchain_gpu.search.embed import embed
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.search.relevance import RELEVANCE
 from langchain_gpu.search.route import DType, Route
-from langchain_gpu.search.vectors import prepare, prepare_one
+from langchain_gpu.search.vectors import empty, gather, prepare_one, sliced
 from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection, Hit
@@ -141,9 +141,19 @@ class Core(VectorStore):
         dimension = self._collection.dimension
         if len(vectors) == 1 and dimension is not None:
             return prepare_one(vectors[0], metric=self._metric, dimension=dimension, name=name)
-        return prepare(
-            vectors, count=len(vectors), metric=self._metric, dimension=dimension, name=name
+        return gather(
+            sliced(vectors),
+            len(vectors),
+            metric=self._metric,
+            dimension=dimension,
+            name=name,
+            allocate=self._allocate,
         )
+
+    def _allocate(self, count: int, dimension: int) -> Matrix:
+        if len(self._collection):
+            return empty(count, dimension)
+        return self._kind.allocate(count, dimension, self._metric)
 
     def _find(
         self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None, how: SearchOptions

@@ -114,6 +114,7 @@ class FAISSVectorStore(Moving):
             dimension=self._collection.dimension,
             name=batch.name,
             size=None if batch_size is None else at_least_one("batch_size", batch_size),
+            allocate=self._allocate,
         )
         self._collection.put(batch, vectors)
         return batch.ids
@@ -131,7 +132,7 @@ class FAISSVectorStore(Moving):
         """
         texts: list[str] = []
         rows: list[ArrayLike] = []
-        for text, row in text_embeddings:
+        for text, row in text_embeddings:  # a list of the pairs would set the garbage collector off
             texts.append(text)
             rows.append(row)
         batch = check(texts, metadatas, ids)

@@ -14,7 +14,7 @@ from langchain_gpu.search import embed as embedding_module
 from langchain_gpu.search.base import Metric, VectorError
 from langchain_gpu.search.embed import embed
 from langchain_gpu.search.relevance import RELEVANCE
-from langchain_gpu.search.vectors import prepare, prepare_one
+from langchain_gpu.search.vectors import gather, prepare, prepare_one, sliced
 
 
 def name(position: int) -> str:
@@ -226,3 +226,66 @@ def test_one_is_never_written_to_or_kept() -> None:
     row = prepare_one(vector, metric="ip", dimension=2, name=name)
     assert row.flags.writeable
     assert not np.shares_memory(row, vector)
+
+
+def floats(*rows: list[Any]) -> list[list[Any]]:
+    return [*rows]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        floats([1, 2.5], [True, -0.0]),
+        floats([np.float32(1), np.float64(2)], [np.int8(3), 4]),
+        floats([1e-46, 1.17549435e-38], [1.3e19, 0.1]),
+        floats([10**18, 16_777_217], [0.1 + 0.2, 1 / 3]),
+        floats(["1", "2.5"], ["3", "4"]),
+        floats([np.array(1.0), 2], [3, 4]),
+    ],
+)
+def test_lists_become_the_floats_numpy_makes_of_them(rows: list[list[Any]]) -> None:
+    expected = np.array(rows, dtype=np.float32)
+    np.testing.assert_array_equal(take(rows).view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        floats([1.0, 2.0], [1e39, 0.0]),
+        floats([1.0, 2.0], [10**400, 0.0]),
+        floats([1.0, 2.0], [1.0, None]),
+        floats([1.0, 2.0], [1.0, "x"]),
+        floats([1.0, 2.0], [1.0]),
+        floats([1.0, 2.0], [1.0, 2.0, 3.0]),
+        floats([1.0, 2.0], [1.0, [2.0]]),
+    ],
+)
+def test_lists_that_are_no_rows_of_floats_are_refused_by_name(rows: list[list[Any]]) -> None:
+    with pytest.raises((VectorError, OverflowError), match=r"item 1|too large"):
+        take(rows)
+
+
+def test_parts_are_gathered_into_the_room_that_is_given() -> None:
+    given = np.random.default_rng(0).standard_normal((9000, 3))
+    rooms: list[Any] = []
+
+    def allocate(count: int, dimension: int) -> Any:
+        rooms.append(np.zeros((count, dimension), dtype=np.float32))
+        return rooms[-1]
+
+    def gathered(vectors: Any) -> Any:
+        return gather(
+            sliced(vectors), 9000, metric="cosine", dimension=None, name=name, allocate=allocate
+        )
+
+    expected = take(given, metric="cosine")
+    for vectors in (given, list(given), given.tolist()):
+        found = gathered(vectors)
+        assert found is rooms[-1]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    given[8000, 1] = np.nan
+    with pytest.raises(VectorError, match="item 8000 holds NaN"):
+        gathered(given)
+    with pytest.raises(VectorError, match="item 5000 has 2 dimensions"):
+        gathered([*given[:5000].tolist(), [1.0, 2.0]])
+    assert gather([], 0, metric="ip", dimension=7, name=name).shape == (0, 7)

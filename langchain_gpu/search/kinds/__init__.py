@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from langchain_gpu._extras import require
-from langchain_gpu.search.base import EFFORT, Effort, Metric, VectorIndex
+from langchain_gpu.search.base import EFFORT, Effort, Matrix, Metric, VectorIndex
 from langchain_gpu.search.kinds import shapes
 from langchain_gpu.search.kinds.shapes import NAMES, bytes_needed
 
@@ -39,6 +39,12 @@ class Kind(Protocol):
 
         Raises:
             ValueError: The kind cannot hold vectors of this width.
+        """
+
+    def allocate(self, count: int, dimension: int, metric: Metric) -> Matrix:
+        """Return [count, dimension] to write the first vectors of an index to.
+
+        An index takes it over without a copy, if it can: it is not to be used after it was added.
         """
 
     def check(self, effort: Effort) -> None:

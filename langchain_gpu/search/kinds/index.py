@@ -17,6 +17,7 @@ from langchain_gpu.search.kinds.bodies import SLICE, Body, faiss, metric_type, s
 from langchain_gpu.search.kinds.inverted import Inverted
 from langchain_gpu.search.kinds.ordered import Graph, Ordered
 from langchain_gpu.search.kinds.shapes import FLAT, Shape
+from langchain_gpu.search.kinds.staging import Staged
 
 logger = logging.getLogger("langchain_gpu")
 
@@ -50,6 +51,12 @@ class FaissKind:
         shapes.choose(self.name, 2**62, dimension, self.train_size)  # refuses a width early
         shape = shapes.choose(self.name, 0, dimension, self.train_size)
         return FaissIndex(self, metric, _body(_make(shape, dimension, metric, self.seed)))
+
+    def allocate(self, count: int, dimension: int, metric: Metric) -> Matrix:
+        """Return room for the first vectors of an index."""
+        if not count or shapes.choose(self.name, count, dimension, self.train_size) != FLAT:
+            return np.empty((count, dimension), dtype=np.float32)
+        return np.asarray(Staged(_make(FLAT, dimension, metric, self.seed), count))
 
     def load(self, path: Path, metric: Metric, *, mapped: bool = False) -> FaissIndex:
         """Read an index from `path`, or leave its vectors there until it is changed."""

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from langchain_gpu.search.base import Effort, Found, Matrix, Mirrored, Rows
 from langchain_gpu.search.kinds.bodies import bitmap, faiss, in_order, shape_of
+from langchain_gpu.search.kinds.shapes import FLAT
+from langchain_gpu.search.kinds.staging import staged
 
 # Below this part of all vectors, looking at each that is admitted beats a walk through a graph
 # most of whose nodes are not.
@@ -51,7 +53,13 @@ class Ordered:
             column = np.empty(max(count, 2 * self._count), dtype=np.int64)
             column[: self._count] = self._column[: self._count]
             self._column = column
-        self._index.add(vectors)
+        room = (
+            None if self._count or self.shape != FLAT else staged(vectors, self._index.metric_type)
+        )
+        if room is None:
+            self._index.add(vectors)
+        else:
+            self._index = room.index()
         self._column[self._count : count] = rows
         self._count = count
 

@@ -68,11 +68,10 @@ def doctor(
 def _prove(facts: Facts, seconds: float) -> list[Proof]:
     """Run the proofs; where someone watches, say which one runs."""
     from langchain_gpu.doctor.proofs import plan, run
-    from langchain_gpu.hardware.devices import list_devices
 
     done = []
     with stderr().status("proofs") as status:
-        for trial in plan(list_devices(facts)):
+        for trial in plan(facts):
             status.update(f"{trial.name} {trial.device}")
             done.append(run(trial, seconds))
     return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from langchain_gpu._extras import install_line
+from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.doctor.proofs import Proof
 from langchain_gpu.doctor.wheels import faiss_remedy
@@ -31,16 +32,17 @@ def judge(
         proofs: What came of them.
         env: What is installed.
         facts: The machine.
-        devices: What of it can be used.
+        devices: What of it torch can use.
     """
-    by_name = {str(device): device for device in devices}
+    gpus = cards(facts, devices)
+    by_name = {str(device): device for device in [*devices, *gpus]}
     found = []
     for proof in proofs:
         device = by_name.get(proof.device)
         problem = _judge(proof, device, env, facts)
         if problem is not None:
             found.append(problem)
-    gpu = next((device for device in devices if device.kind != "cpu"), None)
+    gpu = gpus[0] if gpus else None
     found += [blind for proof in proofs if (blind := _blind(proof, gpu, facts)) is not None]
     return list(dict.fromkeys(found))
 
@@ -86,7 +88,7 @@ def _provider(kind: Kind, what: str, env: Environment) -> Problem:
 
 
 def _blind(proof: Proof, gpu: Device | None, facts: Facts) -> Problem | None:
-    """Tell that llama.cpp or OpenVINO sees no GPU beside one that works for torch."""
+    """Tell that llama.cpp or OpenVINO sees no GPU beside one that is here."""
     if not proof.passed or gpu is None:
         return None
     if proof.name == "llama.cpp" and proof.gpus == 0:

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langchain_gpu._extras import is_installed
+from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.child import ANSWER, LOADED
-from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.devices import Device, list_devices
+from langchain_gpu.hardware.facts import Facts, read_facts
 
 SECONDS = 10.0
 _KILLED = 2.0  # seconds for a killed child to go; one that waits for a dead driver never does
@@ -70,18 +72,19 @@ class Trial:
     words: tuple[str, ...]
 
 
-def plan(devices: Sequence[Device], installed: Callable[[str], bool] = is_installed) -> list[Trial]:
-    """Return the proofs that these devices and these libraries call for.
+def plan(facts: Facts, installed: Callable[[str], bool] = is_installed) -> list[Trial]:
+    """Return the proofs that a machine and its libraries call for.
 
     Args:
-        devices: As `list_devices` gives them.
+        facts: The machine.
         installed: Says whether a module is here.
     """
+    devices = list_devices(facts)
     trials: list[Trial] = []
     if installed("torch"):
         trials += _matrix_trials(devices)
     if installed("faiss"):
-        trials += _faiss_trials(devices)
+        trials += _faiss_trials(cards(facts, devices))
     if installed("onnxruntime") and installed("onnx"):
         trials += _onnx_trials(devices)
     if installed("openvino"):
@@ -97,12 +100,12 @@ def _matrix_trials(devices: Sequence[Device]) -> Iterator[Trial]:
         yield Trial("matrix product", str(device), device.dtype, words)
 
 
-def _faiss_trials(devices: Sequence[Device]) -> Iterator[Trial]:
-    for device in devices:
-        if device.kind == "cpu":
-            yield Trial("FAISS search", "cpu", "", ("faiss", "-1"))
-        elif device.kind == "cuda" and _has_gpu_faiss():
+def _faiss_trials(gpus: Sequence[Device]) -> Iterator[Trial]:
+    """Try the cards too that torch cannot use: FAISS asks the driver only."""
+    for device in gpus:
+        if device.kind == "cuda" and _has_gpu_faiss():
             yield Trial("FAISS search", str(device), "", ("faiss", str(device.index or 0)))
+    yield Trial("FAISS search", "cpu", "", ("faiss", "-1"))
 
 
 def _onnx_trials(devices: Sequence[Device]) -> Iterator[Trial]:
@@ -115,20 +118,14 @@ def _onnx_trials(devices: Sequence[Device]) -> Iterator[Trial]:
             yield Trial("ONNX Runtime", str(device), "", words)
 
 
-def prove(devices: Sequence[Device], *, seconds: float = SECONDS) -> list[Proof]:
-    """Run every proof that `devices` and the installed libraries call for, one after the other.
+def prove(facts: Facts | None = None, *, seconds: float = SECONDS) -> list[Proof]:
+    """Run every proof that this machine and its libraries call for, one after the other.
 
     Args:
-        devices: As `list_devices` gives them.
+        facts: This machine, where it was read already.
         seconds: For each proof.
     """
-    return list(proving(devices, seconds=seconds))
-
-
-def proving(devices: Sequence[Device], *, seconds: float = SECONDS) -> Iterator[Proof]:
-    """Yield each proof of `prove` as it is done."""
-    for trial in plan(devices):
-        yield run(trial, seconds)
+    return [run(trial, seconds) for trial in plan(facts or read_facts())]
 
 
 def run(trial: Trial, seconds: float = SECONDS) -> Proof:
@@ -227,4 +224,4 @@ def _has_gpu_faiss() -> bool:
     return any("gpu" in name.lower() for name in packages_distributions().get("faiss", []))
 
 
-__all__ = ["SECONDS", "Proof", "Trial", "plan", "prove", "proving", "run"]
+__all__ = ["SECONDS", "Proof", "Trial", "plan", "prove", "run"]

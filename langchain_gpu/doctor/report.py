@@ -44,7 +44,7 @@ def report(
         environment = read_environment() if facts is None else Environment()
     facts = facts or read_facts()
     devices = list_devices(facts)
-    done = prove(devices) if proofs is True else list(proofs or ())
+    done = prove(facts) if proofs is True else list(proofs or ())
     needs = read_needs()
     versions = versions_of(needs)
     if facts.nvidia.driver is not None:

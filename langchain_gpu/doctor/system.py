@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
@@ -22,13 +23,13 @@ def system_problems(env: Environment, facts: Facts, devices: Sequence[Device]) -
     Args:
         env: The system.
         facts: The machine.
-        devices: What of it can be used.
+        devices: What of it torch can use.
     """
     return [
         *_threads(env, facts),
         *_memory(env, facts),
         *_disk(env),
-        *_ollama(env, devices),
+        *_ollama(env, facts, devices),
         *_pickled(env),
     ]
 
@@ -89,8 +90,8 @@ def _disk(env: Environment) -> Iterator[Problem]:
         )
 
 
-def _ollama(env: Environment, devices: Sequence[Device]) -> Iterator[Problem]:
-    gpus = [device for device in devices if device.kind != "cpu"]
+def _ollama(env: Environment, facts: Facts, devices: Sequence[Device]) -> Iterator[Problem]:
+    gpus = cards(facts, devices)
     if env.ollama is None or not gpus:
         return
     for model in env.ollama.models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from langchain_gpu._extras import install_line
+from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
@@ -27,18 +28,19 @@ def wheel_problems(
     Args:
         env: What is installed.
         facts: The machine.
-        devices: What of it can be used.
+        devices: What of it torch can use.
         proven: Devices on which a search by FAISS was tried and was right.
     """
     faiss, onnx = env.wheels.get("faiss", {}), env.wheels.get("onnxruntime", {})
-    cuda = next((device for device in devices if device.kind == "cuda"), None)
-    best = devices[0].kind if devices else "cpu"
+    gpus = cards(facts, devices)
+    cuda = next((device for device in gpus if device.kind == "cuda"), None)
+    best = gpus[0].kind if gpus else "cpu"
     extra = "faiss" if cuda is None else _fitting(cuda, facts) or "faiss"
     found = clash(faiss, "faiss", extra)
     found += clash(onnx, "onnxruntime", _ONNX_EXTRAS.get(best, "onnx"))
     if len(faiss) == 1:
         (wheel,) = faiss
-        found += _faiss_here(wheel, faiss[wheel], facts, devices, proven)
+        found += _faiss_here(wheel, faiss[wheel], facts, gpus, proven)
     return found
 
 
@@ -77,10 +79,10 @@ def faiss_remedy(device: Device, facts: Facts, wheel: str) -> str:
 
 
 def _faiss_here(
-    wheel: str, here: str, facts: Facts, devices: Sequence[Device], proven: Collection[str]
+    wheel: str, here: str, facts: Facts, gpus: Sequence[Device], proven: Collection[str]
 ) -> list[Problem]:
-    cuda = [device for device in devices if device.kind == "cuda"]
-    others = [device for device in devices if device.kind in {"rocm", "xpu", "mps"}]
+    cuda = [device for device in gpus if device.kind == "cuda"]
+    others = [device for device in gpus if device.kind in {"rocm", "xpu", "mps"}]
     built_for = next((entry for entry in _FAISS if entry[0] == wheel), None)
     if built_for is None and cuda:
         # A card that no wheel fits is searched by torch; there is nothing to install.
@@ -95,7 +97,7 @@ def _faiss_here(
     if others and wheel == "faiss-cpu":
         kind = others[0].kind
         what = f"FAISS has no wheel for {others[0]} ({others[0].name}): torch searches there"
-        return [_advice(kind, what, f'FAISSVectorStore(..., device="{kind}")')]
+        return [_advice(kind, what, f'FAISSVectorStore(..., device="{kind}") asks for it')]
     found = []
     for device in cuda if built_for else []:
         if str(device) in proven or built_for is None:

@@ -39,7 +39,8 @@ def choose_dtype(kind: str, capability: str | None, isa: Sequence[str]) -> tuple
     if kind == "mps":
         return "float16", "fast on every Apple GPU"
     if kind in {"rocm", "xpu"}:
-        return "bfloat16", f"{capability or 'Intel GPUs'} have units for it"
+        here = f"{capability} has" if capability else "Intel GPUs have"
+        return "bfloat16", f"{here} units for it"
     units = [feature for feature in ("amx_bf16", "avx512_bf16", "bf16") if feature in isa]
     if units:
         return "bfloat16", f"the CPU has {units[0]}"

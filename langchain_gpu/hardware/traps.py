@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from langchain_gpu._extras import install_line
@@ -165,7 +165,8 @@ def intel_problem(facts: Facts) -> Problem | None:
     here = f"an Intel GPU ({facts.intel[0]}) is present"
     if torch is None or torch.error is not None or torch.xpu is None:
         remedy = f"if it is an Arc or a Core Ultra: {reinstall(XPU_WHEEL)}"
-        return _wrong_torch("xpu", torch, here, remedy)
+        # Most Intel display chips are none that torch could use, and their ids do not tell.
+        return replace(_wrong_torch("xpu", torch, here, remedy), severity="advice")
     return Problem(
         "xpu",
         f"{here}, but torch {torch.version} finds none through Level Zero",

@@ -26,7 +26,7 @@ from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import Nvidia
 from langchain_gpu.hardware.torch_build import TorchBuild
-from tests.unit_tests.machines import M3_MAX, MI300X, NO_GPU, RTX_4090, RX_7900_XTX
+from tests.unit_tests.machines import CPU_BUILD, M3_MAX, MI300X, NO_GPU, RTX_4090, RX_7900_XTX
 
 GIB = 2**30
 CPU_FAISS = {"faiss": {"faiss-cpu": "1.15.1"}}
@@ -260,6 +260,16 @@ def test_ollama_on_the_cpu_beside_a_card() -> None:
     assert "50% of qwen3:8b" in what
     whole = replace(server, models=(replace(model, on_gpu=6 * GIB),))
     assert told(RTX_4090, ollama=whole) == []
+
+
+def test_other_programs_need_no_torch_for_the_card() -> None:
+    facts = replace(RTX_4090, torch=CPU_BUILD)
+    server = Ollama("http://127.0.0.1:11434", (Loaded("qwen3:8b", 6 * GIB, 0),))
+    blind = Proof(name="llama.cpp", passed=True, gpus=0, found=("CPU (x)",))
+    found = told(facts, ollama=server, proofs=[blind], wheels=CPU_FAISS)
+    for words in ("is a CPU build; an NVIDIA driver", "Ollama runs qwen3:8b on the CPU",
+                  "this build of xllamacpp", "faiss-cpu 1.15.1 searches on the CPU"):  # fmt: skip
+        assert sum(words in what for _, what, _ in found) == 1
 
 
 def test_a_driver_too_old_is_told_once_and_not_by_faiss() -> None:

@@ -17,10 +17,10 @@ import pytest
 
 from langchain_gpu.doctor import Proof, child, proofs, prove, report
 from langchain_gpu.doctor.proofs import Trial, plan, run
-from langchain_gpu.hardware.devices import list_devices, select_device
-from tests.unit_tests.machines import M3_MAX, MI300X, NO_GPU, RTX_4090, TWO_H100
+from tests.unit_tests.machines import CPU_BUILD, M3_MAX, MI300X, NO_GPU, RTX_4090, TWO_H100
 
-CPU = replace(select_device("cpu", facts=NO_GPU), dtype="float32", cores=1)
+# A processor like this one, without the units that would make "auto" take bfloat16.
+PLAIN = replace(NO_GPU, cpu=replace(NO_GPU.cpu, isa=(), cores=1))
 TRIAL = Trial("matrix product", "cpu", "float32", ("matrix", "cpu", "cpu", "float32", "1"))
 
 
@@ -43,7 +43,7 @@ def torch_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 
 def test_this_processor_computes_right() -> None:
-    found = {(proof.name, proof.device): proof for proof in prove([CPU], seconds=120)}
+    found = {(proof.name, proof.device): proof for proof in prove(PLAIN, seconds=120)}
     assert set(found) == {
         ("matrix product", "cpu"),
         ("FAISS search", "cpu"),
@@ -66,7 +66,7 @@ def test_this_processor_computes_right() -> None:
 
 def test_every_card_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proofs, "_has_gpu_faiss", lambda: True)
-    trials = plan(list_devices(TWO_H100), everything)
+    trials = plan(TWO_H100, everything)
     assert [(trial.name, trial.device) for trial in trials] == [
         ("matrix product", "cuda:0"),
         ("matrix product", "cuda:1"),
@@ -81,15 +81,25 @@ def test_every_card_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_faiss_is_tried_on_a_card_that_torch_was_not_built_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proofs, "_has_gpu_faiss", lambda: True)
+    trials = plan(replace(TWO_H100, torch=CPU_BUILD), everything)
+    tried = [trial.device for trial in trials if trial.name == "FAISS search"]
+    assert tried == ["cuda:0", "cuda:1", "cpu"]
+    assert [trial.device for trial in trials if trial.name == "matrix product"] == ["cpu"]
+
+
 def test_rocm_speaks_through_torchs_cuda_and_has_no_faiss() -> None:
-    trials = plan(list_devices(MI300X), everything)
+    trials = plan(MI300X, everything)
     assert trials[0].words[:4] == ("matrix", "rocm", "cuda:0", "bfloat16")
     assert [trial.device for trial in trials if trial.name == "FAISS search"] == ["cpu"]
 
 
 def test_what_is_not_installed_is_not_tried() -> None:
-    assert plan(list_devices(M3_MAX), lambda module: False) == []
-    names = {trial.name for trial in plan(list_devices(M3_MAX), lambda name: name == "torch")}
+    assert plan(M3_MAX, lambda module: False) == []
+    names = {trial.name for trial in plan(M3_MAX, lambda name: name == "torch")}
     assert names == {"matrix product"}
 
 

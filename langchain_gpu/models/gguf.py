@@ -2,8 +2,9 @@
 
 A file from the internet may claim anything. Here every length is compared with what is left of the
 file before a byte of it is read, so a damaged or hostile file costs at most one pass over its own
-bytes. The `gguf` package's own `GGUFReader` maps the file and trusts its counts: in a file of 100
-bytes a list that claims 2**40 numbers keeps it looping, and a cut one ends in an IndexError.
+bytes, of which a head may have 256 MiB. The `gguf` package's own `GGUFReader` maps the file and
+trusts its counts: in a file of 100 bytes a list that claims 2**40 numbers keeps it looping, and a
+cut one ends in an IndexError.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _MAX_KEY = 65_535
 _MAX_NAME = 1_024  # llama.cpp itself takes 63 bytes
 _MAX_TEXT = 16 << 20  # the longest texts are chat templates and licences
 _MAX_ITEMS = 4_096  # lists of numbers kept: one number a layer; a vocabulary's scores are not
+_MAX_ITEMS_IN_ALL = 1 << 18
+_MAX_HEAD = 256 << 20  # the largest vocabularies take some 20 MB
 _MAX_ENTRIES = 200_000  # keys, or tensors; the largest models have a few thousand
 _MAX_DIMENSIONS = 4
 _MAX_DEPTH = 4
@@ -72,7 +75,7 @@ class Head:
 
     Attributes:
         facts: What it says, by key, for example `"general.architecture"`; of lists only those of up
-            to 4,096 numbers are kept, as tuples.
+            to 4,096 numbers are kept (262,144 in all), as tuples.
         weights: Its tensors by name.
         lengths: How long each list is, by key: the vocabulary's for example.
         data_start: Where the tensors' bytes begin.
@@ -118,8 +121,10 @@ class _Parser(Window):
     """Walks over a head from its first byte."""
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:
-        super().__init__(file, size, name)
+        super().__init__(file, min(size, _MAX_HEAD), name)
+        self._whole_size = size
         self._text_left = 4 * _MAX_TEXT
+        self._items_left = _MAX_ITEMS_IN_ALL
 
     def parse(self) -> Head:
         tensors, keys = self._preamble()
@@ -188,10 +193,10 @@ class _Parser(Window):
             if tensor.offset < end or tensor.offset % alignment:
                 raise self.error(f"{name!r} lies on another tensor, or off the alignment")
             end = tensor.offset + tensor.bytes
-            if start + end > self.size:
+            if start + end > self._whole_size:
                 raise HeaderError(
                     f"{self.name} is cut short: {name!r} ends at byte {start + end:,}, the file "
-                    f"at {self.size:,}. Download it again."
+                    f"at {self._whole_size:,}. Download it again."
                 )
         return start
 
@@ -199,7 +204,8 @@ class _Parser(Window):
         """Return a list's length, and its numbers if they are few."""
         inner, count = self._array_head(key)
         form = _FORMS.get(inner)
-        if form is not None and count <= _MAX_ITEMS:
+        if form is not None and count <= min(_MAX_ITEMS, self._items_left):
+            self._items_left -= count
             data = self.take(count * form.size)
             return count, tuple(value for (value,) in form.iter_unpack(data))
         waiting = [(inner, count)]

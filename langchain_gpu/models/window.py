@@ -14,7 +14,7 @@ class Window:
 
     Args:
         file: Read forward only, in pieces of up to 1 MiB where no single value is longer.
-        size: Bytes of the whole file.
+        size: Bytes it may have: the file's, or fewer.
         name: What errors call it.
     """
 
@@ -108,7 +108,7 @@ class Window:
     def _fill(self, count: int) -> None:
         """Have `count` more bytes in the window."""
         if count > self.left():
-            raise self.error(f"it ends at byte {self.size:,}, within its head")
+            raise self.error(f"its head goes on past byte {self.size:,}, the last it may have")
         kept = [self._window[self._at :]]
         have = len(kept[0])
         while have < count:

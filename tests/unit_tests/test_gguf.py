@@ -221,6 +221,22 @@ def test_a_real_head_with_damage(data: st.DataObject) -> None:
     survives(bytes(damaged))
 
 
+def test_kept_lists_are_bounded_in_all() -> None:
+    lists = {f"list{number}": [70_000] * 4096 for number in range(100)}
+    data = gguf({**lists, "after": 5}, {})
+    head = parse(data)
+    assert len(head.lengths) == 100
+    assert sum(len(value) for value in head.facts.values() if isinstance(value, tuple)) == 1 << 18
+    assert head.facts["after"] == 5
+
+
+def test_a_head_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langchain_gpu.models.gguf._MAX_HEAD", 4096)
+    assert parse(gguf({"few": ["x"] * 100}, {"a": (0, (5000,))})).weights["a"].bytes == 20_000
+    with pytest.raises(HeaderError, match="goes on past byte 4,096"):
+        parse(gguf({"many": ["word"] * 400}, {}))
+
+
 def test_many_short_lists_cost_no_more_than_the_file() -> None:
     """Lists of lists are walked, not built."""
     empty = struct.pack("<IQ", tiny_gguf.UINT32, 0)

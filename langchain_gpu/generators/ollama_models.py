@@ -12,7 +12,7 @@ from langchain_gpu.servers.ollama import OllamaClient
 
 logger = logging.getLogger(__name__)
 
-_STEP = 0.1  # of a download, between two lines in the log
+_STEPS = 10  # lines in the log about one part of a download
 _SHOWN = 20  # names that an error lists
 
 
@@ -102,16 +102,16 @@ async def _missing(client: OllamaClient, name: str, error: RefusedError) -> Refu
 
 async def _pull(client: OllamaClient, name: str, seconds: float) -> None:
     """Have the server fetch the model, and tell the log how far it is."""
-    told: dict[str, float] = {}
+    told: dict[str, int] = {}
     last: dict[str, Any] = {}
 
     def take(line: dict[str, Any]) -> None:
         last.update(line)
         what, total = str(line.get("digest") or line.get("status")), line.get("total") or 0
-        done = (line.get("completed") or 0) / total if total else 0.0
-        if what not in told or done >= min(1.0, told[what] + _STEP) > told[what]:
-            told[what] = done
-            size = f": {done:.0%} of {total / 1e9:.2f} GB" if total else ""
+        step = (line.get("completed") or 0) * _STEPS // total if total else 0
+        if told.get(what, -1) < step:
+            told[what] = step
+            size = f": {step / _STEPS:.0%} of {total / 1e9:.2f} GB" if total else ""
             logger.info("%s fetches %s, %s%s", client.host, name, line.get("status"), size)
 
     logger.info("%s has no %s and is told to fetch it", client.host, name)

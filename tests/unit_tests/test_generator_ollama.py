@@ -1,0 +1,509 @@
+"""Answers through Ollama: what it is sent, what comes back, and everything that goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from pydantic import BaseModel
+
+from langchain_gpu import ChatGPU
+from langchain_gpu.events import TruncationWarning
+from langchain_gpu.generators.base import PromptTooLongError, Request, collect
+from langchain_gpu.generators.ollama import OllamaGenerator
+from langchain_gpu.generators.registry import Options
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    RefusedError,
+    ServerError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
+from langchain_gpu.servers.server import Server
+from tests.unit_tests.scripted_ollama import FakeOllama, call, done, line
+from tests.unit_tests.scripted_server import Reply, Scripted, serving
+
+URL = "http://ollama.test"
+SECRET = "sk-do-not-show-this"  # noqa: S105  no secret: tests look for it
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "place": {"type": "object", "properties": {"city": {"type": "string"}}},
+                "days": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            },
+            "required": ["place"],
+        },
+    },
+}
+
+
+@pytest.fixture
+def fake() -> FakeOllama:
+    return FakeOllama()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> Iterator[Scripted]:
+    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
+    with serving(monkeypatch, fake) as running:
+        yield running
+
+
+@pytest.fixture
+def make(server: Scripted) -> Iterator[Callable[..., OllamaGenerator]]:
+    made: list[OllamaGenerator] = []
+
+    def build(*, max_retries: int = 2, timeout: float = 10, **options: Any) -> OllamaGenerator:
+        where = Server(url=URL, max_retries=max_retries, timeout=timeout, api_key=SECRET)
+        made.append(OllamaGenerator("m", Options(server=where, **options)))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.close()
+
+
+def ask(**settings: Any) -> Request:
+    return Request(messages=[{"role": "user", "content": "Hi."}], **settings)
+
+
+def chat(**settings: Any) -> ChatGPU:
+    return ChatGPU(**{"model": "m", "backend": "ollama", "base_url": URL, **settings})
+
+
+def sent(server: Scripted) -> Any:
+    """The last chat that was asked for."""
+    return [body for body in server.of("/api/chat") if body["messages"]][-1]
+
+
+def script(fake: FakeOllama, *parts: bytes | float, **reply: Any) -> None:
+    fake.chat = lambda _: Reply(parts=parts, **reply)
+
+
+def test_an_answer_is_put_together(make: Callable[..., OllamaGenerator]) -> None:
+    pieces = list(make().stream(ask()))
+    assert [piece.text for piece in pieces] == ["Hel", "lo.", ""]
+    answer = collect(pieces)
+    assert (answer.finish_reason, answer.model) == ("stop", "m")
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 3)
+    assert 0 < answer.timings.time_to_first_token <= answer.timings.seconds
+
+
+def test_everything_stands_where_ollama_reads_it(
+    make: Callable[..., OllamaGenerator], fake: FakeOllama, server: Scripted
+) -> None:
+    fake.on_gpu = 900
+    extra = {"top_k": 5, "min_p": 0.1, "think": False, "options": {"newer_option": 1}}
+    request = ask(
+        stop=("a",), max_tokens=7, temperature=0.5, top_p=0.9, seed=3, extra=extra, timeout=5
+    )
+    make(n_ctx=512, n_gpu_layers=2, n_threads=1, fallback="cpu", keep_alive="7m").generate(
+        [request]
+    )
+    body = sent(server)
+    assert body["options"] == {
+        "num_ctx": 512,
+        "num_gpu": 2,
+        "num_thread": 1,
+        "num_predict": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+        "stop": ["a"],
+        "top_k": 5,
+        "min_p": 0.1,
+        "newer_option": 1,
+    }
+    assert (body["think"], body["keep_alive"], body["stream"]) == (False, "7m", True)
+    assert (body["truncate"], body["shift"]) == (False, False)
+    assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"top_kk": 5}, "would ignore 'top_kk'.*top_k"),
+        ({"num_ctx": 100}, "give n_ctx"),
+        ({"options": {"num_gpu": 1}}, "give n_gpu_layers"),
+        ({"num_batch": 1}, "load_kwargs"),
+        ({"num_predict": 1}, "max_tokens"),
+        ({"stream": False}, "the call itself"),
+    ],
+)
+def test_options_that_would_be_lost_are_refused(
+    extra: dict[str, Any], words: str, make: Callable[..., OllamaGenerator]
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        make().generate([ask(extra=extra)])
+
+
+def test_thoughts_are_apart(fake: FakeOllama, server: Scripted) -> None:
+    script(
+        fake, line(message={"thinking": "Hm"}), line(message={"thinking": "."}), line("4"), done()
+    )
+    answer = chat().invoke("2 + 2?")
+    assert answer.content == "4"
+    assert answer.additional_kwargs["reasoning_content"] == "Hm."
+
+
+def test_tools_arrive_whole_and_calls_come_back(fake: FakeOllama, server: Scripted) -> None:
+    script(fake, call("weather", place={"city": "Köln"}), call("weather", place={}), done())
+    bound = chat().bind_tools([WEATHER])
+    answer = bound.invoke("Weather?")
+    assert sent(server)["tools"] == [WEATHER]  # nested parameters and alternatives too
+    assert [each["args"] for each in answer.tool_calls] == [
+        {"place": {"city": "Köln"}},
+        {"place": {}},
+    ]
+    assert len({each["id"] for each in answer.tool_calls}) == 2
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    streamed: Any = None
+    for chunk in bound.stream("Weather?"):
+        streamed = chunk if streamed is None else streamed + chunk
+    assert isinstance(streamed, AIMessage)
+    assert [each["args"] for each in streamed.tool_calls] == [
+        each["args"] for each in answer.tool_calls
+    ]
+
+
+def test_a_chat_with_results_of_tools_is_told_in_ollamas_form(
+    fake: FakeOllama, server: Scripted
+) -> None:
+    first = AIMessage("", tool_calls=[{"name": "weather", "args": {"place": {}}, "id": "c1"}])
+    chat().invoke([HumanMessage("Weather?"), first, ToolMessage("sunny", tool_call_id="c1")])
+    _, assistant, result = sent(server)["messages"]
+    assert assistant["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"place": {}}}
+    assert (result["role"], result["tool_name"], result["content"]) == ("tool", "weather", "sunny")
+
+
+def test_arguments_that_are_no_json_are_named(make: Callable[..., OllamaGenerator]) -> None:
+    broken: dict[str, Any] = {"id": "c", "function": {"name": "f", "arguments": "{oops"}}
+    assistant: dict[str, Any] = {"role": "assistant", "tool_calls": [broken]}
+    messages = [{"role": "user", "content": "x"}, assistant]
+    with pytest.raises(ValueError, match="message 1: the arguments of the call 'f' are no JSON"):
+        make().generate([Request(messages=messages)])
+
+
+def test_a_forced_call_is_enforced_by_a_schema(fake: FakeOllama, server: Scripted) -> None:
+    script(fake, line('{"name": "weather", '), line('"arguments": {"place": {}}}'), done())
+    answer = chat().bind_tools([WEATHER], tool_choice="weather").invoke("x")
+    names = [each["properties"]["name"]["const"] for each in sent(server)["format"]["anyOf"]]
+    assert names == ["weather"]
+    assert [each["name"] for each in answer.tool_calls] == ["weather"]
+    chat().bind_tools([WEATHER], tool_choice="none").invoke("x")
+    assert "tools" not in sent(server)
+
+
+def test_tools_need_a_template_that_knows_them(fake: FakeOllama, server: Scripted) -> None:
+    fake.capabilities = ["completion"]
+    with pytest.raises(ValueError, match="cannot describe tools"):
+        chat().bind_tools([WEATHER]).invoke("x")
+
+
+def test_structured_output_is_a_format(fake: FakeOllama, server: Scripted) -> None:
+    class Person(BaseModel):
+        name: str
+
+    script(fake, line('{"name": "Bob"}'), done())
+    assert chat().with_structured_output(Person).invoke("x") == Person(name="Bob")
+    assert sent(server)["format"]["required"] == ["name"]
+    assert chat().with_structured_output(method="json_mode").invoke("x") == {"name": "Bob"}
+    assert sent(server)["format"] == "json"
+
+
+def test_usage_and_metadata_through_the_face(fake: FakeOllama, server: Scripted) -> None:
+    answer = chat().invoke("x")
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["input_tokens"] == 11
+    metadata = answer.response_metadata
+    assert (metadata["model_name"], metadata["backend"]) == ("m", "ollama")
+    assert metadata["finish_reason"] == "stop"
+    script(fake, line("x"), line("", done=True, done_reason="length"))
+    uncounted = chat().invoke("x")
+    assert uncounted.usage_metadata is None  # never invented
+    assert uncounted.response_metadata["finish_reason"] == "length"
+
+
+async def test_async_through_the_face(server: Scripted) -> None:
+    model = chat()
+    assert (await model.ainvoke("x")).content == "Hello."
+    assert [chunk.text async for chunk in model.astream("x")] == ["Hel", "lo.", ""]
+
+
+def test_a_batch_keeps_its_order(fake: FakeOllama, server: Scripted) -> None:
+    fake.chat = lambda body: Reply(parts=[line(body["messages"][0]["content"]), done()])
+    texts: list[Any] = [f"text {number}" for number in range(12)]
+    assert [answer.content for answer in chat(n_parallel=3).batch(texts)] == texts
+    assert server.busiest <= 3
+
+
+# What goes wrong.
+
+
+def test_an_unknown_model_says_how_to_fetch_it_and_what_is_there(server: Scripted) -> None:
+    with pytest.raises(RefusedError, match=r"ollama pull other.*It has m:latest") as caught:
+        chat(model="other").invoke("x")
+    assert caught.value.status == 404
+
+
+def test_a_model_removed_under_way_says_so_too(
+    fake: FakeOllama, make: Callable[..., OllamaGenerator]
+) -> None:
+    generator = make()
+    fake.models.clear()
+    with pytest.raises(RefusedError, match=r"ollama pull m.*It has no models"):
+        generator.generate([ask()])
+
+
+def test_a_storm_of_503_ends(fake: FakeOllama, server: Scripted) -> None:
+    fake.chat = lambda _: Reply(status=503, body={"error": "server busy"})
+    with pytest.raises(ServerError, match="503: server busy"):
+        chat(max_retries=2).invoke("x")
+    assert len([body for body in server.of("/api/chat") if body["messages"]]) == 3
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Reply(status=503, body={"error": "server busy"}),
+        Reply(status=429, body={"error": "slow down"}),
+        Reply(parts=[], cut=True),
+        Reply(parts=[b'{"error": "llama runner process has terminated"}\n']),
+        Reply(b"<html>upstream is starting</html>"),
+    ],
+    ids=["503", "429", "cut", "runner", "html"],
+)
+def test_what_fails_before_the_first_piece_is_asked_again(
+    first: Reply, fake: FakeOllama, server: Scripted
+) -> None:
+    replies = iter([first])
+    fake.chat = lambda _: next(replies, Reply(parts=[line("Hello."), done()]))
+    assert chat().invoke("x").content == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("parts", "cut", "words"),
+    [
+        ([line("Hel"), b'{"message": {"content"'], True, "broke the connection"),
+        ([line("Hel")], False, "without saying that it is done"),
+        ([line("Hel"), b"<html>\n"], False, "no JSON object: '<html>'"),
+        ([line("Hel"), b"[1]\n"], False, "no JSON object"),
+        ([line("Hel"), b'{"error": "unexpected EOF"}\n'], False, "unexpected EOF"),
+        ([line("Hel"), b'{"message": {"content": 5}}\n'], False, "cannot be read"),
+        ([line("Hel"), done(done_reason="unload")], False, "done_reason 'unload'"),
+    ],
+)
+def test_half_an_answer_is_never_a_whole_one(
+    parts: list[bytes | float],
+    cut: bool,  # noqa: FBT001
+    words: str,
+    fake: FakeOllama,
+    server: Scripted,
+) -> None:
+    script(fake, *parts, cut=cut)
+    stream = chat(max_retries=3).stream("x")
+    assert next(stream).text == "Hel"
+    with pytest.raises(ServerError, match=words):
+        list(stream)
+    asked = [body for body in server.of("/api/chat") if body["messages"]]
+    assert len(asked) == 1  # what was shown cannot be taken back
+
+
+def test_what_is_done_is_whole_even_if_the_connection_breaks_then(
+    fake: FakeOllama, server: Scripted
+) -> None:
+    script(fake, line("Hello."), done(), cut=True)
+    assert chat().invoke("x").content == "Hello."
+
+
+def test_html_forever_is_an_error_that_shows_it(fake: FakeOllama, server: Scripted) -> None:
+    fake.chat = lambda _: Reply(b"<html>Welcome to nginx</html>")
+    with pytest.raises(BadAnswerError, match=r"Welcome to nginx.*is base_url right"):
+        chat(max_retries=1).invoke("x")
+
+
+def test_a_server_that_is_no_ollama(server: Scripted) -> None:
+    server.script = lambda _: Reply(b"<html>Welcome</html>")
+    with pytest.raises(BadAnswerError, match="is base_url right"):
+        chat(max_retries=0).invoke("x")
+
+
+def test_a_redirect_is_not_followed(server: Scripted) -> None:
+    server.script = lambda _: Reply(status=307, headers={"Location": "http://elsewhere.test/x"})
+    with pytest.raises(ServerError, match=r"elsewhere\.test.*not followed"):
+        chat().invoke("x")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("where", ["before", "between"])
+def test_the_time_out_holds_where_no_byte_comes(
+    where: str, fake: FakeOllama, server: Scripted
+) -> None:
+    script(fake, *([line("Hel")] if where == "between" else []), 30.0, done())
+    model = chat(timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(ServerTimeoutError, match=r"within 0\.5 seconds"):
+        model.invoke("x")
+    assert time.monotonic() - began < 10
+    model.close()
+
+
+def test_retries_stay_within_the_time_out(fake: FakeOllama, server: Scripted) -> None:
+    fake.chat = lambda _: Reply(status=503, body={"error": "busy"}, headers={"Retry-After": "9"})
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="busy"):
+        chat(timeout=1).invoke("x")
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_closing_the_stream_leaves_the_server(
+    begun: bool,  # noqa: FBT001
+    make: Callable[..., OllamaGenerator],
+    fake: FakeOllama,
+    server: Scripted,
+) -> None:
+    """Ollama stops computing when its client goes away."""
+
+    def endless() -> Iterator[bytes | float]:
+        while True:
+            yield line("word ")
+            yield 0.02
+
+    fake.chat = lambda _: Reply(parts=endless())
+    stream = make().stream(ask())
+    for _ in range(1 + begun):
+        next(stream)
+    stream.close()
+    assert server.left.wait(10)
+
+
+async def test_canceling_a_task_leaves_the_server(fake: FakeOllama, server: Scripted) -> None:
+    def endless() -> Iterator[bytes | float]:
+        while True:
+            yield line("word ")
+            yield 0.02
+
+    fake.chat = lambda _: Reply(parts=endless())
+    task = asyncio.create_task(chat().ainvoke("x"))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(server.left.wait, 10)
+
+
+def test_a_failing_chat_ends_those_beside_it(
+    fake: FakeOllama, make: Callable[..., OllamaGenerator]
+) -> None:
+    def answer(body: Any) -> Reply:
+        if body["messages"][0]["content"] == "bad":
+            return Reply(status=400, body={"error": "no such thing"})
+        return Reply(parts=[line("x"), 0.2] * 200)
+
+    fake.chat = answer
+    requests = [Request(messages=[{"role": "user", "content": text}]) for text in ("good", "bad")]
+    began = time.monotonic()
+    with pytest.raises(RefusedError, match="400: no such thing"):
+        make(timeout=60).generate(requests)
+    assert time.monotonic() - began < 20
+
+
+# Prompts that do not fit.
+
+
+def test_a_refused_prompt_is_a_prompt_too_long(fake: FakeOllama, server: Scripted) -> None:
+    words = "the input length exceeds the context length"
+    fake.chat = lambda _: Reply(status=400, body={"error": words})
+    with pytest.raises(ContextOverflowError, match="context window holds 4096"):
+        chat().invoke("x")
+
+
+def test_a_prompt_cut_at_the_window_is_no_answer(
+    fake: FakeOllama, make: Callable[..., OllamaGenerator]
+) -> None:
+    script(fake, line("x"), done(prompt_eval_count=4096))
+    with pytest.raises(PromptTooLongError) as caught:
+        make().generate([ask()])
+    assert caught.value.window == 4096
+
+
+def test_messages_left_out_are_told(fake: FakeOllama, server: Scripted) -> None:
+    script(fake, line("x"), done(prompt_eval_count=3000))
+    texts = [HumanMessage("four " * 1000)] * 5  # some 6,000 tokens
+    with pytest.warns(TruncationWarning, match=r"holds 4096, and Ollama has read 3000"):
+        chat().invoke(texts)
+    script(fake, line("x"), done(prompt_eval_count=3000))
+    chat().invoke("four " * 2900)  # a warning here would be an error
+
+
+def test_chats_are_counted_and_texts_are_not(
+    make: Callable[..., OllamaGenerator], server: Scripted
+) -> None:
+    generator = make()
+    assert generator.count_chat_tokens(ask().messages) == 11
+    assert sent(server)["options"]["num_predict"] == 1
+    with pytest.raises(NotImplementedError, match="custom_get_token_ids"):
+        generator.tokenize("x")
+
+
+# Secrets.
+
+
+def test_the_key_is_never_shown(
+    fake: FakeOllama, server: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tell(body: Any) -> Reply:
+        return Reply(status=500, body={"error": f"I was called with Bearer {SECRET}"})
+
+    fake.chat = tell
+    caplog.set_level(logging.DEBUG)
+    model = chat(api_key=SECRET, max_retries=1)
+    with pytest.raises(ServerError) as caught:
+        model.invoke("x")
+    script(fake, json.dumps({"error": f"key {SECRET} is odd"}).encode() + b"\n")
+    with pytest.raises(ServerError) as second:
+        model.invoke("x")
+    said = [str(caught.value), str(second.value), caplog.text, repr(model), str(model.devices)]
+    assert not [words for words in said if SECRET in words]
+    assert "***" in said[0]
+    assert "***" in said[1]
+
+
+def test_the_key_of_the_environment_is_used_and_hidden(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeOllama, server: Scripted
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    fake.chat = lambda _: Reply(status=401, body={"error": f"bad key {SECRET}"})
+    with pytest.raises(RefusedError, match="401") as caught:
+        chat().invoke("x")
+    assert SECRET not in str(caught.value)
+    assert server.asked[-1].headers["authorization"] == f"Bearer {SECRET}"
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(monkeypatch) as server:
+        pass
+    assert not server.path.exists() or server.closing.is_set()
+    with pytest.raises(ServerUnreachableError, match=r"Is Ollama running\? Start it: ollama serve"):
+        chat(max_retries=1).invoke("x")
+
+
+def test_a_closed_model_loads_again(server: Scripted) -> None:
+    model = chat()
+    assert model.invoke("x").content == "Hello."
+    model.close()
+    assert model.invoke("x").content == "Hello."

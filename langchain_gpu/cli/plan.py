@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from langchain_gpu.cli.options import JsonOption
 from langchain_gpu.cli.output import print_json, quiet_stdout, stdout
+from langchain_gpu.cli.plan_inputs import check_types, component, devices, index_of, names, size_of
 
 if TYPE_CHECKING:
-    from langchain_gpu.hardware.devices import Device
-    from langchain_gpu.models.info import ModelInfo
-    from langchain_gpu.planner import Component, Index
-
-_INDEX = re.compile(r"([\d_,]+)x(\d+)(?::(.+))?")
-_ROLES = ("chat", "embed", "rerank")
+    from langchain_gpu.planner import Component, Plan
 
 ModelsArgument = Annotated[
     list[str] | None,
@@ -105,31 +100,35 @@ def plan(
 
     Only headers are read, of models on the hub too. Exits with 1 where something has no place.
     """
-    from langchain_gpu.planner import Policy, parse_size
+    from langchain_gpu.planner import Policy
     from langchain_gpu.planner import plan as make_plan
 
     if not models and not index:
         raise typer.BadParameter("name a model, or --index ROWSxDIM", param_hint="MODEL")
     if verify and (device_memory is not None or index):
-        raise typer.BadParameter("it measures models on this machine", param_hint="--verify")
+        raise typer.BadParameter(
+            "it loads models on this machine: leave out --device-memory and --index",
+            param_hint="--verify",
+        )
+    check_types(dtype, cache_dtype)
+    machine = devices(device_memory, ram)
+    policy = Policy(reserve=None if reserve is None else size_of(reserve, "--reserve", zero=True))
+    indexes = [index_of(index)] if index else []
+    called = names(models or [])
     with quiet_stdout(active=json):
         settings = {"context": context, "sequences": parallel, "cache_dtype": cache_dtype}
-        components = [_component(text, quantization, dtype, settings) for text in models or []]
-        devices = _devices(device_memory, ram)
-        policy = Policy(reserve=None if reserve is None else parse_size(reserve))
-        everything = [*components, *([_index(index)] if index else [])]
-        found = make_plan(everything, devices, policy)
+        components = [
+            component(text, name, quantization, dtype, settings) for text, name in called.items()
+        ]
+        everything = [*components, *indexes]
+        found = make_plan(everything, machine, policy)
         result: dict[str, Any] = found.as_dict()
         if largest:
             from langchain_gpu.cli.quantizations import quantizations
 
-            result["quantizations"] = quantizations(everything, devices, policy)
+            result["quantizations"] = quantizations(everything, machine, policy)
         if verify:
-            from langchain_gpu.verify import verify as measure
-
-            result["verify"] = [
-                measure(component, found[component.name]).as_dict() for component in components
-            ]
+            result["verify"] = _verify(components, found)
     if json:
         print_json(result)
     else:
@@ -140,43 +139,14 @@ def plan(
         raise typer.Exit(1)
 
 
-def _component(
-    text: str, quantization: str | None, dtype: str | None, chat: dict[str, Any]
-) -> Component:
-    from langchain_gpu.models.headers import read_info
-    from langchain_gpu.planner import Chat, Encoder
+def _verify(components: list[Component], found: Plan) -> dict[str, Any]:
+    """Measure what has a place, and add it up."""
+    from langchain_gpu.verify import verify as measure
 
-    role, _, model = text.partition(":")
-    if role not in _ROLES or not model:
-        role, model = "", text
-    info: ModelInfo = read_info(model, quantization=quantization)
-    if role == "chat" or (not role and info.role == "decoder"):
-        return Chat(info=info, name=model, dtype=dtype, **chat)
-    return Encoder(
-        info=info, role="reranker" if role == "rerank" else "embedder", name=model, dtype=dtype
-    )
-
-
-def _index(text: str) -> Index:
-    from langchain_gpu.planner import Index
-    from langchain_gpu.search.kinds.shapes import bytes_needed
-
-    match = _INDEX.fullmatch(text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r}: write 1000000x384 or 1000000x384:flat")
-    rows, dimension = int(re.sub(r"[_,]", "", match[1])), int(match[2])
-    kind = match[3] or "flat"
-    return Index(
-        kind=kind, rows=rows, dimension=dimension, bytes=bytes_needed(kind, rows, dimension)
-    )
-
-
-def _devices(memory: str | None, ram: str | None) -> list[Device] | None:
-    from langchain_gpu.planner import imagined, parse_size
-
-    if memory is None:
-        if ram is not None:
-            raise typer.BadParameter("it belongs to --device-memory", param_hint="--ram")
-        return None
-    sizes = [] if memory.strip() == "0" else [parse_size(text) for text in memory.split(",")]
-    return imagined(sizes, None if ram is None else parse_size(ram))
+    placed = [each for each in components if found[each.name].decision != "refused"]
+    measured = [measure(each, found[each.name]) for each in placed]
+    return {
+        "components": [each.as_dict() for each in measured],
+        "predicted_bytes": sum(each.predicted_bytes for each in measured),
+        "measured_bytes": sum(each.measured_bytes for each in measured),
+    }

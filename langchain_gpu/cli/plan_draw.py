@@ -38,7 +38,7 @@ def draw(plan: Plan, result: dict[str, Any]) -> RenderableType:
     parts += [_bar(pool, plan) for pool in plan.pools]
     if "quantizations" in result:
         parts += [Text(""), _quantizations(result["quantizations"])]
-    for measured in result.get("verify", ()):
+    for measured in result.get("verify", {}).get("components", ()):
         parts += [Text(""), _measured(measured)]
     return Group(*parts)
 

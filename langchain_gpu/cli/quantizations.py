@@ -53,10 +53,14 @@ def _choices(chat: Chat) -> list[tuple[str, Chat, bool]]:
         listed = []
     if len(listed) < 2:  # noqa: PLR2004 - one is no choice
         return [
-            (name, replace(chat, info=with_bits(chat.info, bits), dtype=None), True)
-            for name, bits in BITS.items()
+            (name, replace(chat, info=with_bits(chat.info, name), engine=None, dtype=None), True)
+            for name in BITS
         ]
     return [
-        (name, replace(chat, info=read_info(model, quantization=name), dtype=None), False)
+        (
+            name,
+            replace(chat, info=read_info(model, quantization=name), engine=None, dtype=None),
+            False,
+        )
         for name in listed
     ]

@@ -52,8 +52,9 @@ class Chat:
             raise ValueError(f"{self.info.name} is an encoder: it cannot write text")
         if self.runs_on == "transformers" and CACHE_BITS[self.cache_dtype] < _HALF:
             raise ValueError(
-                f"{self.name}: cache_dtype={self.cache_dtype!r} is a type of llama.cpp; transformers "
-                f"keeps its cache in the dtype it computes in: leave it out, or take a GGUF file"
+                f"{self.name}: cache_dtype={self.cache_dtype!r} is a type of llama.cpp; "
+                f"transformers keeps its cache in the dtype it computes in: leave it out, or take "
+                f"a GGUF file"
             )
 
     @property

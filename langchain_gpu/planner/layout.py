@@ -17,7 +17,6 @@ from langchain_gpu.planner.components import DTYPE_BYTES, Chat
 from langchain_gpu.planner.pools import Pool
 from langchain_gpu.planner.terms import Share, Term, total
 
-
 _DENSE_BYTES = 2
 
 

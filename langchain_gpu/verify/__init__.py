@@ -17,8 +17,9 @@ def verify(component: Component, planned: ComponentPlan) -> Measured:
         planned: Where it goes.
 
     Raises:
-        TypeError: It is an index.
-        ValueError: The plan refused it.
+        TypeError: It is an index, or an encoder in a GGUF file, whose buffers are not planned one
+            by one.
+        ValueError: The plan refused it, or spreads a model of torch over several devices.
         ModelNotFoundError: Its files are not here.
         RuntimeError: llama.cpp could not load it, or said nothing of its buffers.
     """
@@ -30,6 +31,17 @@ def verify(component: Component, planned: ComponentPlan) -> Measured:
         from langchain_gpu.verify.llama import measure_llama
 
         return measure_llama(component, planned)
+    if component.info.format == "gguf":
+        raise TypeError(
+            f"{planned.name} is a GGUF file that llama.cpp does not chat with: there is no measure "
+            f"for it; take it as chat:MODEL, or its safetensors"
+        )
+    if len(planned.shares) > 1:
+        where = ", ".join(share.device for share in planned.shares)
+        raise ValueError(
+            f"{planned.name} lies on {where}: a model of torch is measured on one device only; "
+            f"take a smaller dtype or a shorter context"
+        )
     from langchain_gpu.verify.tensors import measure_chat, measure_encoder
 
     if isinstance(component, Chat):

@@ -6,8 +6,9 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
-from langchain_gpu.models.resolve import resolve
+from langchain_gpu.models.resolve import ModelNotFoundError, resolve
 from langchain_gpu.planner import Chat, ComponentPlan
 from langchain_gpu.verify.measured import Measured, compare
 
@@ -32,9 +33,9 @@ def measure_llama(chat: Chat, planned: ComponentPlan) -> Measured:
 
     Raises:
         ModelNotFoundError: The file is not here.
-        RuntimeError: It could not be loaded, or no buffer was named.
+        RuntimeError: It could not be loaded, took too long, or no buffer was named.
     """
-    path = resolve(chat.info.name, kind="gguf", local_files_only=True).path
+    path = _path(chat)
     layers = max(0, planned.n_gpu_layers or 0)
     # One device's compute buffer is planned for each that has layers: fit by llama.cpp itself is
     # off, for it would change the numbers that are to be checked.
@@ -46,14 +47,17 @@ def measure_llama(chat: Chat, planned: ComponentPlan) -> Measured:
         "cache": chat.cache_dtype,
         "ubatch": chat.ubatch,
     }
-    done = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "langchain_gpu.verify.llama_child", json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "langchain_gpu.verify.llama_child", json.dumps(asked)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{path}: llama.cpp did not load it in {_SECONDS} seconds") from error
     if done.returncode:
         raise RuntimeError(
             f"{path}: llama.cpp could not load it as planned:\n{done.stderr[-_SHOWN:]}"
@@ -66,10 +70,28 @@ def measure_llama(chat: Chat, planned: ComponentPlan) -> Measured:
     return compare(planned, measured, how=how, rss=rss)
 
 
+def _path(chat: Chat) -> Path:
+    """Return the file that was planned for; its name alone may mean another quantization."""
+    file = next(iter(chat.info.files), "")
+    named = Path(chat.info.name).expanduser()
+    if named.is_dir() and (named / file).is_file():
+        return named / file
+    found = resolve(chat.info.name, kind="gguf", local_files_only=True).path
+    if file and found.name != Path(file).name:
+        found = found.parent / Path(file).name
+        if not found.is_file():
+            raise ModelNotFoundError(
+                f"{chat.info.name}: {file} is not on this machine; download it, then verify"
+            )
+    return found
+
+
 def buffers(log: str) -> dict[str, int]:
     """Add up the buffers named in llama.cpp's messages, in bytes by purpose.
 
-    A buffer that is named twice (llama.cpp measures before it allocates) counts once.
+    A device's buffers of weights are as many as the model has files, and caches of layers with and
+    without a window are two: these add up. What it computes in is reserved again when a setting
+    changes what is computed, in the place of what was there: the last counts.
     """
     last: dict[tuple[str, str, int], float] = {}
     seen: dict[tuple[str, str], int] = {}
@@ -77,8 +99,7 @@ def buffers(log: str) -> dict[str, int]:
         if (match := _BUFFER.search(line)) is None:
             continue
         device, kind = match[1], match[2].lower()
-        # Caches of layers with and without a window are two buffers of one device.
-        place = seen.get((device, kind), 0) if kind == "kv" else 0
+        place = seen.get((device, kind), 0) if _PURPOSE[kind] != "activations" else 0
         seen[device, kind] = place + 1
         last[device, kind, place] = float(match[3])
     found: dict[str, int] = {}

@@ -63,6 +63,12 @@ qwen() {
   mv "$whole.part" "$whole"
 }
 
+# vLLM reads no GGUF: the same model with its weights unpacked.
+qwen_dense() {
+  HF_HUB_OFFLINE=1 timeout 900 "$python" .ci/dense.py \
+    "$servers/qwen/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf" "$1" >"$1.log" 2>&1 || fail "$1.log"
+}
+
 fail() {
   tail -20 "$1" >&2
   exit 1
@@ -75,5 +81,6 @@ build ollama "$(sha256sum <"$shared/tools/ollama_server.sh")" ollama
 rm -f "$servers/ollama/bin/libggml-cpu-sapphirerapids.so"
 build gguf "$(sha256sum <"$shared/tools/bert2gguf.py")" gguf
 build qwen "$qwen_sha256" qwen
+build qwen-dense "$qwen_sha256 $(sha256sum <.ci/dense.py)" qwen_dense
 build vllm "$(sha256sum <.ci/vllm.txt)" vllm
 echo "servers are in $servers"

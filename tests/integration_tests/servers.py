@@ -103,12 +103,27 @@ def ollama(work: Path) -> Iterator[Running]:
 
 @contextmanager
 def vllm(work: Path, model: Path, name: str) -> Iterator[Running]:
-    """Run vLLM on the CPU with one model."""
+    """Run vLLM on the CPU with one model that embeds or ranks."""
+    with _vllm(work, model, name, "--runner", "pooling", "--dtype", "float32") as server:
+        yield server
+
+
+@contextmanager
+def vllm_chat(work: Path) -> Iterator[Running]:
+    """Run vLLM on the CPU with the model `qwen`, which chats and calls tools."""
+    window = ("--dtype", "bfloat16", "--max-model-len", "4096")
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with _vllm(work, folder() / "qwen-dense", "qwen", *window, *tools) as server:
+        yield server
+
+
+@contextmanager
+def _vllm(work: Path, model: Path, name: str, *options: str) -> Iterator[Running]:
     port = free_port()
     command = [
         str(folder() / "vllm" / "bin" / "python"),
-        *("-m", "vllm.entrypoints.openai.api_server", "--runner", "pooling"),
-        *("--model", str(model), "--served-model-name", name, "--dtype", "float32"),
+        *("-m", "vllm.entrypoints.openai.api_server", *options),
+        *("--model", str(model), "--served-model-name", name),
         *("--host", "127.0.0.1", "--port", str(port), "--enforce-eager"),
     ]
     environment = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,10 @@ from typing import Any
 from langchain_gpu.generators.base import Delta, Deltas, ToolCall
 
 Tool = Mapping[str, Any]
+
+# How small models begin a call that they write as text: bare, or as a block of code.
+_BEGINNING = re.compile(r"\{.*|`{1,2}|```(j|js|jso|json)?\s*(\{.*)?", re.DOTALL)
+_BLOCK = re.compile(r"```(?:json)?\s(.*)```", re.DOTALL)
 
 
 def forced_format(tools: Sequence[Tool], choice: str) -> dict[str, Any]:
@@ -50,8 +55,8 @@ def forced_format(tools: Sequence[Tool], choice: str) -> dict[str, Any]:
 def recover_calls(deltas: Iterable[Delta], tools: Sequence[Tool]) -> Deltas:
     """Turn an answer that is nothing but JSON calls of known tools into tool calls.
 
-    Text that begins like a JSON object is held back until the end shows what it is; any other text
-    passes at once.
+    Text that begins like a JSON object, or like a block of code that holds one, is held back until
+    the end shows what it is; any other text passes at once.
     """
     names = {tool["function"]["name"] for tool in tools}
     held = ""
@@ -62,7 +67,7 @@ def recover_calls(deltas: Iterable[Delta], tools: Sequence[Tool]) -> Deltas:
             continue
         held += delta.text
         start = held.lstrip()
-        if start and not start.startswith("{"):
+        if start and not _BEGINNING.fullmatch(start):
             passing = True
             yield replace(delta, text=held)
         elif delta.finish_reason is None:
@@ -76,6 +81,8 @@ def recover_calls(deltas: Iterable[Delta], tools: Sequence[Tool]) -> Deltas:
 
 def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     """Return the calls that `text` consists of; none if anything in it is no call."""
+    if block := _BLOCK.fullmatch(text.strip()):
+        text = block[1]
     calls: list[ToolCall] = []
     decoder = json.JSONDecoder()
     while text := text.strip():

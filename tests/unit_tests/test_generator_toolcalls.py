@@ -43,7 +43,16 @@ def test_a_tool_without_parameters_takes_an_object() -> None:
     assert call["properties"]["arguments"] == {"type": "object"}
 
 
-@pytest.mark.parametrize("text", [CALL, f"\n {CALL} ", f"{CALL}\n{CALL}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALL,
+        f"\n {CALL} ",
+        f"{CALL}\n{CALL}",
+        f"```json\n{CALL}\n```",
+        f"```\n{CALL}\n{CALL}\n```\n",
+    ],
+)
 def test_an_answer_of_calls_becomes_calls(text: str) -> None:
     answer = collect(recover_calls([*pieces(text), END], [ADD, NOW]))
     assert (answer.text, answer.finish_reason) == ("", "tool_calls")
@@ -61,6 +70,10 @@ def test_an_answer_of_calls_becomes_calls(text: str) -> None:
         '{"name": "add"}',
         '{"name": "add", "arg',
         f"{CALL} and so on",
+        f"```json\n{CALL}\n``` and so on",
+        f"```json\n{CALL}",
+        '```python\n{"a": 1}\n```',
+        '```json\n{"a": 1}\n```',
         "",
     ],
 )

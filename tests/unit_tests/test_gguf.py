@@ -187,7 +187,7 @@ def survives(data: bytes) -> None:
         assert "some.gguf" in str(error)  # noqa: PT017
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=20_000)
 @given(st.data())
 def test_any_damage_is_read_or_named_in_little_memory(data: st.DataObject) -> None:
     damaged = bytearray(SMALL)
@@ -201,7 +201,7 @@ def test_any_damage_is_read_or_named_in_little_memory(data: st.DataObject) -> No
     assert peak_of(lambda: survives(bytes(damaged[:cut]))) < 4 << 20
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200, deadline=20_000)
 @given(st.binary(max_size=400))
 def test_any_bytes_behind_a_preamble(rest: bytes) -> None:
     assert peak_of(lambda: survives(head_of(2, 3, rest))) < 4 << 20

@@ -293,7 +293,7 @@ ODD = st.booleans() | st.integers(0, 2**32 - 1) | st.floats(width=32) | st.text(
 FACTS, TENSORS = decoder("gemma3", {"attention.sliding_window": 64, "split.count": 1}, layers=6)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=20_000)
 @given(
     st.dictionaries(st.sampled_from(sorted(FACTS)), ODD | st.lists(st.integers(0, 9)), max_size=2),
     st.dictionaries(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_gpu.models.hf_config import read_config
@@ -373,6 +373,7 @@ SOMETHING = st.recursive(
 )
 
 
+@settings(deadline=20_000)
 @given(st.sampled_from([LLAMA_3_8B, GPT_OSS_20B, DEEPSEEK_V3, GEMMA_3_4B, BGE_M3]), st.data())
 def test_any_value_anywhere_is_read_or_named(config: dict[str, Any], data: st.DataObject) -> None:
     inner = dict(config.get("text_config", {}))

@@ -147,7 +147,7 @@ def survives(data: bytes) -> None:
         assert "some.safetensors" in str(error)  # noqa: PT017
 
 
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=400, deadline=20_000)
 @given(st.data())
 def test_any_damage_is_read_or_named_in_little_memory(data: st.DataObject) -> None:
     damaged = bytearray(SMALL)
@@ -160,7 +160,7 @@ def test_any_damage_is_read_or_named_in_little_memory(data: st.DataObject) -> No
     assert peak_of(lambda: survives(bytes(damaged[:cut]))) < 2 << 20
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=20_000)
 @given(st.text(alphabet='{}[]",:\\ 0x_e', max_size=200))
 def test_any_text_in_place_of_a_header(text: str) -> None:
     survives(of_text(text))

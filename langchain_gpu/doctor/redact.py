@@ -24,11 +24,17 @@ _MAKERS = (
 
 _PATTERNS: tuple[tuple[str, str], ...] = (
     # https://user:password@host, and a user alone
-    (r"(?<=://)[^\s/@'\"]+@", "<credentials>@"),
-    # the values of ?key=... and of lines such as `api_key: ...` or `"token": "..."`
-    (rf"(?i)\b({_NAME})(['\"]?\s*[:=]\s*['\"]?)(?!<)[^\s'\",;&]+", r"\1\2<secret>"),
-    (r"(?i)\b(serial(?: number| no\.?)?)\s+(?=\S*\d)[\w-]{6,}", r"\1 <serial>"),
+    (r"(?<=://)[^\s/'\"]+@", "<credentials>@"),
     (r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 <secret>"),
+    (
+        r"(?i)\b(serial(?:[ _-]?(?:number|no\.?))?)['\"]?\s*[:=]?\s*['\"]?(?=\S*\d)[\w-]{6,}",
+        r"\1 <serial>",
+    ),
+    # the values of ?key=... and of lines such as `api_key: ...` or `"token": "..."`
+    (
+        rf"(?i)\b({_NAME})(['\"]?\s*[:=]\s*['\"]?)(?!<|basic\b|bearer\b)[^\s'\",;&]+",
+        r"\1\2<secret>",
+    ),
     # tokens by the shape their makers gave them
     (
         rf"\b(?:{_MAKERS})[\w.-]{{8,}}",

@@ -155,6 +155,8 @@ def _survey(facts: Facts) -> _Survey:
     # Where one maker's card works, it is no problem that torch was not built for the other's.
     working = {device.kind for device in gpus}
     told = [problem for problem in blocked if not working or problem.kind in working]
+    # Two builds of torch cannot be installed at once: what is sure is told, not what may be.
+    told = [problem for problem in told if problem.severity == "problem"] or told
     mixed = order_problem(facts) if "cuda" in working else None
     gpus.sort(key=_rank)
     return _Survey(

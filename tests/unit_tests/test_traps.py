@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from langchain_gpu.hardware.amd import Amd
 from langchain_gpu.hardware.cpu import CPU
-from langchain_gpu.hardware.devices import list_devices, problems, select_device
+from langchain_gpu.hardware.devices import (
+    DeviceNotFoundError,
+    list_devices,
+    problems,
+    select_device,
+)
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import NO_DRIVER, NO_LIBRARY, NO_PACKAGE, Nvidia
@@ -192,6 +197,13 @@ def test_an_intel_card() -> None:
     assert [problem.severity for problem in problems(facts)] == ["advice"]  # it may be too old
     xpu = TorchBuild(version="2.13.0+xpu", xpu="2025.3")
     assert "compute runtime" in only(replace(facts, torch=xpu))[1]
+
+
+def test_an_intel_chip_beside_a_card_that_waits_for_its_torch() -> None:
+    facts = replace(NVIDIA_BOX, torch=CPU_BUILD, intel=("8086:a7a0",))
+    assert only(facts)[1] == f"{WHEEL}cu130"
+    with pytest.raises(DeviceNotFoundError, match="Intel GPU"):
+        select_device("xpu", facts=facts)
 
 
 def test_a_mac_without_metal() -> None:

@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,7 @@ from benchmarks import machine, results, search_tables
 from benchmarks.measure import order
 from benchmarks.memory import run_apart
 from benchmarks.search_peers import (
+    COMMUNITY,
     NAMES,
     OURS,
     RAW,
@@ -41,6 +43,9 @@ from langchain_gpu import FAISSVectorStore, select_device
 
 K = 10
 RECALL = 0.95
+LARGE = (
+    200_000  # vectors beyond which one round must do, without community: it takes 4 GB of a million
+)
 _EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -49,7 +54,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--sizes", default="10000,100000", help="vectors; 1000000 takes minutes")
+    parser.add_argument(
+        "--sizes", default="10000,100000", help="vectors; 1000000 takes minutes, and 6 GB"
+    )
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=256, help="queries of a batch")
@@ -72,19 +79,20 @@ def exact(chosen: argparse.Namespace, size: int, folder: Path) -> dict[str, Any]
     vectors = make_vectors(size, chosen.dimension, 2)
     texts = make_texts(size)
     queries = make_vectors(max(chosen.batch, chosen.singles), chosen.dimension, 3)
-    adding: dict[str, list[float]] = {name: [] for name in NAMES}
+    names = NAMES if size <= LARGE else (RAW, OURS)
+    adding: dict[str, list[float]] = {name: [] for name in names}
     peers: dict[str, Peer] = {}
-    for number in range(1 if size > 200_000 else min(chosen.rounds, 3)):
-        for place in order(len(NAMES), number):
-            peers.pop(NAMES[place], None)
+    for number in range(1 if size > LARGE else min(chosen.rounds, 3)):
+        for place in order(len(names), number):
+            peers.pop(names[place], None)
             gc.collect()
             began = perf_counter()
-            peers[NAMES[place]] = build(NAMES[place], vectors, texts)
-            adding[NAMES[place]].append(perf_counter() - began)
-    here = [peers[name] for name in NAMES]
-    batch = _by_turns(here, queries[: chosen.batch], chosen.rounds)
-    singles: dict[str, list[float]] = {name: [] for name in NAMES}
-    for number, query in enumerate(queries[: chosen.singles]):
+            peers[names[place]] = build(names[place], vectors, texts)
+            adding[names[place]].append(perf_counter() - began)
+    here = [peers[name] for name in names]
+    batch = _by_turns(here, queries[: chosen.batch], 2 if size > LARGE else chosen.rounds)
+    singles: dict[str, list[float]] = {name: [] for name in names}
+    for number, query in enumerate(queries[: 40 if size > LARGE else chosen.singles]):
         for name, spent in _by_turns(here, query[None], 1, first=number, warm=not number).items():
             singles[name] += spent
     rows = [
@@ -98,9 +106,34 @@ def exact(chosen: argparse.Namespace, size: int, folder: Path) -> dict[str, Any]
                 1e6 * median(np.subtract(singles[name], singles[RAW]).tolist()), 1
             ),
         }
-        for name in NAMES
+        for name in names
     ]
-    return {"size": size, "rows": rows, "load_seconds": loading(peers, folder, chosen.rounds)}
+    for name in (RAW, OURS):
+        peers[name].save(folder / name)
+    embedding = peers[OURS].store.embeddings
+    embedding.vectors = vectors[:1].copy()  # by which the store knows it again
+    peers.clear()
+    del here, vectors, texts
+    gc.collect()
+    return {"size": size, "rows": rows, "load_seconds": loading(embedding, folder, chosen.rounds)}
+
+
+def adding(chosen: argparse.Namespace, count: int) -> dict[str, Any]:
+    """Return the seconds in which documents are added whose vectors are arrays, and lists."""
+    vectors, texts = make_vectors(count, chosen.dimension, 2), make_texts(count)
+    found = {}
+    for form, rows in (("arrays", vectors), ("lists", vectors.tolist())):
+        spent: dict[str, list[float]] = {name: [] for name in (COMMUNITY, OURS)}
+        for number in range(min(chosen.rounds, 3)):
+            for place in order(2, number):
+                name = (COMMUNITY, OURS)[place]
+                gc.collect()
+                add = partial(build, name, vectors, texts, rows=rows)
+                spent[name].append(timed(add))
+        ratio = median(np.divide(spent[COMMUNITY], spent[OURS]).tolist())
+        seconds = {name: round(median(each), 3) for name, each in spent.items()}
+        found[form] = {"seconds": seconds, "ratio": round(ratio, 2)}
+    return {"size": count, "forms": found}
 
 
 def _by_turns(
@@ -118,11 +151,8 @@ def _by_turns(
     return spent
 
 
-def loading(peers: dict[str, Peer], folder: Path, rounds: int) -> dict[str, float]:
+def loading(embedding: Given, folder: Path, rounds: int) -> dict[str, float]:
     """Return the seconds of loading what was just saved, from the system's cache."""
-    for name in (RAW, OURS):
-        peers[name].save(folder / name)
-    embedding = peers[OURS].store.embeddings
     path = str(folder / RAW / "index.faiss")
     ways: dict[str, Callable[[], Any]] = {
         RAW: lambda: faiss.read_index(path),
@@ -214,6 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in NAMES:
             task = {"name": name, "count": chosen.memory, "dimension": chosen.dimension}
             memory[name] = run_apart("benchmarks.search_memory", task)
+        made = {"name": OURS, "count": chosen.memory, "dimension": chosen.dimension, "made": True}
+        memory[f"{OURS}.add_texts"] = run_apart("benchmarks.search_memory", made)
     record: dict[str, Any] = {
         "benchmark": "search",
         "date": datetime.now(UTC).date().isoformat(),
@@ -224,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "device": machine.describe(select_device("cpu")),
         "versions": machine.versions() | {"langchain-community": version("langchain-community")},
         "exact": measured,
+        "adding": adding(chosen, min(max(sizes), 100_000)),
         "memory": {"documents": chosen.memory, "rows": memory} if memory else None,
         "approximate": approximate(chosen) if chosen.approximate else [],
     }

@@ -91,15 +91,23 @@ class Peer:
     save: Callable[[Path], None]
 
 
-def build(name: str, vectors: Vectors, texts: list[str]) -> Peer:
-    """Add texts with their vectors to a new, exact store."""
+def build(name: str, vectors: Vectors, texts: list[str], *, rows: Any = None) -> Peer:
+    """Add texts with their vectors to a new, exact store.
+
+    Args:
+        name: Whose.
+        vectors: [texts, dimension]
+        texts: The texts.
+        rows: What is handed in as vectors, lists for example. None takes `vectors`.
+    """
+    rows = vectors if rows is None else rows
     if name == RAW:
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
         return Peer(name, index, index.search, lambda path: _write(index, path))
     if name == COMMUNITY:
         other = make_community(vectors)
-        other.add_embeddings(zip(texts, vectors, strict=True))
+        other.add_embeddings(zip(texts, rows, strict=True))
         return Peer(
             name,
             other,
@@ -109,7 +117,7 @@ def build(name: str, vectors: Vectors, texts: list[str]) -> Peer:
             lambda path: other.save_local(str(path)),
         )
     ours = FAISSVectorStore(Given(vectors), index="flat", device="cpu")
-    ours.add_embeddings(zip(texts, vectors, strict=True))
+    ours.add_embeddings(zip(texts, rows, strict=True))
     return Peer(name, ours, Search(ours), ours.save_local)
 
 

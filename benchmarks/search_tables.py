@@ -29,7 +29,12 @@ def section(found: Found) -> str:
     for each in found["approximate"]:
         rows = "; ".join(_at_recall(row) for row in each["rows"])
         parts.append(f"`{each['index']}`, {each['size']:,} vectors: {rows}.")
-    parts += [_loading(found), *_memory(found), "Search on a GPU: not measured yet."]
+    parts += [
+        _adding(found["adding"]),
+        *map(_loading, found["exact"]),
+        *_memory(found),
+        "Search on a GPU: not measured yet.",
+    ]
     return "\n\n".join(parts)
 
 
@@ -41,8 +46,15 @@ def _at_recall(row: Found) -> str:
     )
 
 
-def _loading(found: Found) -> str:
-    spent = found["exact"][-1]
+def _adding(found: Found) -> str:
+    each = "; ".join(
+        f"vectors as {form} {form_found['ratio']:.1f}"
+        for form, form_found in found["forms"].items()
+    )
+    return f"Adding {found['size']:,} documents, how many times community's rate: {each}."
+
+
+def _loading(spent: Found) -> str:
     each = "; ".join(f"{name} {seconds:.3f} s" for name, seconds in spent["load_seconds"].items())
     return f"Loading {spent['size']:,}, from the system's cache: {each}."
 
@@ -52,12 +64,15 @@ def _memory(found: Found) -> list[str]:
     if memory is None:
         return []
     each = "; ".join(
-        f"{name} {row['ratio']:.2f}" if "ratio" in row else f"{name}: {row['problem']}"
+        f"{name} {row['ratio']:.2f} (at most {row['peak_ratio']:.2f})"
+        if "ratio" in row
+        else f"{name}: {row['problem']}"
         for name, row in memory["rows"].items()
     )
     said = (
         f"Memory of {memory['documents']:,} documents, as a multiple of the bytes of vectors and "
-        f"texts: {each} (FAISS holds no texts)."
+        f"texts, and at most while adding: {each}. FAISS holds no texts; what is handed in as a "
+        "matrix is counted, and `add_texts` gets its vectors from the embedding."
     )
     return [said]
 

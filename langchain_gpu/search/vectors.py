@@ -41,19 +41,8 @@ def prepare(
         VectorError: The number of rows, a row's width, a NaN or infinite number, or a row of length
             0 under cosine.
     """
-    matrix = _as_matrix(vectors, name)
-    if len(matrix) != count:
-        raise VectorError(f"{count} vectors are needed, the embedding returned {len(matrix)}")
-    if count and dimension is not None and matrix.shape[1] != dimension:
-        raise VectorError(
-            f"{name(0)} has {matrix.shape[1]} dimensions, the store has {dimension}: "
-            "use the embedding model that the store was built with"
-        )
-    lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
-    _check_lengths(lengths, zero_allowed=metric != "cosine", name=name)
-    if metric == "cosine" and len(lengths) and np.abs(lengths - 1).max() > UNIT:
-        matrix = matrix / lengths[:, None]
-    return matrix
+    matrix, lengths = _checked(vectors, count, metric, dimension, name)
+    return matrix if lengths is None else matrix / lengths
 
 
 def empty(count: int, dimension: int) -> Matrix:
@@ -135,6 +124,25 @@ def prepare_one(
                 row /= np.float32(math.sqrt(square))
             return row[None]
     return prepare([vector], count=1, metric=metric, dimension=dimension, name=name)
+
+
+def _checked(
+    vectors: Any, count: int, metric: Metric, dimension: int | None, name: Callable[[int], str]
+) -> tuple[Matrix, Matrix | None]:
+    """Return vectors, and what to divide them by [count, 1], if they must be."""
+    matrix = _as_matrix(vectors, name)
+    if len(matrix) != count:
+        raise VectorError(f"{count} vectors are needed, the embedding returned {len(matrix)}")
+    if count and dimension is not None and matrix.shape[1] != dimension:
+        raise VectorError(
+            f"{name(0)} has {matrix.shape[1]} dimensions, the store has {dimension}: "
+            "use the embedding model that the store was built with"
+        )
+    lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+    _check_lengths(lengths, zero_allowed=metric != "cosine", name=name)
+    if metric == "cosine" and len(lengths) and np.abs(lengths - 1).max() > UNIT:
+        return matrix, lengths[:, None]
+    return matrix, None
 
 
 def _as_matrix(vectors: Any, name: Callable[[int], str]) -> Matrix:

@@ -55,7 +55,7 @@ def read_environment(*, ollama: bool = True, root: Path = ROOT) -> Environment:
     """
     cache = hub_cache(os.environ)
     return Environment(
-        wheels={module: _distributions(module) for module in MODULES},
+        wheels=_wheels(),
         cores_seen=os.cpu_count(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         shared_memory=_size(root / "dev/shm") if sys.platform == "linux" else None,
@@ -107,13 +107,13 @@ def find_pickled(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _distributions(module: str) -> dict[str, str]:
-    found = {}
-    for name in sorted(set(packages_distributions().get(module, []))):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # leftovers of an uninstalled wheel
-            continue
+def _wheels() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {module: {} for module in MODULES}
+    by_module = packages_distributions()  # reads every RECORD: once is enough
+    for module in MODULES:
+        for name in sorted(set(by_module.get(module, []))):
+            with contextlib.suppress(PackageNotFoundError):  # leftovers of an uninstalled wheel
+                found[module][name] = version(name)
     return found
 
 

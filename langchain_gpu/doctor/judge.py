@@ -60,7 +60,10 @@ def _judge(proof: Proof, device: Device | None, env: Environment, facts: Facts) 
         return Problem(kind, what, f"{tool} names the programs that hold it; close one")
     if proof.cause == "timeout":
         stuck = _STUCK.get(kind, "see `top`: something else may keep the processor busy")
-        return Problem(kind, what, f"{stuck}; or allow more time: --proof-timeout 60")
+        # A processor that is busy with something else is not out of order.
+        busy = kind == "cpu" and env.load is not None and env.load > (env.cores_seen or 1)
+        remedy = f"{stuck}; or allow more time: --proof-timeout 60"
+        return Problem(kind, what, remedy, severity="advice" if busy else "problem")
     if proof.name == "ONNX Runtime" and proof.cause == "missing":
         return _provider(kind, what, env)
     return Problem(kind, what, _remedy(proof, device, env, facts))

@@ -102,8 +102,9 @@ def _matrix_trials(devices: Sequence[Device]) -> Iterator[Trial]:
 
 def _faiss_trials(gpus: Sequence[Device]) -> Iterator[Trial]:
     """Try the cards too that torch cannot use: FAISS asks the driver only."""
-    for device in gpus:
-        if device.kind == "cuda" and _has_gpu_faiss():
+    cuda = [device for device in gpus if device.kind == "cuda"]
+    if cuda and _has_gpu_faiss():
+        for device in cuda:
             yield Trial("FAISS search", str(device), "", ("faiss", str(device.index or 0)))
     yield Trial("FAISS search", "cpu", "", ("faiss", "-1"))
 

@@ -63,7 +63,7 @@ def report(
         "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "devices": [_device(device, facts) for device in devices],
+        "devices": [_device(device, facts, environment) for device in devices],
         "problems": [_problem(problem) for problem in dict.fromkeys(found)],
         "proofs": [{**asdict(proof), "found": list(proof.found)} for proof in done],
         "extras": extras_of(needs),
@@ -80,19 +80,24 @@ def _problem(problem: Problem) -> dict[str, str]:
     return {"what": problem.what, "remedy": problem.remedy, "severity": problem.severity}
 
 
-def _device(device: Device, facts: Facts) -> dict[str, Any]:
+def _device(device: Device, facts: Facts, environment: Environment) -> dict[str, Any]:
     return {
         **asdict(device),
         "isa": list(device.isa),
         "dtype_reason": dtype_reason(device),
-        "notes": _notes(device, facts),
+        "notes": _notes(device, facts, environment),
     }
 
 
-def _notes(device: Device, facts: Facts) -> list[str]:
+def _notes(device: Device, facts: Facts, environment: Environment) -> list[str]:
     """Say what is true of such a device and surprises people."""
-    if device.kind == "cuda" and device.dtype == "bfloat16":
-        return ["float32 is float32: TF32 stays off unless you turn it on"]
+    if device.kind == "cuda":
+        notes = []
+        if device.dtype == "bfloat16":  # Ampere and later have TF32 too
+            notes.append("float32 is float32: TF32 stays off unless you turn it on")
+        if "onnxruntime-gpu" in environment.wheels.get("onnxruntime", {}):
+            notes.append("ONNX in int8 is for the CPU: CUDA runs it slower than float32")
+        return notes
     if device.kind == "rocm":
         return ["torch calls it cuda; FAISS has no wheel for it, and torch searches"]
     if device.kind == "mps":

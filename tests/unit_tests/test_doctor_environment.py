@@ -221,6 +221,26 @@ def test_a_busy_machine() -> None:
     assert told(NO_GPU, cores_seen=2, load=1.5) == []
 
 
+def test_a_proof_that_a_busy_processor_did_not_end() -> None:
+    late = Proof(name="FAISS search", device="cpu", passed=False, cause="timeout", what="no answer")
+    assert [found[0] for found in told(NO_GPU, proofs=[late])] == ["problem"]
+    busy = told(NO_GPU, proofs=[late], cores_seen=2, load=9.0)
+    assert [found[0] for found in busy] == ["advice", "advice"]
+
+
+def test_what_surprises_people_stands_with_the_device() -> None:
+    wheels = {"onnxruntime": {"onnxruntime-gpu": "1.31.1"}}
+    for facts, env, says in (
+        (RTX_4090, Environment(), "TF32 stays off"),
+        (RTX_4090, Environment(wheels=wheels), "ONNX in int8 is for the CPU"),
+        (MI300X, Environment(), "torch calls it cuda"),
+        (M3_MAX, Environment(), "PYTORCH_ENABLE_MPS_FALLBACK=1"),
+    ):
+        notes = report(facts, environment=env)["devices"][0]["notes"]
+        assert says in " ".join(notes)
+    assert report(NO_GPU)["devices"][0]["notes"] == []
+
+
 def test_tokenizers_with_one_thread() -> None:
     facts = replace(RTX_4090, environ={"TOKENIZERS_PARALLELISM": "false"})
     assert only(facts)[2] == "unset TOKENIZERS_PARALLELISM"

@@ -59,8 +59,8 @@ class OllamaGenerator:
         model: Ollama's name of the model, `"qwen3:8b"`.
         options: `n_gpu_layers`, `n_ctx`, `n_threads` and `keep_alive` are Ollama's `num_gpu`,
             `num_ctx`, `num_thread` and `keep_alive`. `load` may hold `pull` (True fetches a model
-            that is not there), `timeout` (seconds for loading or fetching, 600) and Ollama's
-            options for loading, such as `num_batch` and `main_gpu`.
+            that is not there), `timeout` (seconds for loading, and of silence while fetching; 600)
+            and Ollama's options for loading, such as `num_batch` and `main_gpu`.
 
     Raises:
         RefusedError: Ollama does not have the model; the message lists those it has.
@@ -199,6 +199,13 @@ class OllamaGenerator:
             self._warned = True
             report(self._options, self._placed, problem)
 
+    async def _look_again(self) -> None:
+        """Look where a model is that was loaded for this answer, which stays whole in any case."""
+        try:
+            await self._look()
+        except ServerError as error:
+            logger.warning("cannot see where %s runs now: %s", self._model.name, error)
+
     def _pieces(self, body: dict[str, Any], seconds: float) -> Deltas:
         # Without a bound: an answer is never longer than the model's window.
         items: SimpleQueue[Delta | None] = SimpleQueue()
@@ -237,11 +244,11 @@ class OllamaGenerator:
                 raise
         last = pieces.end()
         if ((pieces.last or {}).get("load_duration") or 0) > _RELOADED:
-            await self._look()  # it was loaded again, and perhaps elsewhere
+            await self._look_again()
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
         elif body.get("truncate") is False:
-            warn_if_cut(body, last.usage.input_tokens, self.context_length)
+            warn_if_cut(body, last.usage, self.context_length)
         put(last)
 
     async def _explained(self, error: RefusedError) -> Exception:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    RefusedError,
+    ServerError,
+    ServerTimeoutError,
+)
 from langchain_gpu.servers.ollama import OllamaClient
 
 logger = logging.getLogger(__name__)
@@ -45,7 +51,7 @@ async def fetch(client: OllamaClient, name: str, seconds: float, *, pull: bool) 
     Args:
         client: Where.
         name: The server's name of it.
-        seconds: For fetching it.
+        seconds: How long the server may say nothing while it fetches it.
         pull: Whether to have the server fetch a model that it does not have.
 
     Raises:
@@ -106,6 +112,7 @@ async def _pull(client: OllamaClient, name: str, seconds: float) -> None:
     last: dict[str, Any] = {}
 
     def take(line: dict[str, Any]) -> None:
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
         last.update(line)
         what, total = str(line.get("digest") or line.get("status")), line.get("total") or 0
         step = (line.get("completed") or 0) * _STEPS // total if total else 0
@@ -115,8 +122,13 @@ async def _pull(client: OllamaClient, name: str, seconds: float) -> None:
             logger.info("%s fetches %s, %s%s", client.host, name, line.get("status"), size)
 
     logger.info("%s has no %s and is told to fetch it", client.host, name)
-    async with client.within(seconds, f"fetch {name}"):
-        await client.stream("/api/pull", {"model": name, "stream": True}, take)
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await client.stream("/api/pull", {"model": name, "stream": True}, take)
+    except TimeoutError:
+        raise ServerTimeoutError(
+            f"{client.host} said nothing for {seconds:g} seconds while it fetched {name}"
+        ) from None
     if last.get("status") != "success":
         raise BadAnswerError(f"{client.host} broke off while it fetched {name}: {last}")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu.events import TruncationWarning
-from langchain_gpu.generators.base import PromptTooLongError
+from langchain_gpu.generators.base import PromptTooLongError, Usage
 from langchain_gpu.generators.ollama_models import Model
 
 _DEFAULT = 4096  # what servers take that do not say, from version 0.6 on
@@ -22,22 +22,32 @@ def window_of(model: Model, load: Mapping[str, Any]) -> int:
     return min(asked, model.window or asked)
 
 
-def warn_if_cut(body: Mapping[str, Any], tokens: int, window: int) -> None:
-    """Tell from the tokens that were read that a prompt was cut.
+def warn_if_cut(body: Mapping[str, Any], usage: Usage, window: int) -> None:
+    """Tell from the tokens of an answer that a part of the chat was lost.
 
-    Servers that know `truncate` refuse a prompt that is too long. Older ones leave out the oldest
-    messages, and then the middle of the last one, and say nothing.
+    Servers that know `truncate` and `shift` refuse a prompt that is too long, and end an answer at
+    the end of the window. Older ones leave out the oldest messages, then the middle of the last
+    one, and forget the beginning while they write; and say nothing.
 
     Args:
         body: The request.
-        tokens: What the server says it has read.
+        usage: What the server says it has read and written.
         window: Tokens of the window.
 
     Raises:
         PromptTooLongError: The prompt fills the whole window: it was cut there.
     """
+    tokens = usage.input_tokens
     if tokens >= window:
         raise PromptTooLongError(None, window)
+    if tokens + usage.output_tokens > window:
+        warnings.warn(
+            f"prompt and answer have {tokens + usage.output_tokens} tokens, the window holds "
+            f"{window}: Ollama forgot the beginning while it wrote; give a larger n_ctx or a "
+            f"smaller max_tokens",
+            TruncationWarning,
+            stacklevel=2,
+        )
     texts = [str(message.get("content") or "") for message in body["messages"]]
     estimate = (sum(map(len, texts)) + len(json.dumps(body.get("tools") or ""))) // (
         _CHARACTERS_PER_TOKEN

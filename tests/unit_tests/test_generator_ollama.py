@@ -450,6 +450,12 @@ def test_messages_left_out_are_told(fake: FakeOllama, server: Scripted) -> None:
     chat().invoke("four " * 2900)  # a warning here would be an error
 
 
+def test_an_answer_beyond_the_window_is_told(fake: FakeOllama, server: Scripted) -> None:
+    script(fake, line("x"), done(prompt_eval_count=4000, eval_count=200))
+    with pytest.warns(TruncationWarning, match="4200 tokens, the window holds 4096"):
+        chat().invoke("x")
+
+
 def test_chats_are_counted_and_texts_are_not(
     make: Callable[..., OllamaGenerator], server: Scripted
 ) -> None:

@@ -238,6 +238,36 @@ def test_a_download_that_fails_is_an_error(fake: FakeOllama, server: Scripted) -
         chat(model="other", load_kwargs={"pull": True}, max_retries=0).invoke("x")
 
 
+def test_a_download_may_take_long_but_not_be_silent(fake: FakeOllama, server: Scripted) -> None:
+    steps: list[bytes | float] = []
+    for part in range(6):
+        steps += [*progress({"status": f"part {part}"}), 0.2]
+    fake.pulls = lambda: Reply(parts=[*steps, *progress({"status": "success"})])
+    settings = {"load_kwargs": {"pull": True, "timeout": 0.7}}
+    assert chat(model="other", **settings).invoke("x").content == "Hello."
+    fake.models.clear()
+    fake.pulls = lambda: Reply(parts=[*progress({"status": "part 0"}), 20.0])
+    with pytest.raises(
+        ServerTimeoutError, match=r"nothing for 0\.7 seconds while it fetched other"
+    ):
+        chat(model="other", **settings).invoke("x")
+
+
+def test_an_answer_stays_whole_when_its_place_cannot_be_seen(
+    fake: FakeOllama, server: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.chat = lambda _: Reply(parts=[line("x"), done(load_duration=10**9)])
+    model = chat(max_retries=0)
+    _ = model.devices
+
+    def blind(asked: Any) -> Reply:
+        return Reply(status=500, body={"error": "x"}) if asked.path == "/api/ps" else fake(asked)
+
+    server.script = blind
+    assert model.invoke("x").content == "x"
+    assert "cannot see where m runs now" in caplog.text
+
+
 def test_nothing_is_fetched_unasked(fake: FakeOllama, server: Scripted) -> None:
     fake.pulls = lambda: Reply(parts=progress({"status": "success"}))
     with pytest.raises(RefusedError, match="load_kwargs"):

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from langchain_gpu.generators.rows import Row
 
-# How long a batch waits for the next of the chats that were announced. Python hands threads on
-# every 5 ms, so that chats which are really on their way arrive within a few of these.
-_COMPANY_SECONDS = 0.05
+# How long a batch waits for the next of the announced chats. They are threads on their way
+# here, some milliseconds apart, or more on a busy machine; those that never come are rare (answers
+# from a cache, errors before the model is asked).
+_COMPANY_SECONDS = 0.2
 # How long the end of the process waits for the model to notice that nobody listens any more. A
 # thread that comes back from native code into a dead interpreter would abort the process.
 _EXIT_SECONDS = 10.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,12 +138,26 @@ def check_name(backend: str) -> None:
         raise ValueError(f"unknown backend {backend!r}; known are {known}")
 
 
-def choose(model: str, backend: str = "auto", server: Server | None = None) -> Choice:
+def choose(
+    model: str,
+    backend: str = "auto",
+    server: Server | None = None,
+    *,
+    revision: str | None = None,
+    remote_code: bool = False,
+) -> Choice:
     """Find the model's files, or the server that has it, and the engine; loads nothing.
 
     With `"auto"` the server at `server.url` is asked what it is; a GGUF file, or a name that holds
     "gguf", goes to llama_cpp and a folder of safetensors to transformers. Any other name is looked
     up as GGUF on this machine, then as safetensors on this machine and on the hub.
+
+    Args:
+        model: A file, a folder or a name.
+        backend: Which engine, or `"auto"`.
+        server: Where the model runs, if not in this process.
+        revision: Branch, tag or commit on the hub.
+        remote_code: Fetch the repository's Python files too; the revision must be a full commit.
 
     Raises:
         ModelNotFoundError: There are no such files; the message lists what was tried.
@@ -153,10 +168,10 @@ def choose(model: str, backend: str = "auto", server: Server | None = None) -> C
     if backend in SERVERS or (server is not None and server.url is not None):
         return _at_server(model, backend, server or Server())
     if backend != "auto":
-        kind: Format = "gguf" if backend == "llama_cpp" else "safetensors"
-        files = resolve(model, kind=kind)
+        kind: Format = "gguf" if backend == "llama_cpp" or _is_gguf(model) else "safetensors"
+        files = resolve(model, kind=kind, revision=revision, remote_code=remote_code)
         return Choice(backend, model, f"backend={backend!r} was asked for", files)
-    return _by_files(model)
+    return _by_files(model, partial(resolve, revision=revision, remote_code=remote_code))
 
 
 def _at_server(model: str, backend: str, server: Server) -> Choice:
@@ -173,19 +188,24 @@ def _at_server(model: str, backend: str, server: Server) -> Choice:
     return Choice(form, model, reason)
 
 
-def _by_files(model: str) -> Choice:
+def _by_files(model: str, find: Callable[..., Resolved]) -> Choice:
     path = Path(model).expanduser()
-    if "gguf" in model.lower() or (path.is_dir() and any(path.glob("*.gguf"))):
-        return _gguf(resolve(model, kind="gguf"))
+    if _is_gguf(model):
+        return _gguf(find(model, kind="gguf"))
     if path.exists():
-        return _safetensors(resolve(model))
+        return _safetensors(find(model))
     try:
-        return _gguf(resolve(model, kind="gguf", local_files_only=True))
+        return _gguf(find(model, kind="gguf", local_files_only=True))
     except ModelNotFoundError as no_gguf:
         try:
-            return _safetensors(resolve(model))
+            return _safetensors(find(model))
         except ModelNotFoundError as error:
             raise ModelNotFoundError(f"{no_gguf}\n{error}") from None
+
+
+def _is_gguf(model: str) -> bool:
+    path = Path(model).expanduser()
+    return "gguf" in model.lower() or (path.is_dir() and any(path.glob("*.gguf")))
 
 
 def create(choice: Choice, options: Options) -> Generator:

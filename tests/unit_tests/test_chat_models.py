@@ -20,9 +20,10 @@ from langchain_core.runnables import RunnableBinding
 from langchain_core.tools import tool
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from langchain_gpu import ChatGPU, chat_models
+from langchain_gpu import ChatGPU, generating
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
+from langchain_gpu.generators.transformers import TransformersGenerator
 from tests.unit_tests.tiny_chat import WINDOW, build_chat
 
 ALIAS: dict[str, Any] = {"model_name": "no/such-model"}
@@ -106,14 +107,20 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(chat: ChatGPU) -> None:
     assert counting.get_num_tokens("hello") == 5
 
 
+def engine(chat: ChatGPU) -> TransformersGenerator:
+    with chat._hold() as generator:
+        assert isinstance(generator, TransformersGenerator)
+        return generator
+
+
 def test_close_frees_the_model_and_the_next_call_loads_it_again(path: str) -> None:
     model = ChatGPU(model=path, device="cpu", max_tokens=2)
-    first = model._load()
+    first = engine(model)
     model.close()
     with pytest.raises(RuntimeError, match="closed"):
         _ = first.context_length
     assert model.invoke("hello").content is not None
-    assert model._load() is not first
+    assert engine(model) is not first
     model.close()
     model.close()
 
@@ -125,7 +132,7 @@ def test_many_threads_load_the_model_once(path: str, monkeypatch: pytest.MonkeyP
         loads.append(choice)
         return create(choice, options)
 
-    monkeypatch.setattr(chat_models, "create", counted)
+    monkeypatch.setattr(generating, "create", counted)
     with ChatGPU(model=path, device="cpu", max_tokens=2) as model:
         assert len(model.batch(["hello"] * 8)) == 8
     assert len(loads) == 1
@@ -134,7 +141,7 @@ def test_many_threads_load_the_model_once(path: str, monkeypatch: pytest.MonkeyP
 def test_a_copy_or_an_unpickled_model_loads_its_own(chat: ChatGPU) -> None:
     chat.invoke("hello")
     for other in (pickle.loads(pickle.dumps(chat)), copy.deepcopy(chat)):  # noqa: S301
-        assert other._loaded.generator is None
+        assert other._loaded.keeper.loaded is None
         assert other.model == chat.model
 
 
@@ -142,7 +149,7 @@ def test_a_copy_with_another_window_loads_its_own(chat: ChatGPU) -> None:
     chat.invoke("hello")
     warmer = chat.model_copy(update={"temperature": 0.5})
     smaller = chat.model_copy(update={"n_ctx": WINDOW // 2})
-    assert warmer._load() is chat._load()
+    assert engine(warmer) is engine(chat)
     assert smaller.context_length == WINDOW // 2
     assert chat.context_length == WINDOW
     smaller.close()
@@ -155,6 +162,7 @@ def test_a_copy_with_another_window_loads_its_own(chat: ChatGPU) -> None:
         ({"temperature": -1}, "temperature"),
         ({"top_p": 2}, "top_p"),
         ({"timeout": 0}, "timeout"),
+        ({"keep_alive": "5 minutes"}, "'5m'"),
         ({"n_ctx": 0}, "n_ctx"),
         ({"backend": "vllm"}, "known are 'auto', 'llama_cpp', 'ollama'"),
         ({"fallback": "maybe"}, "fallback"),
@@ -254,7 +262,7 @@ class Steps:
 
 def slow(chat: ChatGPU, monkeypatch: pytest.MonkeyPatch) -> Steps:
     steps = Steps()
-    model = chat._load()._open.model  # type: ignore[attr-defined]
+    model = engine(chat)._open.model
     forward = model.forward
 
     @wraps(forward)

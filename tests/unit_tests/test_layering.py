@@ -17,7 +17,7 @@ FLOORS = [
     {"planner"},
     {"_llama", "servers"},
     {"engine", "generators", "search", "store"},
-    {"messages", "running", "structured"},
+    {"calls", "generating", "messages", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders", "corpus", "distributed"},
     {"bench", "cli", "demo", "doctor", "verify", "__init__"},

@@ -1,0 +1,64 @@
+"""LangChain's manners of calling a model: batches, tasks that are canceled, errors it looks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list
+
+from langchain_gpu.generators.base import PromptTooLongError
+
+T = TypeVar("T")
+
+# Most calls of a batch that are in flight: each is a thread, and engines have their own queues.
+_WIDTH = 64
+
+
+def configs_of(
+    count: int, config: RunnableConfig | Sequence[RunnableConfig] | None
+) -> tuple[list[RunnableConfig], int]:
+    """Return one config per input of a batch, and how many calls are in flight at a time.
+
+    `max_concurrency` of the config is kept; without it LangChain would take as many threads as the
+    machine has cores and four, fewer than an engine can answer at once.
+    """
+    configs = get_config_list(config, count)
+    width = configs[0].get("max_concurrency") or min(count, _WIDTH)
+    return [{**each, "max_concurrency": width} for each in configs], width
+
+
+@contextmanager
+def langchain_errors() -> Iterator[None]:
+    """Raise what LangChain's fallbacks look for."""
+    try:
+        yield
+    except PromptTooLongError as error:
+        raise ContextOverflowError(str(error)) from error
+
+
+@asynccontextmanager
+async def entered(held: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter a context that may load a model, without keeping the event loop waiting."""
+    entering = asyncio.ensure_future(asyncio.to_thread(held.__enter__))
+    try:
+        thing = await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        entering.add_done_callback(lambda done: _give_back(done, held))
+        raise
+    try:
+        yield thing
+    finally:
+        held.__exit__(None, None, None)
+
+
+def _give_back(done: asyncio.Future[Any], held: AbstractContextManager[Any]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        held.__exit__(None, None, None)
+
+
+__all__ = ["configs_of", "entered", "langchain_errors"]

@@ -1,0 +1,287 @@
+"""What the faces that write text have in common: settings, a model that is loaded when needed."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    suppress,
+)
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+)
+
+from langchain_gpu.engine.keeper import Keeper
+from langchain_gpu.events import Listener
+from langchain_gpu.generators.base import Generator
+from langchain_gpu.generators.registry import (
+    SERVERS,
+    Choice,
+    Options,
+    check_name,
+    choose,
+    create,
+)
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers.server import Server
+
+T = TypeVar("T")
+
+PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
+"""Fields that are sampling settings of one call, and may be given with the call too."""
+_PLACING = (
+    "device",
+    "dtype",
+    "fallback",
+    "n_ctx",
+    "n_parallel",
+    "n_gpu_layers",
+    "n_threads",
+    "keep_alive",
+)
+# Seconds a server may take for an answer when nobody said: the openai client's own default.
+_SERVER_SECONDS = 600.0
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+class Loaded:
+    """The engine once it is loaded. A copy or an unpickled object loads its own."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.keeper: Keeper[Generator] = Keeper()
+        self.settings: tuple[str, str, Options] | None = None
+        self.choice: Choice | None = None
+
+    def __reduce__(self) -> tuple[type[Loaded], tuple[()]]:
+        return Loaded, ()
+
+
+class RunsGenerator(BaseModel):
+    """Fields and manners of a class that writes text with a model, loaded when it is first used."""
+
+    model: str = Field(validation_alias=AliasChoices("model", "model_name"), min_length=1)
+    """File, folder or name of the model."""
+    backend: str = "auto"
+    """Which engine runs it."""
+    device: str = "auto"
+    """Where to run."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What transformers computes in; a GGUF file brings its own."""
+    fallback: Literal["cpu", "error"] = "cpu"
+    """What happens when the device is missing or too small."""
+    n_ctx: int | None = Field(default=None, ge=1)
+    """Window of one chat in tokens. None is 4096 for llama_cpp, which allocates it for every slot,
+    and the model's own for transformers."""
+    n_parallel: int | None = Field(default=None, ge=1)
+    """Chats at the same time: None is 4 slots of llama_cpp, or 16 rows of a batch."""
+    n_gpu_layers: int | None = Field(default=None, ge=-1)
+    """llama_cpp: layers on the GPU; None and -1 take as many as fit."""
+    n_threads: int | None = Field(default=None, ge=1)
+    """llama_cpp: CPU threads; None takes the cores that are free when the model is loaded."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    """0 takes the likeliest token; None is the engine's default."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling; None is the engine's default."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer; None leaves it the rest of the window."""
+    stop: list[str] | None = None
+    """Strings that end the answer, and are not part of it; those given with a call replace them."""
+    seed: int | None = None
+    """Makes sampling repeatable on one machine."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds from the call to the last token, loading not counted; None waits."""
+    streaming: bool = False
+    """Stream inside `invoke` too, for callbacks that want every token."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """More options for every call, under the engine's own names: `{"min_p": 0.1}`."""
+    load_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """More options for loading the model, under the engine's own names."""
+    base_url: str | None = None
+    """A server that runs the model instead of this process."""
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """For that server; an engine in this process asks for none."""
+    max_retries: int = Field(default=2, ge=0)
+    """Further attempts when a server is overloaded, fails or breaks off before it has answered;
+    what fails in this process would fail again."""
+    keep_alive: float | str | None = None
+    """How long the model stays loaded after a call: seconds, or `"5m"`. None and -1 are for ever;
+    with None a server keeps it as long as it likes."""
+    on_event: Listener | None = Field(default=None, exclude=True)
+    """Called for fallbacks; see `langchain_gpu.events`."""
+
+    _loaded: Loaded = PrivateAttr(default_factory=Loaded)
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+    )
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, backend: str) -> str:
+        check_name(backend)
+        return backend
+
+    @field_validator("keep_alive")
+    @classmethod
+    def _duration(cls, keep_alive: float | str | None) -> float | str | None:
+        seconds_of(keep_alive)
+        return keep_alive
+
+    @property
+    def model_name(self) -> str:
+        """The model, under the name other models' classes give it."""
+        return self.model
+
+    @property
+    def backend_reason(self) -> str:
+        """Which engine is taken for which file, and why. Loads nothing."""
+        loaded = self._current()
+        with loaded.lock:
+            choice = self._choose(loaded)
+        return f"{choice.backend}: {choice.reason}"
+
+    @property
+    def devices(self) -> list[Device]:
+        """Where the model runs, with the reason. Loads the model."""
+        with self._hold() as generator:
+            return [generator.device]
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of one answer and its prompt together. Loads the model."""
+        with self._hold() as generator:
+            return generator.context_length
+
+    def close(self) -> None:
+        """Free the model's memory, once calls under way are done. The next call loads it again."""
+        self._loaded.keeper.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What tells one model's answers from another's, for LangChain's caches."""
+        names = ("model", "backend", "stop", "model_kwargs", *PER_CALL)
+        return {name: getattr(self, name) for name in names}
+
+    @contextmanager
+    def _hold(self) -> Iterator[Generator]:
+        """Hold the engine, loaded now if it is not there: it is not freed meanwhile."""
+        loaded = self._current()
+
+        def load() -> Generator:
+            with loaded.lock:
+                choice = self._choose(loaded)
+            return create(choice, self._options())
+
+        with loaded.keeper.use(load) as generator:
+            here = loaded.choice is not None and loaded.choice.backend not in SERVERS
+            loaded.keeper.idle_timeout = seconds_of(self.keep_alive) if here else None
+            yield generator
+
+    @contextmanager
+    def _announced(self, count: int, width: int) -> Iterator[None]:
+        """Tell the engine how many calls are on their way, if it would wait for them."""
+        with ExitStack() as stack:
+            with suppress(Exception):  # each of the calls raises it
+                _announce(stack.enter_context(self._hold()), stack, count, width)
+            yield
+
+    def _current(self) -> Loaded:
+        """The engine of these settings: a copy with others must not answer with the first one's."""
+        settings = (self.model, self.backend, self._options())
+        if self._loaded.settings not in (None, settings):
+            self._loaded = Loaded()
+        self._loaded.settings = settings
+        return self._loaded
+
+    def _options(self) -> Options:
+        placing = {name: getattr(self, name) for name in _PLACING}
+        server = Server(
+            url=self.base_url,
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            timeout=self.timeout or _SERVER_SECONDS,
+            max_retries=self.max_retries,
+        )
+        return Options(**placing, load=self.load_kwargs, server=server, listener=self.on_event)
+
+    def _choose(self, loaded: Loaded) -> Choice:
+        if loaded.choice is None:
+            loaded.choice = choose(
+                self.model,
+                self.backend,
+                self._options().server,
+                revision=self.load_kwargs.get("revision"),
+                remote_code=bool(self.load_kwargs.get("trust_remote_code")),
+            )
+        return loaded.choice
+
+    def _asked(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what every `Request` holds, from the settings and those of the call."""
+        extra = {**self.model_kwargs, **kwargs}
+        extra.pop("stream", None)  # LangChain's word for which of our methods it calls
+        if extra.pop("model", self.model) != self.model:
+            raise ValueError(
+                f"this {type(self).__name__} holds {self.model}: make another one for another model"
+            )
+        settings = {name: extra.pop(name, getattr(self, name)) for name in PER_CALL}
+        return {
+            "response_format": extra.pop("response_format", None),
+            "stop": tuple(stop if stop is not None else self.stop or ()),
+            "extra": extra,
+            **settings,
+        }
+
+    def _metadata(self, generator: Generator) -> dict[str, Any]:
+        backend = self._loaded.choice.backend if self._loaded.choice else self.backend
+        return {"model_name": self.model, "backend": backend, "device": str(generator.device)}
+
+
+def seconds_of(keep_alive: float | str | None) -> float | None:
+    """Return how many seconds an idle model stays loaded; None for ever.
+
+    Raises:
+        ValueError: It is no number, and no number with `ms`, `s`, `m` or `h`.
+    """
+    if keep_alive is None:
+        return None
+    if isinstance(keep_alive, str):
+        if keep_alive.strip().startswith("-"):
+            return None
+        match = _DURATION.fullmatch(keep_alive.strip())
+        if match is None:
+            raise ValueError(f"keep_alive={keep_alive!r}: write seconds, or '30s', '5m', '1h'")
+        return float(match[1]) * _SECONDS[match[2]]
+    return None if keep_alive < 0 else float(keep_alive)
+
+
+def _announce(generator: Generator, stack: ExitStack, count: int, width: int) -> None:
+    expect: Callable[[int, int], AbstractContextManager[None]] | None
+    if (expect := getattr(generator, "expect", None)) is not None:
+        stack.enter_context(expect(count, width))
+
+
+__all__ = ["PER_CALL", "Loaded", "RunsGenerator", "seconds_of"]

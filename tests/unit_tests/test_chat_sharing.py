@@ -1,0 +1,226 @@
+"""Many chats on one `ChatGPU`: they share forwards, never mix, and do not disturb one another."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.rate_limiters import InMemoryRateLimiter
+
+from langchain_gpu import ChatGPU
+from langchain_gpu.generators import hf_model
+from langchain_gpu.generators.transformers import TransformersGenerator
+from tests.unit_tests.tiny_chat import build_chat
+
+SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "temperature": 0, "max_tokens": 6}
+WORDS = [
+    f"{word} {number}" for number in range(8) for word in ("a", "hello", "the longest of them")
+]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_chat(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def chat(path: str) -> Iterator[ChatGPU]:
+    with ChatGPU(model=path, **SETTINGS) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def alone(chat: ChatGPU) -> dict[str, str]:
+    return {text: str(chat.invoke(text).content) for text in WORDS}
+
+
+class Forwards:
+    """The rows of every forward of a model, which may be slowed down."""
+
+    def __init__(self, chat: ChatGPU, monkeypatch: pytest.MonkeyPatch, seconds: float = 0) -> None:
+        self.heights: list[int] = []
+        self.begun = threading.Event()
+        with chat._hold() as generator:
+            assert isinstance(generator, TransformersGenerator)
+            model = generator._open.model
+        forward = model.forward
+
+        @wraps(forward)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.heights.append(len(kwargs["input_ids"]))
+            self.begun.set()
+            threading.Event().wait(seconds)
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(model, "forward", counted)
+
+
+def test_a_batch_shares_forwards(
+    chat: ChatGPU, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = Forwards(chat, monkeypatch)
+    answers = chat.batch(WORDS)
+    assert [answer.content for answer in answers] == [alone[text] for text in WORDS]
+    assert len(forwards.heights) == 2 * 6  # 24 chats, 16 a batch, 6 tokens
+    assert forwards.heights == [16] * 6 + [8] * 6
+
+
+async def test_an_async_batch_shares_forwards(
+    chat: ChatGPU, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = Forwards(chat, monkeypatch)
+    answers = await chat.abatch(WORDS)
+    assert [answer.content for answer in answers] == [alone[text] for text in WORDS]
+    assert len(forwards.heights) == 2 * 6
+
+
+def test_max_concurrency_of_the_config_is_kept(
+    chat: ChatGPU, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = Forwards(chat, monkeypatch)
+    answers = chat.batch(WORDS, config={"max_concurrency": 3})
+    assert [answer.content for answer in answers] == [alone[text] for text in WORDS]
+    assert max(forwards.heights) == 3
+    listed = chat.batch(WORDS[:2], config=[{"tags": ["x"]}, {"tags": ["y"]}])
+    assert [answer.content for answer in listed] == [alone[text] for text in WORDS[:2]]
+
+
+def test_threads_tasks_and_streams_never_mix(chat: ChatGPU, alone: dict[str, str]) -> None:
+    def ask(text: str) -> bool:
+        return bool(chat.invoke(text).content == alone[text])
+
+    def listen(text: str) -> bool:
+        return "".join(chunk.text for chunk in chat.stream(text)) == alone[text]
+
+    async def ask_async() -> list[bool]:
+        answers = await asyncio.gather(*(chat.ainvoke(text) for text in WORDS))
+        return [answer.content == alone[text] for answer, text in zip(answers, WORDS, strict=True)]
+
+    with ThreadPoolExecutor(24) as pool:
+        tasks = pool.submit(asyncio.run, ask_async())
+        asked = [pool.submit(ask, text) for text in WORDS * 3]
+        heard = [pool.submit(listen, text) for text in WORDS * 3]
+        assert all(tasks.result())
+        assert all(future.result() for future in (*asked, *heard))
+
+
+def test_one_that_is_late_or_fails_leaves_the_others_alone(
+    chat: ChatGPU, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Forwards(chat, monkeypatch, 0.05)
+    late, fine = chat.bind(timeout=0.12, max_tokens=50), chat
+    with ThreadPoolExecutor(4) as pool:
+        futures = [
+            pool.submit(late.invoke, "hello"),
+            pool.submit(fine.invoke, WORDS[0]),
+            pool.submit(fine.invoke, WORDS[1], logit_bias={}),
+            pool.submit(fine.invoke, WORDS[2]),
+        ]
+        with pytest.raises(TimeoutError):
+            futures[0].result()
+        with pytest.raises(ValueError, match="logit_bias"):
+            futures[2].result()
+        assert futures[1].result().content == alone[WORDS[0]]
+        assert futures[3].result().content == alone[WORDS[2]]
+
+
+async def test_a_canceled_task_leaves_the_others_alone(
+    chat: ChatGPU, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = Forwards(chat, monkeypatch, 0.03)
+    gone = asyncio.create_task(chat.ainvoke("hello", max_tokens=60))
+    await asyncio.to_thread(forwards.begun.wait)
+    stays = [asyncio.create_task(chat.ainvoke(text)) for text in WORDS[:3]]
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    answers = await asyncio.gather(*stays)
+    assert [answer.content for answer in answers] == [alone[text] for text in WORDS[:3]]
+    assert len(forwards.heights) < 60
+
+
+def test_errors_of_a_batch_are_returned_where_they_belong(
+    chat: ChatGPU, alone: dict[str, str]
+) -> None:
+    answers = chat.batch([WORDS[0], "x" * 1000, WORDS[1]], return_exceptions=True)
+    assert answers[0].content == alone[WORDS[0]]
+    assert isinstance(answers[1], ContextOverflowError)
+    assert answers[2].content == alone[WORDS[1]]
+    assert chat.batch([]) == []
+    missing = ChatGPU(model="no/such-model")
+    errors = missing.batch(["a", "b"], return_exceptions=True)
+    assert [type(error).__name__ for error in errors] == ["ModelNotFoundError"] * 2
+
+
+def test_two_objects_share_the_weights_and_the_last_frees_them(path: str) -> None:
+    settings = {**SETTINGS, "n_parallel": 3}  # a model of their own
+    first, second = ChatGPU(model=path, **settings), ChatGPU(model=path, **settings)
+    answer = first.invoke("hello").content
+    with first._hold() as one, second._hold() as two:
+        assert isinstance(one, TransformersGenerator)
+        assert isinstance(two, TransformersGenerator)
+        assert one._open is two._open
+        model = one._open
+    first.close()
+    assert second.invoke("hello").content == answer
+    assert model.model is not None
+    second.close()
+    assert model.model is None
+    assert model not in [shared.model for shared in hf_model._models.values()]
+
+
+def test_an_object_that_is_dropped_frees_its_model(path: str) -> None:
+    chat = ChatGPU(model=path, **{**SETTINGS, "n_parallel": 5})
+    chat.invoke("hello")
+    with chat._hold() as generator:
+        assert isinstance(generator, TransformersGenerator)
+        model = generator._open
+    del chat, generator
+    gc.collect()
+    assert model.model is None
+
+
+def test_an_idle_model_is_freed_and_comes_back(path: str) -> None:
+    chat = ChatGPU(model=path, **{**SETTINGS, "n_parallel": 7}, keep_alive="20ms")
+    answer = chat.invoke("hello").content
+    for _ in range(500):
+        if chat._loaded.keeper.loaded is None:
+            break
+        threading.Event().wait(0.02)
+    assert chat._loaded.keeper.loaded is None
+    assert chat.invoke("hello").content == answer
+    chat.close()
+
+
+def test_close_lets_those_who_chat_finish(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = ChatGPU(model=path, **{**SETTINGS, "n_parallel": 9})
+    answer = chat.invoke("hello").content
+    forwards = Forwards(chat, monkeypatch, 0.03)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(chat.invoke, "hello")
+        assert forwards.begun.wait(10)
+        chat.close()
+        assert future.result().content == answer
+    assert chat._loaded.keeper.loaded is None
+
+
+def test_langchains_own_manners_work(chat: ChatGPU, alone: dict[str, str]) -> None:
+    other = FakeListChatModel(responses=["from the other"])
+    missing = ChatGPU(model="no/such-model").with_fallbacks([chat, other])
+    assert missing.invoke(WORDS[0]).content == alone[WORDS[0]]
+    limiter = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.001)
+    limited = chat.model_copy(update={"rate_limiter": limiter})
+    assert limited.invoke(WORDS[0]).content == alone[WORDS[0]]
+    cached = chat.model_copy(update={"cache": InMemoryCache()})
+    first, second = cached.invoke(WORDS[0]), cached.invoke(WORDS[0])
+    assert first.content == second.content == alone[WORDS[0]]
+    assert cached.invoke(WORDS[0], max_tokens=2).content != first.content

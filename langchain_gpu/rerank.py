@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from langchain_core.callbacks import Callbacks
@@ -83,6 +83,8 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
 
     Constructing it loads nothing; the first use does. It is safe to use from several threads.
     """
+
+    _role: ClassVar[str] = "reranker"
 
     model: str = Field(
         default="cross-encoder/ms-marco-MiniLM-L6-v2",

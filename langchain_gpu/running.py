@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.events import Listener
+from langchain_gpu.planner import ComponentPlan, Plan
+from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
@@ -50,6 +52,9 @@ class RunsModel(BaseModel):
     """What is computed in; what is returned is a matter of its own."""
     fallback: Literal["cpu", "error"] = "cpu"
     """What happens when a device is missing or too small."""
+    plan: Plan | ComponentPlan | None = Field(default=None, exclude=True)
+    """Where the model goes, by `langchain_gpu.planner.plan`; None has it planned when it is loaded,
+    against what is free then."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward pass, padding included; None takes a default for the device."""
     idle_timeout: float | None = Field(default=None, gt=0)
@@ -67,6 +72,7 @@ class RunsModel(BaseModel):
     on_event: Listener | None = Field(default=None, exclude=True)
     """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
 
+    _role: ClassVar[str] = "embedder"  # what a plan calls it
     _loaded: Loaded = PrivateAttr(default_factory=Loaded)
 
     model_config = ConfigDict(
@@ -128,6 +134,7 @@ class RunsModel(BaseModel):
             max_batch_tokens=self.max_batch_tokens,
             where=where,
             options=options,
+            plan=None if self.plan is None else component_of(self.plan, self._role, self.model),
             server=Server(
                 url=self.base_url,
                 api_key=self.api_key.get_secret_value() if self.api_key else None,

@@ -9,7 +9,7 @@ remembered for as long as the process lives.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from langchain_gpu.engine.encoder import Encoder
@@ -41,11 +41,19 @@ class Budgets:
     Args:
         model: What tells models apart, for what was learned about them.
         fixed: The user's own number, taken as it is; None for a default, measured.
+        planned: What a plan gives each device, by its short name; the default is not above it.
     """
 
-    def __init__(self, model: object, *, fixed: int | None = None) -> None:
+    def __init__(
+        self,
+        model: object,
+        *,
+        fixed: int | None = None,
+        planned: Mapping[str, int] | None = None,
+    ) -> None:
         self._model = model
         self._fixed = fixed
+        self._planned = dict(planned or {})
 
     def first(self, encoder: Encoder) -> int:
         """Return the budget to begin with where the encoder is now."""
@@ -53,6 +61,7 @@ class Budgets:
         with _lock:
             learned = _learned.get(key)
         default = self._fixed or default_budget(encoder.device)
+        default = min(default, self._planned.get(str(encoder.device), default))
         if learned is not None:
             return min(learned, default)
         if self._fixed is not None or not isinstance(encoder, Probed):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_gpu.events import Listener
+from langchain_gpu.planner.terms import ComponentPlan
 from langchain_gpu.servers.server import Server
 
 Fallback = Literal["cpu", "error"]
@@ -31,6 +32,7 @@ class EmbedderConfig:
             texts drawn by the back end.
         server: Set where a server runs the model.
         task: What it is asked to do: vectors of texts, or scores of pairs.
+        plan: Where the model goes, by `planner.plan`; None has it planned when it is loaded.
         on_event: Told when a back end falls back while it loads.
     """
 
@@ -45,4 +47,5 @@ class EmbedderConfig:
     calibration: Sequence[str] = ()
     server: Server = field(default_factory=Server)
     task: Asked = "embed"
+    plan: ComponentPlan | None = None
     on_event: Listener | None = field(default=None, repr=False, compare=False)

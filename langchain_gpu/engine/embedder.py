@@ -10,6 +10,7 @@ from langchain_gpu.engine.backends import TextEncoder
 from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.engine import Engine
+from langchain_gpu.engine.planned import plan_encoder
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import (
     Device,
@@ -18,7 +19,9 @@ from langchain_gpu.hardware.devices import (
     problems,
     select_device,
 )
-from langchain_gpu.hardware.memory import is_out_of_memory, release
+from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
+from langchain_gpu.planner import ComponentPlan
+from langchain_gpu.planner.drive import DoesNotFitError, check_taken, main_device
 
 _WORK = {"embed": "embedding", "score": "reranking"}  # how messages call it
 
@@ -64,11 +67,16 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
     devices = [select_device("cpu")] if remote else _devices(config, on_event)
     cpu = select_device("cpu") if config.fallback == "cpu" and not remote else None
 
-    loaded = [_or_cpu(config, device, cpu, on_event) for device in devices]
+    loaded, planned = [], {}
+    for device in devices:
+        plan = None if remote else plan_encoder(config, device)
+        if plan is not None and plan.max_batch_tokens is not None:
+            planned[str(device)] = plan.max_batch_tokens
+        loaded.append(_or_cpu(config, device, cpu, plan))
     encoders = [encoder for encoder, _ in loaded]
     engine: Engine[Any] = Engine(
         encoders,
-        budgets=Budgets(_identity(config), fixed=config.max_batch_tokens),
+        budgets=Budgets(_identity(config), fixed=config.max_batch_tokens, planned=planned),
         fallback=[cpu] if cpu is not None else [],
         on_event=on_event,
         what=_WORK[config.task],
@@ -89,6 +97,8 @@ def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
         if gpus:
             return gpus
     wanted = "auto" if config.device == "all" else config.device
+    if wanted == "auto" and config.plan is not None:
+        wanted = main_device(config.plan)
     try:
         chosen = [select_device(wanted)] if isinstance(wanted, str) else select_device(wanted)
     except DeviceNotFoundError as error:
@@ -110,24 +120,56 @@ _Loaded = tuple[TextEncoder, str]
 
 
 def _or_cpu(
-    config: EmbedderConfig,
-    device: Device,
-    cpu: Device | None,
-    on_event: Listener | None,
+    config: EmbedderConfig, device: Device, cpu: Device | None, plan: ComponentPlan | None
 ) -> _Loaded:
     """Load on `device`, or on the CPU when it does not fit and the policy allows that."""
-    try:
-        return backends.create(config, device)
-    except Exception as error:
-        if cpu is None or device.kind == "cpu" or not is_out_of_memory(error):
-            raise
-        problem = str(error).strip().partition("\n")[0]
+    problem = _no_place(device, plan)
+    if problem is None:
+        before = free_memory(device)
+        try:
+            loaded = backends.create(_with_table(config, device, plan), device)
+        except Exception as error:
+            if cpu is None or device.kind == "cpu" or not is_out_of_memory(error):
+                raise
+            problem = str(error).strip().partition("\n")[0]
+        else:
+            if plan is not None and device.kind != "cpu":
+                after = free_memory(device)
+                taken = None if before is None or after is None else before - after
+                check_taken(plan, str(device), taken, config.on_event)
+            return loaded
+    elif cpu is None and plan is not None:
+        raise DoesNotFitError(plan)
+    assert cpu is not None  # noqa: S101 - without it, the error was raised
     release(device)  # outside the except block, where the traceback held the half-loaded model
     warn_fallback(
-        on_event,
+        config.on_event,
         what=_WORK[config.task],
         source=str(device),
         target="cpu",
         reason=f"the model does not fit: {problem}",
     )
     return backends.create(config, cpu)
+
+
+def _no_place(device: Device, plan: ComponentPlan | None) -> str | None:
+    """Say why the plan has no place for the model on a GPU, None where it has."""
+    if plan is None or device.kind == "cpu" or plan.on(str(device)):
+        return None
+    return plan.reason
+
+
+def _with_table(
+    config: EmbedderConfig, device: Device, plan: ComponentPlan | None
+) -> EmbedderConfig:
+    """Leave the table of token embeddings to the CPU, where the plan says so."""
+    if plan is None or device.kind == "cpu" or not plan.embedding_on_cpu:
+        return config
+    warn_fallback(
+        config.on_event,
+        what=f"the embedding table of {config.model}",
+        source=str(device),
+        target="cpu",
+        reason=plan.reason,
+    )
+    return replace(config, backend="torch", options={**config.options, "embedding_device": "cpu"})

@@ -38,13 +38,17 @@ def component_of(plan: Plan | ComponentPlan, role: str, model: str) -> Component
         if len(found) != 1:
             names = ", ".join(f"{each.name} ({each.role})" for each in plan.components)
             raise ValueError(
-                f"the plan says {len(found)} times where a {role} goes, not once for {model}; it "
+                f"the plan says {len(found)} times where {_a(role)} goes, not once for {model}; it "
                 f"holds {names}"
             )
         plan = found[0]
     if plan.decision == "refused":
         raise DoesNotFitError(plan)
     return plan
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def main_device(planned: ComponentPlan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from langchain_gpu.hardware.devices import Device, list_devices
 from langchain_gpu.planner.chat import place_chat
@@ -17,6 +17,8 @@ def plan(
     components: Sequence[Component],
     devices: Sequence[Device] | None = None,
     policy: Policy | None = None,
+    *,
+    opened: Collection[str] = (),
 ) -> Plan:
     """Say what goes where, in bytes, before any memory is touched.
 
@@ -27,6 +29,7 @@ def plan(
         components: What is to be placed, each under a name of its own.
         devices: Where; None for this machine, as free as it is now.
         policy: What must be respected; None for the defaults.
+        opened: Devices that this process uses already, so that their own overhead is taken.
 
     Raises:
         ValueError: Two components of one name, no device, or none that knows its memory.
@@ -37,6 +40,8 @@ def plan(
         raise ValueError(f"two components are called {', '.join(twice)}: give each its own name")
     policy = policy or Policy()
     pools = make_pools(list_devices() if devices is None else devices, policy.reserve)
+    for pool in pools:
+        pool.opened = pool.device in opened
     gpus = [pool for pool in pools if pool.kind != "cpu"]
     cpu = next((pool for pool in pools if pool.kind == "cpu"), None)
     placed = []

@@ -17,6 +17,7 @@ from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, ke
 from langchain_gpu.engine.runtimes.buckets import Filled, view
 from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
 from langchain_gpu.engine.runtimes.graphs import LARGEST_HIDDEN, Graphs
+from langchain_gpu.engine.runtimes.host_table import keep_on_cpu
 from langchain_gpu.engine.runtimes.landing import land, pinned
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
 from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, positions_of, prove
@@ -43,16 +44,17 @@ class TorchEncoder(ModulesEncoder):
         path: Folder of the model.
         device: Where to run.
         dtype: `"float32" | "bfloat16" | "float16"`, or `"auto"` for the device's own.
-        options: More arguments of `SentenceTransformer`, and two of our own. `attention`: `"auto"`,
-            `"padded"`, or `"packed"` to have rows end to end on any device, slowly where no kernel
-            takes them. `cuda_graphs`: False to start every kernel anew.
+        options: More arguments of `SentenceTransformer`, and three of our own. `attention`:
+            `"auto"`, `"padded"`, or `"packed"` to have rows end to end on any device, slowly where
+            no kernel takes them. `cuda_graphs`: False to start every kernel anew.
+            `embedding_device`: `"cpu"` keeps the table of token embeddings there.
 
     Attributes:
         attention: How batches are laid out on the device it runs on now, and why.
 
     Raises:
-        ValueError: `dtype` or `attention` is not one of those above, or the model cannot be
-            `"packed"`.
+        ValueError: `dtype`, `attention` or `embedding_device` is not one of those above, or the
+            model cannot be `"packed"`, or has no table that could stay behind.
     """
 
     attention: str
@@ -72,11 +74,15 @@ class TorchEncoder(ModulesEncoder):
         if wanted not in _ATTENTIONS:
             raise ValueError(f"attention {wanted!r} is not one of {', '.join(_ATTENTIONS)}")
         self._may_record = bool(own.pop("cuda_graphs", True))
+        table_at = own.pop("embedding_device", None)
+        if table_at not in {None, "cpu"}:
+            raise ValueError(f"embedding_device {table_at!r} is not 'cpu'")
         super().__init__(path, device, dtype=dtype, options=own, task=task)
         if device.kind == "cpu" and device.cores and torch.get_num_threads() > device.cores:
             # In a container torch counts the machine's cores; threads above the quota only wait.
             torch.set_num_threads(device.cores)
         self._asked = (wanted, device)
+        self._table = keep_on_cpu(self._model[0].model) if table_at else None
         self._packer, self._unpackable = self._packing()
         self.to(device)
         self.dimension = self._dimension()
@@ -96,7 +102,10 @@ class TorchEncoder(ModulesEncoder):
     @property
     def details(self) -> str:
         """How batches are laid out, and whether they are repeated as graphs."""
-        return f"{self.attention}, {self.graphs}" if self._on_card else ""
+        if not self._on_card:
+            return ""
+        table = ", embedding table on the CPU" if self._table is not None else ""
+        return f"{self.attention}, {self.graphs}{table}"
 
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
         """See `Encoder.prepare`. Pinned for a copy that does not wait, where the device is CUDA."""
@@ -125,6 +134,8 @@ class TorchEncoder(ModulesEncoder):
         """Move the model; with `dtype="auto"` it computes in what the new device prefers."""
         self._device, self._graphs = device, None
         self._model.to(device=device.torch_name, dtype=DTYPES[self.dtype])
+        if self._table is not None:
+            self._table.set_dtype(DTYPES[self.dtype])
         self._packed, self.attention = self._layout()
         if not self._no_graphs():
             pad_id = int(self._model[0].tokenizer.pad_token_id or 0)
@@ -132,7 +143,7 @@ class TorchEncoder(ModulesEncoder):
 
     def close(self) -> None:
         """Drop the weights; the encoder cannot be used after that."""
-        self._model = self._tokenizer = self._packer = self._graphs = None
+        self._model = self._tokenizer = self._packer = self._graphs = self._table = None
 
     def peak_bytes(self, tokens: int) -> int | None:
         """Run one batch of about `tokens` in the longest rows; return the bytes it took meanwhile.
@@ -190,6 +201,8 @@ class TorchEncoder(ModulesEncoder):
     def _no_graphs(self) -> str:
         if not self._may_record:
             return "off: asked for"
+        if self._table is not None:
+            return "off: the embedding table is on the CPU"
         if self._device.kind != "cuda" or not self._packed:
             return "off: they are for packed batches on NVIDIA cards"
         width = getattr(self._model[0].model.config, "hidden_size", None)

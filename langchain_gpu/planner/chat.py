@@ -135,7 +135,8 @@ def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool]) -> str
         table = " and the embedding table" if aside and chat.runs_on != "llama_cpp" else ""
         rest = f"{layers - on_gpu} of {layers} layers" if on_gpu < layers else ""
         kept = f"{rest}{table}".removeprefix(" and ")
-        stay = "stays" if kept == "the embedding table" or kept.startswith("1 of ") else "stay"
+        one = layers - on_gpu + bool(table) == 1
+        stay = "stays" if one else "stay"
         return f"too large for the GPU: {kept} {stay} on the CPU{cut}: {where}"
     why = "there is no GPU" if not gpus else "not one layer fits on a GPU"
     return f"{why}{cut}: {where}"

@@ -7,7 +7,6 @@ import logging
 import re
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -24,12 +23,14 @@ from langchain_gpu.generators.base import (
 from langchain_gpu.generators.openai_form import Pieces, body_of, numbers_in
 from langchain_gpu.generators.openai_models import Served, served, window_in
 from langchain_gpu.generators.parallel import generate_all
+from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.toolcalls import recover_calls
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.loop import Flight
 from langchain_gpu.servers.openai import OpenAIClient
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class OpenAIGenerator:
         return generate_all(self.stream, requests, width=self._n_parallel)
 
     def stream(self, request: Request) -> Deltas:
-        """Yield the answer piece by piece; closing the iterator ends it on the server too.
+        """Ask, and yield the answer piece by piece; closing the iterator ends it on the server too.
 
         Raises:
             PromptTooLongError: The prompt does not fit the window.
@@ -123,8 +124,13 @@ class OpenAIGenerator:
             ValueError: An extra option that the call itself sets.
         """
         body = body_of(self._model, request)
-        with closing(self._pieces(body, request.timeout or self._server.timeout)) as deltas:
-            yield from recover_calls(timed(deltas), request.tools)
+        # Without a bound: an answer is never longer than the model's window.
+        items: SimpleQueue[Delta | None] = SimpleQueue()
+        seconds = request.timeout or self._server.timeout
+        flight = self._client.start(self._answer(body, seconds, items.put))
+        flight.then(lambda: items.put(None))
+        deltas = recover_calls(timed(_landed(flight, items)), request.tools)
+        return Stoppable(deltas, flight.cancel)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens.
@@ -155,18 +161,6 @@ class OpenAIGenerator:
     def close(self) -> None:
         """End what is under way and close all connections."""
         self._client.close()
-
-    def _pieces(self, body: dict[str, Any], seconds: float) -> Deltas:
-        # Without a bound: an answer is never longer than the model's window.
-        items: SimpleQueue[Delta | None] = SimpleQueue()
-        flight = self._client.start(self._answer(body, seconds, items.put))
-        flight.then(lambda: items.put(None))
-        try:
-            while (item := items.get()) is not None:
-                yield item
-            flight()  # raises what went wrong
-        finally:
-            flight.cancel()
 
     async def _answer(
         self, body: dict[str, Any], seconds: float, put: Callable[[Delta], None]
@@ -248,6 +242,13 @@ class OpenAIGenerator:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._client.start(work)()
+
+
+def _landed(flight: Flight[None], items: SimpleQueue[Delta | None]) -> Deltas:
+    """Yield what comes in, then raise what went wrong."""
+    while (item := items.get()) is not None:
+        yield item
+    flight()
 
 
 async def _look(client: OpenAIClient, url: str, model: str) -> Served:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request, collect
+from langchain_gpu.generators.pump import Stoppable
 
 
 def generate_all(
@@ -20,9 +21,12 @@ def generate_all(
     if len(requests) == 1:
         return [collect(stream(requests[0]))]
     over = threading.Event()
+    running: list[Deltas] = []
 
     def answer(request: Request) -> Completion:
-        return collect(_until(over, stream(request)))
+        deltas = stream(request)
+        running.append(deltas)
+        return collect(_until(over, deltas))
 
     with ThreadPoolExecutor(max(1, min(width, len(requests)))) as pool:
         futures = [pool.submit(answer, request) for request in requests]
@@ -30,12 +34,18 @@ def generate_all(
         over.set()
         for future in waiting:
             future.cancel()
+        if waiting:
+            for deltas in running:
+                if isinstance(deltas, Stoppable):  # the others end with their next piece
+                    deltas.stop()
         for future in done:
             future.result()  # raises what failed first
         return [future.result() for future in futures]
 
 
 def _until(over: threading.Event, deltas: Iterable[Delta]) -> Deltas:
+    if over.is_set():
+        return
     for delta in deltas:
         if over.is_set():
             return

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -23,6 +23,36 @@ _running: dict[threading.Thread, threading.Event] = {}
 @dataclass(frozen=True, slots=True)
 class _End:
     error: BaseException | None
+
+
+class Stoppable(Generator[T, None, None]):
+    """A generator that another thread may stop while one waits for its next item.
+
+    Args:
+        items: The generator.
+        stop: Ends at once what the next item is waited for; may be called again, from any thread.
+    """
+
+    def __init__(self, items: Generator[T, None, None], stop: Callable[[], object]) -> None:
+        self._items = items
+        self._stop = stop
+
+    def send(self, _: None) -> T:
+        """Return the next item."""
+        return next(self._items)
+
+    def throw(self, *error: Any) -> T:
+        """Raise inside the generator."""
+        return self._items.throw(*error)
+
+    def close(self) -> None:
+        """Stop, from the thread that iterates."""
+        self.stop()
+        self._items.close()
+
+    def stop(self) -> None:
+        """Stop, from any thread: whoever waits for the next item gets an error."""
+        self._stop()
 
 
 def pulled(
@@ -83,7 +113,8 @@ def pulled(
 async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """Run a blocking generator in a thread of its own and yield what it yields.
 
-    Leaving early, or being canceled, closes the generator when its next item comes.
+    Leaving early, or being canceled, closes the generator when its next item comes; at once where
+    it is `Stoppable`.
 
     Raises:
         BaseException: Whatever the generator raised.
@@ -124,6 +155,8 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
                 return
     finally:
         cancelled.set()
+        if isinstance(items, Stoppable):
+            items.stop()
 
 
 @atexit.register
@@ -135,4 +168,4 @@ def _stop_all() -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-__all__ = ["pulled", "pulled_async"]
+__all__ = ["Stoppable", "pulled", "pulled_async"]

@@ -213,15 +213,16 @@ class TestTrouble:
                 call("hi", timeout=0.3)
         assert time.monotonic() - began < 10
 
+    @pytest.mark.parametrize("part", [chunk("a"), b": still here\n\n"], ids=["busy", "hanging"])
     async def test_a_task_that_is_canceled_ends_on_the_server(
-        self, server: Scripted, model: ChatGPU
+        self, server: Scripted, model: ChatGPU, part: bytes
     ) -> None:
         begun = threading.Event()
 
         def parts() -> Iterator[bytes | float]:
-            yield chunk("a")
+            yield part
             begun.set()
-            yield from [chunk("a"), 0.02] * 2000
+            yield from [part, 0.02] * 2000
 
         server.script = chat(lambda _: Reply(parts=parts()))
         task = asyncio.create_task(model.ainvoke("hi"))

@@ -163,6 +163,25 @@ class TestAnswer:
         with pytest.raises(RefusedError, match="bad"):
             opens().generate([ask(str(number)) for number in range(6)])
 
+    def test_one_that_fails_ends_the_others_although_they_bring_nothing(
+        self, server: Scripted, opens: Opens
+    ) -> None:
+        hanging = threading.Event()
+
+        def answer(asked: Asked) -> Reply:
+            if "bad" not in str(asked.body["messages"]):
+                hanging.set()
+                return Reply(parts=[b": still here\n\n", 0.02] * 2000)
+            hanging.wait(10)
+            return refusal("bad")
+
+        script(server, answer)
+        began = time.monotonic()
+        with pytest.raises(RefusedError, match="bad"):
+            opens().generate([ask("good"), ask("bad"), ask("good")])
+        assert time.monotonic() - began < 10  # the time-out is 20 seconds
+        assert server.left.wait(10)
+
     @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
     def test_thoughts(self, server: Scripted, opens: Opens, name: str) -> None:
         parts = [chunk(**{name: "hm"}), chunk(**{name: "m"}), chunk("yes", finish="stop"), usage()]
@@ -376,6 +395,12 @@ class TestTime:
         stream = opens().stream(ask())
         next(stream)
         stream.close()
+        assert server.left.wait(10)
+
+    def test_dropping_a_stream_ends_it_on_the_server(self, server: Scripted, opens: Opens) -> None:
+        script(server, Reply(parts=[0.02, chunk("b")] * 2000))
+        for _ in opens().stream(ask()):
+            break
         assert server.left.wait(10)
 
     def test_closing_the_generator_ends_a_stream_that_hangs(

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 
-from langchain_gpu.generators.pump import pulled, pulled_async
+from langchain_gpu.generators.pump import Stoppable, pulled, pulled_async
 
 Sink = Callable[[int], bool]
 
@@ -138,3 +138,49 @@ async def test_canceling_the_task_closes_the_source() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(stopped.wait, 30)
+
+
+def stoppable() -> Stoppable[int]:
+    """One number, and then nothing until it is stopped."""
+    stopped = threading.Event()
+
+    def items() -> Generator[int, None, None]:
+        yield 1
+        if stopped.wait(20):
+            raise RuntimeError("stopped")
+
+    return Stoppable(items(), stopped.set)
+
+
+def test_another_thread_may_stop_while_one_waits() -> None:
+    items = stoppable()
+    assert next(items) == 1
+    threading.Timer(0.05, items.stop).start()
+    with pytest.raises(RuntimeError, match="stopped"):
+        next(items)
+
+
+def test_closing_stops_and_closes() -> None:
+    items = stoppable()
+    next(items)
+    items.close()
+    assert list(items) == []
+
+
+async def test_a_task_that_is_canceled_stops_what_hangs() -> None:
+    items = stoppable()
+    arrived = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in pulled_async(items):
+            arrived.set()
+
+    task = asyncio.create_task(read())
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    readers = [each for each in threading.enumerate() if each.name == "langchain-gpu-async"]
+    for reader in readers:
+        await asyncio.to_thread(reader.join, 10)  # it would wait for 20 seconds by itself
+        assert not reader.is_alive()

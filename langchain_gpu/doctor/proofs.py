@@ -24,6 +24,7 @@ from langchain_gpu.hardware.facts import Facts, read_facts
 
 SECONDS = 10.0
 _KILLED = 2.0  # seconds for a killed child to go; one that waits for a dead driver never does
+_MOST = 500  # characters of what a library says
 _CHILD = "langchain_gpu.doctor.child"
 
 Name = Literal["matrix product", "FAISS search", "ONNX Runtime", "OpenVINO", "llama.cpp"]
@@ -146,7 +147,7 @@ def run(trial: Trial, seconds: float = SECONDS) -> Proof:
             proof,
             passed=answer["ok"],
             cause=answer.get("cause", ""),
-            what=answer.get("what", ""),
+            what=answer.get("what", "")[:_MOST],
             gflops=answer.get("gflops"),
             error=answer.get("error"),
             found=tuple(answer.get("found", ())),
@@ -215,7 +216,7 @@ def _end(status: int, err: str) -> str:
     except ValueError:
         name = f"signal {-status}"
     lines = err.strip().splitlines()
-    return f"the process died ({name})" + (f": {lines[-1].strip()[:300]}" if lines else "")
+    return f"the process died ({name})" + (f": {lines[-1].strip()[:_MOST]}" if lines else "")
 
 
 def _has_gpu_faiss() -> bool:

@@ -12,7 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_NAME = r"[\w.-]*(?:api[_-]?key|token(?!iz|s\b)|secret|passw|credential|auth|serial)[\w.-]*|key"
+# Repetitions are bounded: a long line of a library must not take minutes.
+_NAME = (
+    r"[\w.-]{0,32}(?:api[_-]?key|token(?!iz|s\b)|secret|passw|credential|auth|serial)[\w.-]{0,32}"
+    r"|key"
+)
 _IS_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _LEAST = 6  # characters of a secret: shorter words of the environment are settings
 _COMMON_USERS = {"root", "user", "nobody"}
@@ -36,12 +40,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         r"\1\2<secret>",
     ),
     # tokens by the shape their makers gave them
-    (
-        rf"\b(?:{_MAKERS})[\w.-]{{8,}}",
-        "<secret>",
-    ),
+    (rf"\b(?:{_MAKERS})[\w.-]{{8,}}", "<secret>"),
     (r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?", "<secret>"),
-    (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", "<email>"),
+    (r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+", "<email>"),
     # UUIDs, with the prefix of a card or of a part of one
     (
         rf"(?<!{_HEX})(?:MIG-)?(?:GPU-)?{_HEX}{{8}}-(?:{_HEX}{{4}}-){{3}}{_HEX}{{12}}(?:/\d+/\d+)?",
@@ -50,7 +51,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (rf"\b(?:GPU|MIG)-{_HEX}{{6,}}(?:-{_HEX}+)*", "<uuid>"),
     (rf"\b{_HEX}{{2}}(?:[:-]{_HEX}{{2}}){{5}}\b", "<mac>"),
     # what is long and random is nobody's business either
-    (rf"\b{_HEX}{{32,}}\b", "<hex>"),
+    (rf"\b{_HEX}{{32,}}", "<hex>"),
     # folders of people, whoever they are
     (r"(?<![\w.])/(?:home|Users)/(?!<)[^/\s:'\"]+", "~"),
     (r"(?i)\b[A-Z]:[\\/]+Users[\\/]+[^\\/\s:'\"]+", "~"),

@@ -104,6 +104,15 @@ def test_what_a_reader_needs_stays(text: str) -> None:
     assert redact(text, {"HOME": "/root", "USER": "root", "HOSTNAME": "localhost"}) == text
 
 
+LONG = ["a", "a.", "a-b.", "0", ":", "ab:", "://", "a@", "token", "serial ", "key ", "GPU-0", "1."]
+
+
+@pytest.mark.timeout(120)  # each took minutes where a pattern could be tried from every character
+@pytest.mark.parametrize("part", LONG)
+def test_a_long_line_takes_no_minutes(part: str) -> None:
+    assert redact(part * 20_000, {})
+
+
 def test_this_machine_is_not_named() -> None:
     node = platform.node()
     if len(node) < 2 or node == "localhost":

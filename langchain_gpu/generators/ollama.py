@@ -46,7 +46,8 @@ T = TypeVar("T")
 
 _CHATS = 4  # at the same time; Ollama lets further ones wait, and their time-out runs
 _LOAD_SECONDS = 600.0  # large models come from slow disks
-_UNLOAD_SECONDS = 10.0
+_UNLOAD_SECONDS = 10.0  # it stays longer where somebody else still uses it
+_TICK = 0.05  # seconds between two looks
 _RELOADED = 0.3e9  # nanoseconds: looking a loaded model up takes far less
 
 
@@ -171,9 +172,8 @@ class OllamaGenerator:
         """Close all connections. A model that this object had loaded is unloaded."""
         if self._ours:
             self._ours = False
-            body = {"model": self._model.name, "keep_alive": 0}
             with suppress(ServerError, RuntimeError):  # it is gone, or will go by its own clock
-                self._run(self._client.ask("/api/generate", body, seconds=_UNLOAD_SECONDS))
+                self._run(self._unload())
         self._client.close()
 
     async def _start(self) -> None:
@@ -189,6 +189,16 @@ class OllamaGenerator:
         if self._placed is not None and self._placed.window is None:
             # A server too old to say: from here on it is told.
             self._load.setdefault("num_ctx", window_of(self._model, self._load))
+
+    async def _unload(self) -> None:
+        """Have the model unloaded, and wait: Ollama answers before its memory is free."""
+        name = self._model.name
+        async with self._client.within(_UNLOAD_SECONDS, f"unload {name}"):
+            await self._client.ask("/api/generate", {"model": name, "keep_alive": 0})
+            for _ in range(int(_UNLOAD_SECONDS / _TICK)):
+                if find(name, await self._client.ask("/api/ps")) is None:
+                    return
+                await asyncio.sleep(_TICK)
 
     async def _look(self) -> None:
         self._placed = find(self._model.name, await self._client.ask("/api/ps"))

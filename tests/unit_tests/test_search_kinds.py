@@ -478,3 +478,51 @@ def test_searches_go_on_while_an_index_is_trained(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(faiss.IndexIVFFlat, "train", train)
     made.add_texts([f"new {n}" for n in range(50)])
     assert (found, made.index_shape) == ([7], "IVF4,Flat")
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "HNSW8,SQfp16"])
+def test_many_are_linked_in_a_copy_of_the_graph(kind: str) -> None:
+    index = filled(kind)
+    index.remove(np.arange(0, 600, 7, dtype=np.int64))
+    more = vectors(300, seed=2)
+    assert index.improve(more[:255].copy()) is None
+    linked = index.improve(more)
+    assert linked is not None
+    graph, before = index.mirrored().index, index.search(more, 5)
+    np.testing.assert_array_equal(index.search(more, 5).rows, before.rows)
+    assert (before.rows < 600).all()
+    linked()
+    np.testing.assert_array_equal(index.search(more, 5).rows, before.rows)
+    index.add(np.arange(600, 900, dtype=np.int64), more)
+    assert index.mirrored().index is not graph
+    assert index.rows().tolist() == [n for n in range(900) if n % 7 or n >= 600]
+    assert (index.search(more, 1).rows[:, 0] == np.arange(600, 900)).mean() > 0.95
+    np.testing.assert_allclose(index.vectors(np.arange(600, 900)), more, atol=1e-2)
+    index.add(np.arange(900, 910, dtype=np.int64), vectors(10, seed=3))
+    assert len(index) == 824
+
+
+def test_a_copy_is_not_taken_over_for_other_vectors() -> None:
+    index = filled("hnsw")
+    linked = index.improve(vectors(300, seed=2))
+    assert linked is not None
+    linked()
+    others = vectors(300, seed=3)
+    index.add(np.arange(600, 900, dtype=np.int64), others)
+    np.testing.assert_array_equal(index.vectors(np.arange(600, 900)), others)
+
+
+def test_searches_go_on_while_a_graph_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FAISSVectorStore(DeterministicFakeEmbedding(size=SIZE), index="hnsw", device="cpu")
+    made.add_texts([f"old {n}" for n in range(300)])
+    found: list[int] = []
+    real = faiss.IndexHNSWFlat.add
+
+    def grow(self: Any, given: Any) -> None:
+        found.append(len(made.similarity_search("old", 7)))  # would wait for ever behind the gate
+        real(self, given)
+
+    monkeypatch.setattr(faiss.IndexHNSWFlat, "add", grow)
+    made.add_texts([f"new {n}" for n in range(300)])
+    assert found == [7]
+    assert made.similarity_search("new 5", k=1)[0].page_content == "new 5"

@@ -128,6 +128,8 @@ class FaissIndex:
             incoming = np.empty((0, self.dimension), dtype=np.float32)
         shape = self._next(len(self) + len(incoming))
         if shape is None:
+            if isinstance(self._body, Graph) and not self._mapped:
+                return self._body.link(incoming)
             return self._unmap()
         before = self._body.shape
         made = _make(shape, self.dimension, self.metric, self._wanted.seed)

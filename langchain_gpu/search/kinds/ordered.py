@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from langchain_gpu.search.kinds.staging import staged
 # Below this part of all vectors, looking at each that is admitted beats a walk through a graph
 # most of whose nodes are not.
 SCANNED = 20
+# Linking takes a millisecond or less a vector, copying a graph about a microsecond: from so many
+# vectors on, and from this part of the graph on, they are linked in a copy.
+LINKED = 256
+COPIED = 200
 
 
 class Ordered:
@@ -56,10 +61,10 @@ class Ordered:
         room = (
             None if self._count or self.shape != FLAT else staged(vectors, self._index.metric_type)
         )
-        if room is None:
-            self._index.add(vectors)
-        else:
+        if room is not None:
             self._index = room.index()
+        elif self._index.ntotal < count:
+            self._index.add(vectors)
         self._column[self._count : count] = rows
         self._count = count
 
@@ -167,6 +172,7 @@ class Graph(Ordered):
         self._storage = faiss.downcast_index(index.storage)
         self._gone = np.zeros(0, np.bool_) if numbers is None else numbers < 0  # grows with _column
         self._dead = int(self._gone.sum())
+        self._linked: tuple[Matrix, Any] | None = None
 
     @property
     def dead(self) -> int:
@@ -179,11 +185,31 @@ class Graph(Ordered):
 
     def add(self, rows: Rows, vectors: Matrix) -> None:
         """Add vectors, linked to their neighbors."""
+        linked, self._linked = self._linked, None
+        if linked is not None and linked[0] is vectors:
+            self._index = linked[1]
+            self._storage = faiss.downcast_index(self._index.storage)
         super().add(rows, vectors)
         if len(self._gone) < len(self._column):
             gone = np.zeros(len(self._column), dtype=np.bool_)
             gone[: len(self._gone)] = self._gone
             self._gone = gone
+
+    def link(self, vectors: Matrix) -> Callable[[], None] | None:
+        """Link vectors in a copy of the graph, beside the searches.
+
+        What comes back has the next `add` of these vectors take the copy over. None where they are
+        so few that copying would cost more than linking.
+        """
+        if len(vectors) < max(LINKED, self._count // COPIED):
+            return None
+        copy = faiss.clone_index(self._index)
+        copy.add(vectors)
+
+        def take_over() -> None:
+            self._linked = vectors, copy
+
+        return take_over
 
     def remove(self, rows: Rows) -> bool:
         """Mark rows."""

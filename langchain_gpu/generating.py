@@ -35,6 +35,8 @@ from langchain_gpu.generators.registry import (
     create,
 )
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.planner import ComponentPlan, Plan
+from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
 
 T = TypeVar("T")
@@ -122,8 +124,11 @@ class RunsGenerator(BaseModel):
     keep_alive: float | str | None = None
     """How long the model stays loaded after a call: seconds, or `"5m"`. None and -1 are for ever;
     with None a server keeps it as long as it likes."""
+    plan: Plan | ComponentPlan | None = Field(default=None, exclude=True)
+    """Where the model goes, by `langchain_gpu.planner.plan`; None has a file planned when it is
+    loaded, against what is free then. Ollama is told its layers and its window."""
     on_event: Listener | None = Field(default=None, exclude=True)
-    """Called for fallbacks; see `langchain_gpu.events`."""
+    """Called for fallbacks and wrong plans; see `langchain_gpu.events`."""
 
     _loaded: Loaded = PrivateAttr(default_factory=Loaded)
 
@@ -226,7 +231,19 @@ class RunsGenerator(BaseModel):
             timeout=self.timeout or _SERVER_SECONDS,
             max_retries=self.max_retries,
         )
-        return Options(**placing, load=self.load_kwargs, server=server, listener=self.on_event)
+        planned = None
+        if self.plan is not None:
+            planned = component_of(self.plan, "chat", self.model)
+            here = self.backend not in SERVERS and self.base_url is None
+            if placing["device"] == "auto" and here:
+                placing["device"] = main_device(planned)
+        return Options(
+            **placing,
+            load=self.load_kwargs,
+            server=server,
+            plan=planned,
+            listener=self.on_event,
+        )
 
     def _choose(self, loaded: Loaded) -> Choice:
         if loaded.choice is None:

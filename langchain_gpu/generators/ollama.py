@@ -25,6 +25,7 @@ from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of
 from langchain_gpu.generators.ollama_models import Model, fetch
 from langchain_gpu.generators.ollama_place import (
     Placed,
+    by_plan,
     device_of,
     find,
     load_options,
@@ -72,6 +73,7 @@ class OllamaGenerator:
 
     def __init__(self, model: str, options: Options) -> None:
         refuse(options, "ollama", "dtype")
+        options = by_plan(options)
         load = dict(options.load)
         pull, seconds = load.pop("pull", False), load.pop("timeout", _LOAD_SECONDS)
         if unknown := sorted(set(load) - LOAD_OPTIONS):

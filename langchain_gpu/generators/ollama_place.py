@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_gpu.events import warn_fallback
@@ -51,6 +51,14 @@ def find(model: str, answer: Mapping[str, Any]) -> Placed | None:
             size, on_gpu = int(row.get("size") or 0), int(row.get("size_vram") or 0)
             return Placed(size, on_gpu, row.get("context_length") or None)
     return None
+
+
+def by_plan(options: Options) -> Options:
+    """Return the options with what a plan says of layers and window, where they were left open."""
+    if (plan := options.plan) is None:
+        return options
+    layers = plan.n_gpu_layers if options.n_gpu_layers is None else options.n_gpu_layers
+    return replace(options, n_ctx=options.n_ctx or plan.context, n_gpu_layers=layers)
 
 
 def load_options(options: Options) -> dict[str, Any]:
@@ -126,4 +134,4 @@ def _full(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-__all__ = ["Placed", "device_of", "find", "load_options", "problem_of", "report"]
+__all__ = ["Placed", "by_plan", "device_of", "find", "load_options", "problem_of", "report"]

@@ -19,6 +19,7 @@ from langchain_gpu.events import TruncationWarning
 from langchain_gpu.generators.base import PromptTooLongError, Request, collect
 from langchain_gpu.generators.ollama import OllamaGenerator
 from langchain_gpu.generators.registry import Options
+from langchain_gpu.planner import ComponentPlan
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
@@ -100,6 +101,25 @@ def test_an_answer_is_put_together(make: Callable[..., OllamaGenerator]) -> None
     assert answer.usage is not None
     assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 3)
     assert 0 < answer.timings.time_to_first_token <= answer.timings.seconds
+
+
+def test_a_plan_gives_layers_and_window(
+    make: Callable[..., OllamaGenerator], fake: FakeOllama, server: Scripted
+) -> None:
+    fake.on_gpu = 900
+    plan = ComponentPlan(
+        name="chat",
+        role="chat",
+        model="m",
+        decision="partial",
+        reason="",
+        context=768,
+        n_gpu_layers=3,
+    )
+    make(plan=plan).generate([ask()])
+    assert sent(server)["options"] == {"num_ctx": 768, "num_gpu": 3}
+    make(plan=plan, n_ctx=512).generate([ask()])
+    assert sent(server)["options"] == {"num_ctx": 512, "num_gpu": 3}
 
 
 def test_everything_stands_where_ollama_reads_it(

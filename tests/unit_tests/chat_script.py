@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 import pytest
 
+from langchain_gpu.generators.base import Request
+from langchain_gpu.generators.openai import OpenAIGenerator
+from langchain_gpu.generators.registry import Options
 from langchain_gpu.servers import openai
+from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_server import Asked, Reply, Script, Scripted, models, serving
 
 CHAT = "/v1/chat/completions"
@@ -65,3 +70,46 @@ def chatting(monkeypatch: pytest.MonkeyPatch, script: Script) -> Iterator[Script
             openai, "new_transport", lambda: httpx2.AsyncHTTPTransport(uds=str(server.path))
         )
         yield server
+
+
+Opens = Callable[..., OpenAIGenerator]
+
+
+@contextmanager
+def opening() -> Iterator[Opens]:
+    """Open generators that ask the server; they are closed at the end."""
+    opened: list[OpenAIGenerator] = []
+
+    def open_it(
+        model: str = "m", url: str = "http://far.example", **settings: Any
+    ) -> OpenAIGenerator:
+        names = ("n_ctx", "n_parallel", "load", "device", "dtype", "keep_alive")
+        options = {name: settings.pop(name) for name in names if name in settings}
+        place = Server(url=url, **{"timeout": 20.0, **settings})
+        opened.append(OpenAIGenerator(model, Options(server=place, **options)))
+        return opened[-1]
+
+    yield open_it
+    for generator in opened:
+        generator.close()
+
+
+def ask(text: str = "hi", **settings: Any) -> Request:
+    return Request(messages=[{"role": "user", "content": text}], **settings)
+
+
+def script(server: Scripted, *replies: Reply | Callable[[Asked], Reply]) -> None:
+    """Answer chats by these in turn, the last one for ever."""
+    waiting = list(replies)
+    lock = threading.Lock()
+
+    def answer(asked: Asked) -> Reply:
+        with lock:
+            reply = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return reply if isinstance(reply, Reply) else reply(asked)
+
+    server.script = chat(answer)
+
+
+def refusal(message: str, status: int = 400, **headers: str) -> Reply:
+    return Reply(status=status, body={"error": {"message": message}}, headers=headers)

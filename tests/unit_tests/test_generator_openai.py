@@ -1,37 +1,32 @@
-"""Chats with servers that speak OpenAI's form: what is asked, what comes back, what goes wrong."""
+"""Chats with servers that speak OpenAI's form: what is asked, and what comes back."""
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, PromptTooLongError, Request, collect
-from langchain_gpu.generators.openai import OpenAIGenerator
-from langchain_gpu.generators.openai_form import numbers_in
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.base import Delta, collect
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
-    ServerError,
-    ServerTimeoutError,
-    ServerUnreachableError,
 )
-from langchain_gpu.servers.server import Server
 from tests.unit_tests.chat_script import (
     CHAT,
     DONE,
-    chat,
+    Opens,
+    ask,
     chatting,
     chunk,
     event,
+    opening,
+    refusal,
     says,
+    script,
     usage,
 )
 from tests.unit_tests.scripted_server import Asked, Reply, Scripted, models
@@ -41,18 +36,6 @@ ADD = {
     "type": "function",
     "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
 }
-# In the words of vLLM, SGLang, llama-server, TGI and OpenAI.
-TOO_LONG = [
-    ("maximum context length is 9 tokens. However, your prompt contains 12 input tokens", 12, 9),
-    ("maximum context length is 9 tokens. However, your prompt contains at least 10", None, 9),
-    ("context length is 9 tokens. However, you requested 15 tokens (12 in the messages)", 12, 9),
-    ("The input (12 tokens) is longer than the model's context length (9 tokens).", 12, 9),
-    ("request (12 tokens) exceeds the available context size (9 tokens)", 12, 9),
-    ("`inputs` must have less than 9 tokens. Given: 12", 12, 9),
-    ("context length is 9 tokens. However, your messages resulted in 12 tokens", 12, 9),
-    ("the prompt length is too large", None, None),
-]
-Opens = Callable[..., OpenAIGenerator]
 
 
 @pytest.fixture
@@ -63,42 +46,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 @pytest.fixture
 def opens(server: Scripted) -> Iterator[Opens]:
-    """Open a generator, closed at the end."""
-    opened: list[OpenAIGenerator] = []
-
-    def open_it(
-        model: str = "m", url: str = "http://far.example", **settings: Any
-    ) -> OpenAIGenerator:
-        names = ("n_ctx", "n_parallel", "load", "device", "dtype", "keep_alive")
-        options = {name: settings.pop(name) for name in names if name in settings}
-        place = Server(url=url, **{"timeout": 20.0, **settings})
-        opened.append(OpenAIGenerator(model, Options(server=place, **options)))
-        return opened[-1]
-
-    yield open_it
-    for generator in opened:
-        generator.close()
-
-
-def ask(text: str = "hi", **settings: Any) -> Request:
-    return Request(messages=[{"role": "user", "content": text}], **settings)
-
-
-def script(server: Scripted, *replies: Reply | Callable[[Asked], Reply]) -> None:
-    """Answer chats by these in turn, the last one for ever."""
-    waiting = list(replies)
-    lock = threading.Lock()
-
-    def answer(asked: Asked) -> Reply:
-        with lock:
-            reply = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-        return reply if isinstance(reply, Reply) else reply(asked)
-
-    server.script = chat(answer)
-
-
-def refusal(message: str, status: int = 400, **headers: str) -> Reply:
-    return Reply(status=status, body={"error": {"message": message}}, headers=headers)
+    with opening() as open_it:
+        yield open_it
 
 
 class TestAnswer:
@@ -364,243 +313,6 @@ class TestBody:
     def test_options_of_other_engines(self, opens: Opens, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="no meaning for the back end 'openai'|load_kwargs"):
             opens(**options)
-
-
-class TestTime:
-    @pytest.mark.parametrize(
-        "parts",
-        [[30.0], [chunk("a"), 30.0], [chunk("a"), 0.1] * 300],
-        ids=["before the first byte", "between two chunks", "a trickle"],
-    )
-    def test_the_whole_answer_is_bounded(
-        self, server: Scripted, opens: Opens, parts: list[bytes | float]
-    ) -> None:
-        script(server, Reply(parts=parts))
-        generator = opens()
-        began = time.monotonic()
-        with pytest.raises(ServerTimeoutError, match="within 0.5 seconds") as caught:
-            generator.generate([ask(timeout=0.5)])
-        assert time.monotonic() - began < 10
-        assert isinstance(caught.value, TimeoutError)
-        assert len(server.of(CHAT)) == 1  # a second attempt would have no time
-
-    def test_the_server_hears_of_it(self, server: Scripted, opens: Opens) -> None:
-        script(server, Reply(parts=[chunk("a"), 0.02] * 2000))
-        with pytest.raises(ServerTimeoutError):
-            opens().generate([ask(timeout=0.3)])
-        assert server.left.wait(10)
-
-    def test_closing_a_stream_ends_it_on_the_server(self, server: Scripted, opens: Opens) -> None:
-        script(server, Reply(parts=[0.02, chunk("b")] * 2000))
-        stream = opens().stream(ask())
-        next(stream)
-        stream.close()
-        assert server.left.wait(10)
-
-    def test_dropping_a_stream_ends_it_on_the_server(self, server: Scripted, opens: Opens) -> None:
-        script(server, Reply(parts=[0.02, chunk("b")] * 2000))
-        for _ in opens().stream(ask()):
-            break
-        assert server.left.wait(10)
-
-    def test_closing_the_generator_ends_a_stream_that_hangs(
-        self, server: Scripted, opens: Opens
-    ) -> None:
-        script(server, Reply(parts=[chunk("a"), 30.0]))
-        generator = opens()
-        stream = generator.stream(ask())
-        next(stream)
-        threading.Timer(0.2, generator.close).start()
-        with pytest.raises(RuntimeError, match="closed while a request was under way"):
-            next(stream)
-
-    def test_one_that_was_dropped_leaves_no_thread(self, server: Scripted) -> None:
-        def remotes() -> int:
-            return sum("remote" in thread.name for thread in threading.enumerate())
-
-        before = remotes()
-        generator = OpenAIGenerator("m", Options(server=Server(url="http://far.example")))
-        generator.generate([ask()])
-        assert remotes() == before + 1
-        del generator
-        gc.collect()
-        assert remotes() == before
-
-
-class TestAgain:
-    @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-    def test_after_an_overload(self, server: Scripted, opens: Opens, status: int) -> None:
-        script(server, refusal("busy", status), refusal("busy", status), says("x"))
-        assert opens(max_retries=2).generate([ask()])[0].text == "x"
-
-    def test_not_for_ever(self, server: Scripted, opens: Opens) -> None:
-        script(server, refusal("busy", 503))
-        with pytest.raises(ServerError, match="answered 503: busy"):
-            opens(max_retries=3).generate([ask()])
-        assert len(server.of(CHAT)) == 4
-
-    def test_not_at_all_after_a_refusal(self, server: Scripted, opens: Opens) -> None:
-        script(server, refusal("no such option"))
-        with pytest.raises(RefusedError, match="no such option"):
-            opens().generate([ask()])
-        assert len(server.of(CHAT)) == 1
-
-    def test_as_late_as_the_server_wants(self, server: Scripted, opens: Opens) -> None:
-        script(server, refusal("busy", 429, **{"Retry-After": "0.4"}), says("x"))
-        began = time.monotonic()
-        opens().generate([ask()])
-        assert time.monotonic() - began >= 0.4
-
-    @pytest.mark.parametrize("after", ["30", "100000", "Fri, 01 Jan 2100 00:00:00 GMT"])
-    def test_a_wait_beyond_the_time_is_not_begun(
-        self, server: Scripted, opens: Opens, after: str
-    ) -> None:
-        script(server, refusal("busy", 429, **{"Retry-After": after}))
-        began = time.monotonic()
-        with pytest.raises(ServerError, match="answered 429: busy"):
-            opens().generate([ask(timeout=5)])
-        assert time.monotonic() - began < 4
-
-    def test_a_stream_that_broke_before_it_brought_anything(
-        self, server: Scripted, opens: Opens
-    ) -> None:
-        nothing = Reply(parts=[chunk("", role="assistant")], cut=True)
-        script(server, nothing, Reply(parts=[], cut=True), says("x"))
-        assert opens(max_retries=2).generate([ask()])[0].text == "x"
-
-    def test_never_after_the_first_piece(self, server: Scripted, opens: Opens) -> None:
-        script(server, Reply(parts=[chunk("a"), 0.05], cut=True), says("x"))
-        stream = opens().stream(ask())
-        assert next(stream).text == "a"
-        with pytest.raises(ServerUnreachableError, match="broke the connection"):
-            next(stream)
-        assert len(server.of(CHAT)) == 1
-
-    def test_an_answer_that_ended_is_whole_though_the_connection_broke(
-        self, server: Scripted, opens: Opens
-    ) -> None:
-        script(server, Reply(parts=[chunk("a", finish="stop"), 0.05], cut=True))
-        answer = opens().generate([ask()])[0]
-        assert (answer.text, answer.usage) == ("a", None)
-
-    def test_nobody_listens(self, server: Scripted) -> None:
-        server.path.unlink()
-        with pytest.raises(ServerUnreachableError, match="far.example cannot be reached"):
-            OpenAIGenerator("m", Options(server=Server(url="http://far.example", max_retries=1)))
-
-
-class TestWrongAnswers:
-    @pytest.mark.parametrize(
-        ("parts", "match"),
-        [
-            ([chunk("a")], "without a finish_reason: it is not whole"),
-            ([chunk("a"), DONE], "without a finish_reason"),
-            ([], "without a finish_reason"),
-            ([event(b'{"choices": [')], "sent what is no JSON"),
-            ([chunk("a"), event(b"oops")], "sent what is no JSON: 'oops'"),
-            ([event([1, 2])], "a chunk that cannot be read"),
-            ([event({"choices": 7})], "a chunk that cannot be read"),
-            ([event({"id": 1})], "a chunk that cannot be read"),
-            ([event({"choices": [{"delta": "x"}]})], "a chunk that cannot be read"),
-            ([event({"choices": [{"delta": {"content": 7}}]})], "a chunk that cannot be read"),
-            ([event({"choices": [{"delta": {"tool_calls": [7]}}]})], "a chunk that cannot be read"),
-            ([event({"error": {"message": "gone", "code": 400}})], "answered 400: gone"),
-            ([chunk("a"), event({"error": {"message": "died"}})], "answered 500: died"),
-        ],
-    )
-    def test_are_errors(
-        self, server: Scripted, opens: Opens, parts: list[bytes], match: str
-    ) -> None:
-        script(server, Reply(parts=parts))
-        with pytest.raises(ServerError, match=match):
-            opens(max_retries=1).generate([ask()])
-
-    @pytest.mark.parametrize(
-        ("kind", "body"),
-        [("text/html", b"<html>hello</html>"), ("application/json", b'{"choices": []}')],
-    )
-    def test_something_that_is_no_stream(
-        self, server: Scripted, opens: Opens, kind: str, body: bytes
-    ) -> None:
-        script(server, Reply(body, headers={"Content-Type": kind}))
-        with pytest.raises(BadAnswerError, match="is base_url right"):
-            opens().generate([ask()])
-
-    def test_html_with_an_error(self, server: Scripted, opens: Opens) -> None:
-        script(server, Reply(b"<html>Bad Gateway</html>", status=502))
-        with pytest.raises(ServerError, match="answered 502: <html>Bad Gateway"):
-            opens(max_retries=0).generate([ask()])
-
-    def test_a_redirect_is_named_and_not_followed(self, server: Scripted, opens: Opens) -> None:
-        script(server, Reply(status=307, headers={"Location": "http://else.example/v1"}))
-        with pytest.raises(ServerError, match="points to 'http://else.example/v1'"):
-            opens().generate([ask()])
-        assert len(server.of(CHAT)) == 1
-
-    def test_a_web_site(self, server: Scripted, opens: Opens) -> None:
-        server.script = lambda _: Reply(b"<html>hi</html>", headers={"Content-Type": "text/html"})
-        with pytest.raises(BadAnswerError, match="is base_url right"):
-            opens()
-
-    @pytest.mark.parametrize(("words", "tokens", "window"), TOO_LONG)
-    def test_too_long(
-        self, server: Scripted, opens: Opens, words: str, tokens: int | None, window: int | None
-    ) -> None:
-        assert numbers_in(words) == (tokens, window)
-        script(server, refusal(words))
-        with pytest.raises(PromptTooLongError, match="larger window .far.example") as caught:
-            opens().generate([ask()])
-        assert (caught.value.tokens, caught.value.window) == (tokens, window or 256)
-
-    def test_a_model_it_does_not_have(self, server: Scripted, opens: Opens) -> None:
-        def script(asked: Asked) -> Reply:
-            if asked.path == "/v1/models":
-                return models("one", "two")
-            return refusal("The model `m` does not exist.", 404)
-
-        server.script = script
-        with pytest.raises(RefusedError, match="no model 'm'; it serves one, two"):
-            opens().generate([ask()])
-
-    def test_nothing_there(self, server: Scripted, opens: Opens) -> None:
-        server.script = lambda _: Reply(status=404, body={"detail": "Not Found"})
-        with pytest.raises(RefusedError, match="nothing at http://far.example/v1/chat/completions"):
-            opens().generate([ask()])
-
-
-class TestKey:
-    def test_is_nowhere(
-        self, server: Scripted, opens: Opens, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        header = "another-secret-value"
-        generator = opens(api_key=KEY, max_retries=1, load={"default_headers": {"X-Key": header}})
-        script(server, refusal(f"no: {KEY} {header}", 503))
-        with pytest.raises(ServerError) as caught:
-            generator.generate([ask()])
-        script(server, refusal(f"no: Bearer {KEY} {header}", 401))
-        with pytest.raises(RefusedError, match="is api_key right") as refused:
-            generator.generate([ask()])
-        script(server, Reply(parts=[event({"error": {"message": f"{KEY} {header}"}})]))
-        with pytest.raises(ServerError) as inside:
-            generator.generate([ask()])
-        said = [caplog.text, repr(generator), str(vars(generator))]
-        errors = (caught.value, refused.value, inside.value)
-        said += [f"{error!r} {error} {error.__cause__!r}" for error in errors]
-        for secret in (KEY, header):
-            assert all(secret not in text for text in said)
-
-    @pytest.mark.parametrize("key", ["sk-1234\n", "späße"])
-    def test_that_cannot_be_sent(self, opens: Opens, key: str) -> None:
-        with pytest.raises(ValueError, match="api_key holds characters") as caught:
-            opens(api_key=key)
-        assert key.strip() not in str(caught.value)
-
-    @pytest.mark.parametrize("status", [401, 403])
-    def test_that_is_wanted(self, server: Scripted, opens: Opens, status: int) -> None:
-        server.script = lambda _: refusal("who are you?", status)
-        with pytest.raises(RefusedError, match="who are you.*may want an api_key"):
-            opens()
 
 
 class TestServerKnows:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from langchain_gpu.chat_models import ChatGPU
     from langchain_gpu.embeddings import GPUEmbeddings
     from langchain_gpu.hardware.devices import Device, list_devices, select_device
+    from langchain_gpu.llms import GPULLM
     from langchain_gpu.rag import create_rag_chain
     from langchain_gpu.rerank import GPURerank
     from langchain_gpu.retrievers import create_reranking_retriever
@@ -30,6 +31,7 @@ _HOMES = {
     "FAISSRetriever": "langchain_gpu.vectorstores",
     "FAISSVectorStore": "langchain_gpu.vectorstores",
     "GPUEmbeddings": "langchain_gpu.embeddings",
+    "GPULLM": "langchain_gpu.llms",
     "GPURerank": "langchain_gpu.rerank",
     "create_rag_chain": "langchain_gpu.rag",
     "create_reranking_retriever": "langchain_gpu.retrievers",
@@ -38,6 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "GPULLM",
     "ChatGPU",
     "Device",
     "FAISSRetriever",

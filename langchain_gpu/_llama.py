@@ -156,22 +156,11 @@ class LlamaServer:
             LlamaError: llama.cpp refused the request or broke it off.
             BaseException: Whatever `on_chunk` raised.
         """
-        failure: BaseException | None = None
+        self._stream(self._native.handle_chat_completions, body, on_chunk)
 
-        # llama.cpp swallows exceptions of the callback and puts its own errors among the chunks.
-        def guarded(chunk: dict[str, Any]) -> bool:
-            nonlocal failure
-            try:
-                _raise_error(chunk)
-                return on_chunk(chunk)
-            except BaseException as error:  # noqa: BLE001  it is raised below
-                failure = error
-                return True
-
-        result = self._native.handle_chat_completions({**body, "stream": True}, guarded)
-        if failure is not None:
-            raise failure
-        _raise_error(result)
+    def complete(self, body: Mapping[str, Any], on_chunk: Callable[[dict[str, Any]], bool]) -> None:
+        """Stream the continuation of `body["prompt"]`, outside any template; see `chat`."""
+        self._stream(self._native.handle_completions, body, on_chunk)
 
     def embed(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return one unit vector per row of token ids, shape (rows, dimension).
@@ -236,6 +225,29 @@ class LlamaServer:
     @cached_property
     def _properties(self) -> dict[str, Any]:
         return self._ask("GET", "/props")
+
+    def _stream(
+        self,
+        handle: Callable[..., Any],
+        body: Mapping[str, Any],
+        on_chunk: Callable[[dict[str, Any]], bool],
+    ) -> None:
+        failure: BaseException | None = None
+
+        # llama.cpp swallows exceptions of the callback and puts its own errors among the chunks.
+        def guarded(chunk: dict[str, Any]) -> bool:
+            nonlocal failure
+            try:
+                _raise_error(chunk)
+                return on_chunk(chunk)
+            except BaseException as error:  # noqa: BLE001  it is raised below
+                failure = error
+                return True
+
+        result = handle({**body, "stream": True}, guarded)
+        if failure is not None:
+            raise failure
+        _raise_error(result)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call what the binding does not offer in process: 0.2 ms over a Unix socket."""

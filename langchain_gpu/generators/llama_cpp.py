@@ -44,6 +44,8 @@ class LlamaCppGenerator:
         ValueError: `dtype` is set: a GGUF file brings its own.
     """
 
+    plain_prompts = True
+
     def __init__(self, path: Path, options: Options) -> None:
         refuse(options, "llama_cpp", "dtype", "load")
         self._server: LlamaServer | None
@@ -82,7 +84,7 @@ class LlamaCppGenerator:
 
         def push(sink: Callable[[Delta], bool]) -> None:
             chunks = _Chunks(sink)
-            server.chat(body, chunks)
+            (server.chat if request.prompt is None else server.complete)(body, chunks)
             chunks.finish()
 
         try:
@@ -135,10 +137,13 @@ class _Chunks:
             return False
         choice = chunk["choices"][0]
         self._reason = choice.get("finish_reason") or self._reason
-        piece = choice["delta"]
+        piece = choice.get("delta") or {"content": choice.get("text")}
         return self._sink(
             Delta(
                 text=piece.get("content") or "",
+                logprobs=tuple(
+                    _logprob(each) for each in (choice.get("logprobs") or {}).get("content") or ()
+                ),
                 reasoning=piece.get("reasoning_content") or "",
                 tool_calls=tuple(_tool_call(call) for call in piece.get("tool_calls") or ()),
             )
@@ -156,11 +161,32 @@ class _Chunks:
         self._sink(Delta(finish_reason=cast("FinishReason", self._reason), usage=usage))
 
 
+def _logprob(each: Mapping[str, Any]) -> dict[str, Any]:
+    """A token in OpenAI's form: without llama.cpp's own id."""
+    named = {name: each[name] for name in ("token", "logprob", "bytes")}
+    if "top_logprobs" in each:
+        named["top_logprobs"] = [_logprob(other) for other in each["top_logprobs"]]
+    return named
+
+
 def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     function = call.get("function") or {}
     return ToolCall(
         call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or ""
     )
+
+
+def _plain(body: dict[str, Any], prompt: str) -> dict[str, Any]:
+    """What is written otherwise where a plain prompt is continued."""
+    if not prompt:
+        raise ValueError("the prompt is empty: there is nothing to go on with")
+    body["prompt"] = prompt
+    if (wanted := body.pop("response_format", None)) is not None:
+        body["json_schema"] = wanted.get("json_schema", {}).get("schema") or {"type": "object"}
+    top = body.pop("top_logprobs", None)
+    if body.get("logprobs") is True:
+        body["logprobs"] = top or 1
+    return body
 
 
 def _body(request: Request, server: LlamaServer) -> dict[str, Any]:
@@ -173,9 +199,11 @@ def _body(request: Request, server: LlamaServer) -> dict[str, Any]:
         "stop": list(request.stop) or None,
         "response_format": request.response_format,
     }
-    body = {**request.extra, "messages": list(request.messages)}
+    body: dict[str, Any] = {**request.extra, "stream_options": {"include_usage": True}}
     body |= {name: value for name, value in wanted.items() if value is not None}
-    body["stream_options"] = {"include_usage": True}
+    if request.prompt is not None:
+        return _plain(body, request.prompt)
+    body["messages"] = list(request.messages)
     if request.tools:
         if not server.knows_tools:
             raise ValueError(

@@ -45,6 +45,7 @@ def test_all_is_what_is_promised() -> None:
         "FAISSRetriever",
         "FAISSVectorStore",
         "GPUEmbeddings",
+        "GPULLM",
         "GPURerank",
         "__version__",
         "create_rag_chain",

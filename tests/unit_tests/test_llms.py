@@ -1,0 +1,212 @@
+"""`GPULLM` over tiny models: plain prompts, one call for all of them, streams, errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import wraps
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import FakeListLLM
+from langchain_core.outputs import Generation
+from pydantic import ValidationError
+
+from langchain_gpu import GPULLM, ChatGPU
+from langchain_gpu.generators.transformers import TransformersGenerator
+from tests.unit_tests.tiny_chat import WINDOW, build_chat
+
+SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "temperature": 0, "max_tokens": 6}
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_chat(tmp_path_factory.mktemp("base"), template=None)
+
+
+@pytest.fixture(scope="module")
+def llm(path: str) -> Iterator[GPULLM]:
+    with GPULLM(model=path, **SETTINGS) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def gguf() -> Iterator[GPULLM]:
+    engine = {"device": "cpu", "n_ctx": 256, "n_parallel": 2, "n_threads": 1}
+    with GPULLM(model=SMOLLM2, backend="llama_cpp", temperature=0, max_tokens=5, **engine) as model:
+        yield model
+
+
+class Ear(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.heard = ""
+
+    def on_llm_new_token(self, token: Any, **_: Any) -> None:
+        self.heard += token
+
+
+async def test_every_way_to_ask_gives_the_same_text(llm: GPULLM) -> None:
+    text = llm.invoke("hello")
+    assert text
+    assert "".join(llm.stream("hello")) == text
+    assert await llm.ainvoke("hello") == text
+    assert "".join([piece async for piece in llm.astream("hello")]) == text
+    assert llm.batch(["hello"] * 3) == [text] * 3
+    assert await llm.abatch(["hello"] * 3) == [text] * 3
+    assert llm.invoke("hello", stop=[text[2:4]]) == text[: text.find(text[2:4])]
+    assert text.startswith(llm.invoke("hello", max_tokens=2))
+
+
+def test_a_prompt_is_continued_and_no_template_stands_between(path: str, llm: GPULLM) -> None:
+    with llm._hold() as generator:
+        assert isinstance(generator, TransformersGenerator)
+        model = generator._open
+        ids = model.tokenizer("hello", return_tensors="pt")
+        whole = model.model.generate(**ids, max_new_tokens=6, do_sample=False)[0]
+        text = model.tokenizer.decode(whole[ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert llm.invoke("hello") == text
+    with pytest.raises(ValueError, match="GPULLM"):
+        ChatGPU(model=path, **SETTINGS).invoke("hello")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_all_prompts_share_forwards_and_say_what_they_took(
+    llm: GPULLM, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    prompts = ["a", "hello world", "the longest of the prompts"]
+    alone = [llm.invoke(prompt) for prompt in prompts]
+    heights: list[int] = []
+    with llm._hold() as generator:
+        assert isinstance(generator, TransformersGenerator)
+        model = generator._open.model
+        counts = [len(generator.tokenize(prompt)) for prompt in prompts]
+    forward = model.forward
+
+    @wraps(forward)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        heights.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    result = await llm.agenerate(prompts) if is_async else llm.generate(prompts)
+    assert heights == [3] * 6
+    assert [each[0].text for each in result.generations] == alone
+    assert result.llm_output is not None
+    assert result.llm_output["token_usage"] == {
+        "prompt_tokens": sum(counts),
+        "completion_tokens": 18,
+        "total_tokens": sum(counts) + 18,
+    }
+    first = result.generations[1][0]
+    assert isinstance(first, Generation)
+    info = first.generation_info or {}
+    assert info["finish_reason"] == "length"
+    assert info["device"] == "cpu"
+    assert info["usage"]["input_tokens"] == counts[1]
+    assert info["timings"]["seconds"] > 0
+
+
+def test_streaming_inside_invoke_tells_the_callbacks_every_token(path: str, llm: GPULLM) -> None:
+    ear = Ear()
+    with GPULLM(model=path, streaming=True, **SETTINGS) as model:
+        text = model.invoke("hello", config={"callbacks": [ear]})
+    assert ear.heard == text == llm.invoke("hello")
+    ear = Ear()
+    assert "".join(llm.stream("hello", config={"callbacks": [ear]})) == ear.heard == text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "named"),
+    [
+        ("", ValueError, "prompt 0 is empty"),
+        ("a\ud800b", ValueError, "prompt 0: character 1"),
+        ("x" * 1000, ContextOverflowError, f"window holds {WINDOW}"),
+    ],
+)
+async def test_what_cannot_be_continued_is_named(
+    prompt: str, error: type[Exception], named: str, llm: GPULLM
+) -> None:
+    with pytest.raises(error, match=named):
+        llm.invoke(prompt)
+    with pytest.raises(error, match=named):
+        list(llm.stream(prompt))
+    with pytest.raises(error, match=named):
+        await llm.ainvoke(prompt)
+
+
+def test_settings_are_checked(llm: GPULLM) -> None:
+    with pytest.raises(ValidationError, match="tempreature"):
+        GPULLM(model="m", tempreature=1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
+        llm.invoke("hello", max_tokens=0)
+    with pytest.raises(ValueError, match="this GPULLM holds"):
+        llm.invoke("hello", model="another")
+    with pytest.raises(TimeoutError):
+        llm.invoke("hello", max_tokens=100, timeout=1e-6)
+
+
+async def test_one_that_fails_cancels_its_call_and_no_other(llm: GPULLM) -> None:
+    other = asyncio.create_task(llm.ainvoke("hello"))
+    with pytest.raises(ContextOverflowError):
+        await llm.agenerate(["a", "x" * 1000])
+    assert await other == llm.invoke("hello")
+
+
+def test_an_engine_without_plain_prompts_says_so(
+    llm: GPULLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransformersGenerator, "plain_prompts", False)
+    with pytest.raises(NotImplementedError, match="TransformersGenerator knows only chats"):
+        llm.invoke("hello")
+    both = llm.with_fallbacks([FakeListLLM(responses=["from the other"])])
+    assert both.invoke("hello") == "from the other"
+
+
+def test_langchains_cache_works(llm: GPULLM) -> None:
+    cached = llm.model_copy(update={"cache": InMemoryCache()})
+    assert cached.invoke("hello") == cached.invoke("hello") == llm.invoke("hello")
+    shorter = cached.model_copy(update={"max_tokens": 2})
+    assert shorter.invoke("hello") != cached.invoke("hello")
+    assert llm.get_num_tokens("hello") == 1
+
+
+@pytest.mark.models
+async def test_llama_cpp_goes_on_with_a_prompt(gguf: GPULLM) -> None:
+    text = gguf.invoke("The capital of France is")
+    assert text.startswith(" Paris")
+    assert "".join(gguf.stream("The capital of France is")) == text
+    assert await gguf.ainvoke("The capital of France is") == text
+    texts = gguf.batch(["The capital of France is", "One, two, three,"])
+    assert texts[0] == text
+    assert texts[1].strip().startswith("four")
+    assert gguf.invoke("The capital of France is", stop=["Par"]).strip() == ""
+    result = gguf.generate(["The capital of France is"], logprobs=True, top_logprobs=2)
+    assert result.llm_output is not None
+    assert result.llm_output["token_usage"]["completion_tokens"] == 5
+    info = getattr(result.generations[0][0], "generation_info", {})
+    first = info["logprobs"]["content"][0]
+    assert (first["token"], len(first["top_logprobs"])) == (" Paris", 2)
+    with pytest.raises(ContextOverflowError, match="256"):
+        gguf.invoke("word " * 500)
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert gguf.invoke("JSON: ", response_format=wanted, max_tokens=20).strip().startswith("{")
+
+
+@pytest.mark.models
+def test_llama_cpp_chats_carry_log_probabilities() -> None:
+    engine = {"device": "cpu", "n_ctx": 256, "n_parallel": 2, "n_threads": 1}
+    with ChatGPU(model=SMOLLM2, temperature=0, max_tokens=3, **engine) as chat:
+        answer = chat.invoke("hi", logprobs=True, top_logprobs=2)
+    content = answer.response_metadata["logprobs"]["content"]
+    assert "".join(each["token"] for each in content).startswith(str(answer.content)[:5])
+    assert all(len(each["top_logprobs"]) == 2 and each["logprob"] <= 0 for each in content)
+
+
+def test_options_are_the_engines(path: str) -> None:
+    with pytest.raises(ValueError, match="n_gpu_layers"):
+        GPULLM(model=path, n_gpu_layers=3).invoke("hello")

@@ -173,6 +173,27 @@ class TestTools:
         assert body["tool_choice"] == {"type": "function", "function": {"name": "add"}}
         assert body["tools"][0]["function"]["parameters"]["required"] == ["a", "b"]
 
+    @pytest.mark.parametrize("arguments", ["", "{}", None])
+    def test_without_arguments(
+        self, server: Scripted, model: ChatGPU, arguments: str | None
+    ) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "add", "arguments": arguments}}
+        parts = [chunk(tool_calls=[call]), chunk(finish="tool_calls"), usage()]
+        server.script = chat(lambda _: Reply(parts=parts))
+        bound = model.bind_tools([add], tool_choice="any")
+        chunks = [each for each in bound.stream("go") if isinstance(each, AIMessageChunk)]
+        for answer in (bound.invoke("go"), whole(chunks)):
+            assert [each["args"] for each in answer.tool_calls] == [{}]
+        assert server.of(CHAT)[0]["tool_choice"] == "required"
+
+    def test_arguments_that_are_no_json(self, server: Scripted, model: ChatGPU) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "add", "arguments": '{"a": '}}
+        parts = [chunk(tool_calls=[call]), chunk(finish="length"), usage()]
+        server.script = chat(lambda _: Reply(parts=parts))
+        answer = model.bind_tools([add]).invoke("go")
+        assert answer.tool_calls == []
+        assert [each["args"] for each in answer.invalid_tool_calls] == ['{"a": ']
+
     def test_their_answers_go_back(self, server: Scripted, model: ChatGPU) -> None:
         call = {"name": "add", "args": {"a": 1}, "id": "c0", "type": "tool_call"}
         asked = AIMessage("", tool_calls=[call])

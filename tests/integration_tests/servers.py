@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from langchain_gpu.models.resolve import resolve
+
 LIFETIME = 1500  # seconds after which a server ends even if the tests were killed
 READY = 400  # seconds a server may take to start on a busy machine
 
@@ -77,10 +79,68 @@ def serve(
                 continue
 
 
+# Ollama makes no template of a GGUF file's own when it comes to tools. This is Qwen2.5's.
+QWEN_TEMPLATE = """\
+{{- if or .System .Tools }}<|im_start|>system
+{{ .System }}
+{{- if .Tools }}
+
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{{- range .Tools }}
+{"type": "function", "function": {{ .Function }}}
+{{- end }}
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>
+{{- end }}<|im_end|>
+{{ end }}
+{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 -}}
+{{- if eq .Role "user" }}<|im_start|>user
+{{ .Content }}<|im_end|>
+{{ else if eq .Role "assistant" }}<|im_start|>assistant
+{{ if .Content }}{{ .Content }}
+{{- else if .ToolCalls }}
+{{- range .ToolCalls }}<tool_call>
+{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}
+</tool_call>
+{{ end }}
+{{- end }}{{ if not $last }}<|im_end|>
+{{ end }}
+{{- else if eq .Role "tool" }}<|im_start|>user
+<tool_response>
+{{ .Content }}
+</tool_response><|im_end|>
+{{ end }}
+{{- if and (ne .Role "assistant") $last }}<|im_start|>assistant
+{{ end }}
+{{- end }}"""
+
+
+def recipes() -> dict[str, str]:
+    """Modelfiles of the models that chat: `smollm2`, and `qwen`, which knows tools."""
+    small = resolve("HuggingFaceTB/SmolLM2-135M-Instruct", kind="gguf").path
+    qwen = folder() / "qwen" / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+    return {
+        "smollm2": f"FROM {small}\n",
+        "qwen": f'FROM {qwen}\nTEMPLATE """{QWEN_TEMPLATE}"""\n',
+    }
+
+
 @contextmanager
-def ollama(work: Path) -> Iterator[Running]:
-    """Run Ollama with the model `minilm`."""
+def ollama(work: Path, models: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Run Ollama with models by their Modelfiles; without any it has `minilm`."""
     servers, port = folder(), free_port()
+    models = models or {"minilm": f"FROM {servers}/gguf/minilm.gguf\n"}
     environment = {
         "OLLAMA_HOST": f"127.0.0.1:{port}",
         "OLLAMA_MODELS": str(work / "models"),
@@ -88,16 +148,17 @@ def ollama(work: Path) -> Iterator[Running]:
     }
     program = str(servers / "ollama" / "ollama")
     with serve([program, "serve"], environment, port, "/api/version", work / "log") as server:
-        recipe = work / "Modelfile"
-        # More threads than there are free cores spin: one is enough for a test.
-        recipe.write_text(f"FROM {servers}/gguf/minilm.gguf\nPARAMETER num_thread 1\n")
-        subprocess.run(  # noqa: S603
-            [program, "create", "minilm", "-f", str(recipe)],
-            env={**os.environ, **environment},
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
+        for name, text in models.items():
+            recipe = work / "Modelfile"
+            # More threads than there are free cores spin: one is enough for a test.
+            recipe.write_text(f"{text}PARAMETER num_thread 1\n")
+            subprocess.run(  # noqa: S603
+                [program, "create", name, "-f", str(recipe)],
+                env={**os.environ, **environment},
+                check=True,
+                capture_output=True,
+                timeout=120,
+            )
         yield server
 
 

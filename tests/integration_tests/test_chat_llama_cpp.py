@@ -1,0 +1,74 @@
+"""Qwen2.5-Coder-0.5B through llama.cpp: LangChain's own suite, and an agent of `langchain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+
+from langchain_gpu import ChatGPU
+from tests.integration_tests.servers import folder
+
+QWEN = "qwen/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+
+pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather of a city."""
+    return f"It is sunny in {city}, 21 degrees."
+
+
+def settings() -> dict[str, Any]:
+    """One thread and one slot: more threads than free cores spin, and slots share the window."""
+    place = {"device": "cpu", "n_ctx": 2048, "n_parallel": 1, "n_threads": 1}
+    model = folder() / QWEN
+    return {"model": str(model), "temperature": 0, "max_tokens": 64, **place}
+
+
+@pytest.fixture(scope="module")
+def qwen() -> Iterator[ChatGPU]:
+    with ChatGPU(**settings()) as chat:
+        yield chat  # and keeps the weights for every test of this file: they share them
+
+
+def test_an_agent_calls_its_tool_and_answers_with_its_result(qwen: ChatGPU) -> None:
+    agent = create_agent(qwen, [get_weather], system_prompt="Use the tools.")
+    found = agent.invoke({"messages": [HumanMessage("What is the weather in Paris?")]})
+    _, call, result, answer = found["messages"][:4]
+    assert isinstance(call, AIMessage)
+    assert [(each["name"], each["args"]) for each in call.tool_calls] == [
+        ("get_weather", {"city": "Paris"})
+    ]
+    assert isinstance(result, ToolMessage)
+    assert isinstance(answer, AIMessage)
+    assert "21" in str(result.content)
+
+
+class TestQwen(ChatModelIntegrationTests):
+    @pytest.fixture(autouse=True)
+    def _weights(self, qwen: ChatGPU) -> None:
+        """Loaded once."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatGPU
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return settings()
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return False  # one ChatGPU holds one model

@@ -12,14 +12,18 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from langchain_gpu._host_table import keep_on_cpu
 from langchain_gpu.events import warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
+from langchain_gpu.generators.hf_place import device_map, plan_model
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Chooser
 from langchain_gpu.hardware.devices import Device, select_device
-from langchain_gpu.hardware.memory import is_out_of_memory, release
+from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
+from langchain_gpu.planner import ComponentPlan
+from langchain_gpu.planner.drive import check_taken
 
 
 class HFModel:
@@ -77,19 +81,55 @@ class HFModel:
         return self.model
 
     def _load(self, path: Path) -> Any:
-        model = hf_load.load_model(path, self._dtype, self._options.load)
+        load = dict(self._options.load)
+        planned = None
+        if not self._places_itself:
+            dtype = str(self._dtype).removeprefix("torch.")
+            planned = plan_model(path, self.device, dtype, self._options)
+        if planned is not None and _is_parted(planned):
+            load["device_map"] = device_map(path, planned)
+            self._places_itself = True
+            self._tell(planned)
+        before = free_memory(self.device)
+        model = hf_load.load_model(path, self._dtype, load)
         if self._places_itself or getattr(model, "is_quantized", False):
             self.device = _where(model, self.device)
             return model
+        if planned is not None and planned.decision == "cpu" and self.device.kind != "cpu":
+            return self._to_cpu(model, planned.reason)
         problem: Exception | None = None
         try:
-            return model.to(self.device.torch_name)
+            if planned is not None and planned.embedding_on_cpu and planned.decision == "partial":
+                keep_on_cpu(model).set_dtype(self._dtype)
+                self._tell(planned)
+            model = model.to(self.device.torch_name)
         except Exception as error:
             if not is_out_of_memory(error) or not self._may_fall_back:
                 raise
             problem = error.with_traceback(None)
+        if problem is None:
+            self._check(planned, before)
+            return model
         release(self.device)
         return self._to_cpu(model, str(problem))
+
+    def _tell(self, planned: ComponentPlan) -> None:
+        """Say that a part of the model is not where the whole was asked for."""
+        if planned.decision == "partial":
+            warn_fallback(
+                self._options.listener,
+                what=f"a part of {planned.model}",
+                source=str(self.device),
+                target="cpu",
+                reason=planned.reason,
+            )
+
+    def _check(self, planned: ComponentPlan | None, before: int | None) -> None:
+        if planned is None or self.device.kind == "cpu":
+            return
+        after = free_memory(self.device)
+        taken = None if before is None or after is None else before - after
+        check_taken(planned, str(self.device), taken, self._options.listener)
 
     def _to_cpu(self, model: Any, reason: str) -> Any:
         source, cpu = str(self.device), select_device("cpu")
@@ -214,6 +254,11 @@ def _where(model: Any, planned: Device) -> Device:
     return replace(planned if kind != "cpu" else select_device("cpu"), reason=reason)
 
 
+def _is_parted(planned: ComponentPlan) -> bool:
+    """Say whether layers lie on more than one device."""
+    return sum(bool(share.layers) for share in planned.shares) > 1
+
+
 @dataclass(eq=False)
 class _Shared:
     model: HFModel
@@ -232,7 +277,7 @@ def shared_model(
     It is freed when the last of its owners has called what is returned beside it, or is gone.
     """
     load = repr(sorted(options.load.items()))
-    key = (path.resolve(), str(device), options.dtype, options.fallback, most, load)
+    key = (path.resolve(), str(device), options.dtype, options.fallback, most, load, options.plan)
     with _models_lock:
         shared = _models.get(key)
         if shared is None:

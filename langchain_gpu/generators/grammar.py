@@ -51,12 +51,25 @@ class Grammars:
                 self._tokenizer = self._make()
         # Small models would write blanks for ever where a schema allows them.
         text = LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), defaults={"whitespace_flexible": False}
+            json.dumps(_closed(schema)), defaults={"whitespace_flexible": False}
         )
         matcher = LLMatcher(self._tokenizer, text)
         if matcher.is_error():
             raise ValueError(f"this schema cannot be enforced: {matcher.get_error()}")
         return Grammar(matcher, self._end)
+
+
+def _closed(schema: Any) -> Any:
+    """Let objects have only the properties that are named, unless the schema says else.
+
+    JSON Schema allows any others, which no caller means; llama.cpp's grammars do the same.
+    """
+    if isinstance(schema, Mapping):
+        closed = {name: _closed(value) for name, value in schema.items()}
+        if isinstance(closed.get("properties"), dict):
+            closed.setdefault("additionalProperties", False)
+        return closed
+    return [_closed(each) for each in schema] if isinstance(schema, list) else schema
 
 
 class Grammar:

@@ -24,6 +24,7 @@ from langchain_gpu.generators.base import (
     Request,
     timed,
 )
+from langchain_gpu.generators.hf_formats import Formats
 from langchain_gpu.generators.hf_load import check_options
 from langchain_gpu.generators.hf_model import HFModel, shared_model
 from langchain_gpu.generators.placing import place_model
@@ -64,6 +65,7 @@ class TransformersGenerator:
         self._hf, self._let_go = shared_model(
             self, path, place_model(options), self.max_batch, options
         )
+        self._formats = Formats(self._hf)
 
     @property
     def device(self) -> Device:
@@ -97,11 +99,15 @@ class TransformersGenerator:
         rows = [self._row(request) for request in requests]
         self._open.rows.submit(rows)
         try:
-            return [row.wait() for row in rows]
+            answers = [row.wait() for row in rows]
         except BaseException:
             for row in rows:
                 row.cancel()
             raise
+        return [
+            self._formats.with_calls(answer, request, row) if request.tools else answer
+            for request, row, answer in zip(requests, rows, answers, strict=True)
+        ]
 
     def stream(self, request: Request) -> Deltas:
         """Yield the answer piece by piece; closing the iterator stops the generation.
@@ -115,7 +121,8 @@ class TransformersGenerator:
         row.listener = pieces.put
         self._open.rows.submit([row])
         try:
-            yield from timed(_pulled(row, pieces))
+            deltas = timed(_pulled(row, pieces))
+            yield from self._formats.calls(deltas, request, row) if request.tools else deltas
         finally:
             row.cancel()
 
@@ -149,19 +156,19 @@ class TransformersGenerator:
         room = self.context_length - len(prompt)
         if room < 1:
             raise PromptTooLongError(len(prompt), self.context_length)
-        for name in ("tools", "response_format"):
-            if getattr(request, name):
-                raise NotImplementedError(
-                    f"{name}: the transformers back end cannot hold a model to a format; a GGUF "
-                    f"file of the model and backend='llama_cpp' can"
-                )
         return Row(
             request,
             prompt,
             limit=min(room, request.max_tokens or room),
             ends=hf.ends,
             decode=self._decode,
-            rules=Rules(request, hf.generation_config, ends=hf.ends, decode=self._decode),
+            rules=Rules(
+                request,
+                hf.generation_config,
+                ends=hf.ends,
+                decode=self._decode,
+                grammar=self._formats.grammar(request),
+            ),
         )
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -187,6 +194,8 @@ class TransformersGenerator:
                 "the model has no chat template: it is a base model; take its instruction-tuned "
                 "one, or GPULLM, which goes on with plain prompts"
             )
+        if tools:
+            self._formats.check_tools()
         with hf.tokenizer_lock:
             encoded = hf.tokenizer.apply_chat_template(
                 [_readable(message) for message in messages],

@@ -314,8 +314,6 @@ def test_structured_output_refuses_what_it_does_not_know(chat: ChatGPU) -> None:
         chat.with_structured_output()
     with pytest.raises(ValueError, match="bogus"):
         chat.with_structured_output(Person, bogus=1)
-    with pytest.raises(NotImplementedError, match="llama_cpp"):
-        chat.with_structured_output(Person).invoke("Bob")
 
 
 def test_settings_are_cache_keys_and_secrets_are_not_shown(chat: ChatGPU) -> None:

@@ -214,17 +214,6 @@ def test_an_unknown_sampling_option_is_refused(engine: TransformersGenerator) ->
         engine.generate([ask("hello", extra={"bogus": 1})])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"tools": ({"function": {"name": "f"}},)}, {"response_format": {"type": "json_object"}}],
-)
-def test_formats_it_cannot_enforce_are_refused(
-    engine: TransformersGenerator, settings: dict[str, Any]
-) -> None:
-    with pytest.raises(NotImplementedError, match="llama_cpp"):
-        engine.generate([ask("hello", **settings)])
-
-
 def test_a_base_model_goes_on_with_prompts_and_refuses_chats(tmp_path: Path) -> None:
     generator = TransformersGenerator(Path(build_chat(tmp_path, template=None)), EXACT)
     (answer,) = generator.generate([Request(prompt="hello", temperature=0, max_tokens=3)])
@@ -290,6 +279,8 @@ def small_card(
             placing, "select_device", lambda name: CARD if name == "mps" else select_device(name)
         )
         monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1 << 40)
+        monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 0)
         options = Options(device="mps", dtype="float32", fallback=fallback)
         generator = TransformersGenerator(path, options)
         built.append(generator)

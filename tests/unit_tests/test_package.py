@@ -55,7 +55,7 @@ def test_all_is_what_is_promised() -> None:
     }
     for name in langchain_gpu.__all__:
         assert getattr(langchain_gpu, name) is not None
-    assert dir(langchain_gpu) == langchain_gpu.__all__
+    assert dir(langchain_gpu) == sorted(langchain_gpu.__all__)
 
 
 def test_an_unknown_name() -> None:

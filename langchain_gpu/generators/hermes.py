@@ -1,0 +1,112 @@
+"""Tool calls that a model writes into its text, in the form that most templates teach.
+
+`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen, SmolLM3 and many others.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_gpu.generators.base import Delta, Deltas, ToolCall
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+
+def parse_tagged(deltas: Iterable[Delta]) -> Deltas:
+    """Turn tagged calls of a stream into tool calls; all other text passes as soon as it can.
+
+    What stands between the tags and is no call comes back as text, tags and all: it is never lost.
+    """
+    held = ""
+    calls = 0
+    for delta in deltas:
+        held += delta.text
+        found: list[ToolCall] = []
+        shown = ""
+        last = delta.finish_reason is not None
+        while (start := held.find(_OPEN)) >= 0:
+            end = held.find(_CLOSE, start)
+            if end < 0 and not last:
+                break
+            body = held[start + len(_OPEN) : end if end >= 0 else None]
+            call = read_call(body, calls)  # the end tag may be the end token itself
+            rest = held[end + len(_CLOSE) :] if end >= 0 else ""
+            shown += held[:start] if call else held[: len(held) - len(rest)]
+            held = rest.lstrip("\n") if call else rest
+            if call is not None:
+                found.append(call)
+                calls += 1
+        if last:
+            keep = len(held)
+        elif held.find(_OPEN) >= 0:
+            keep = held.find(_OPEN)
+        else:
+            keep = len(held) - _open_tail(held)
+        shown, held = shown + held[:keep], held[keep:]
+        if calls:
+            shown = shown if shown.strip() else ""
+        reason = "tool_calls" if last and calls and delta.finish_reason == "stop" else None
+        piece = replace(delta, text=shown, tool_calls=(*delta.tool_calls, *found))
+        yield replace(piece, finish_reason="tool_calls") if reason else piece
+
+
+def read_call(body: str | Mapping[str, Any], index: int) -> ToolCall | None:
+    """Return the call that JSON text, or what was read of it, describes; None if it is none."""
+    try:
+        call = json.loads(body) if isinstance(body, str) else body
+        name = call["name"]
+        arguments = call.get("arguments", call.get("parameters", {}))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not isinstance(name, str):
+        return None
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return ToolCall(index, f"call_{uuid.uuid4().hex[:16]}", name, text)
+
+
+def parsed_by(deltas: Iterable[Delta], parse: Any, tools: Sequence[Mapping[str, Any]]) -> Deltas:
+    """Hold the answer back, and give what `parse` makes of the whole of it.
+
+    Args:
+        deltas: The answer.
+        parse: Whole text to a message in the chat format: `content`, `thinking`, `tool_calls`.
+        tools: The tools that may be called; calls of others are text.
+    """
+    names = {tool["function"]["name"] for tool in tools}
+    text: list[str] = []
+    for delta in deltas:
+        text.append(delta.text)
+        if delta.finish_reason is None:
+            if delta.logprobs:
+                yield replace(delta, text="")
+            continue
+        message = parse("".join(text))
+        functions = [call.get("function", call) for call in message.get("tool_calls") or ()]
+        read = [read_call(function, at) for at, function in enumerate(functions)]
+        calls = tuple(call for call in read if call is not None and call.name in names)
+        if len(calls) < len(functions):  # what cannot be called is shown as it was written
+            yield replace(delta, text="".join(text))
+            return
+        reason = "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
+        yield replace(
+            delta,
+            text=message.get("content") or "",
+            reasoning=message.get("thinking") or message.get("reasoning_content") or "",
+            tool_calls=calls,
+            finish_reason=reason,
+        )
+
+
+def _open_tail(text: str) -> int:
+    """Length of the longest end of `text` that begins an opening tag."""
+    for length in range(min(len(_OPEN) - 1, len(text)), 0, -1):
+        if text.endswith(_OPEN[:length]):
+            return length
+    return 0
+
+
+__all__ = ["parse_tagged", "parsed_by", "read_call"]

@@ -1,0 +1,105 @@
+"""What an answer of a transformers model must look like, and which tool calls are in it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from langchain_gpu._extras import require
+from langchain_gpu.generators.base import Completion, Delta, Deltas, Request, collect
+from langchain_gpu.generators.hermes import parse_tagged, parsed_by
+from langchain_gpu.generators.hf_model import HFModel
+from langchain_gpu.generators.rows import Row
+from langchain_gpu.generators.toolcalls import forced_format, recover_calls
+
+_PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}
+_FREE = ("auto", "none")
+
+
+class Formats:
+    """Tools and formats of one model, by its tokenizer and its template."""
+
+    def __init__(self, hf: HFModel) -> None:
+        self._hf = hf
+        self._lock = threading.Lock()
+        self._grammars: Any = None
+        self._knows: bool | None = None
+
+    def check_tools(self) -> None:
+        """Look whether the chat template describes tools to the model.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if self._knows is None:
+            chat = [{"role": "user", "content": "?"}]
+            tool = {"type": "function", "function": {**_PROBE, "parameters": {"type": "object"}}}
+            with self._hf.tokenizer_lock:
+                text = self._hf.tokenizer.apply_chat_template(chat, tools=[tool], tokenize=False)
+            self._knows = _PROBE["name"] in text
+        if not self._knows:
+            raise ValueError(
+                "the model's chat template cannot describe tools: take a model that was trained "
+                "for them, or ask for JSON with with_structured_output(schema, "
+                "method='json_schema')"
+            )
+
+    def grammar(self, request: Request) -> Any:
+        """Return what the answer is held to; None if it is free.
+
+        Raises:
+            ImportError: llguidance is not installed.
+            ValueError: The format cannot be enforced.
+        """
+        wanted = request.response_format
+        if request.tools and request.tool_choice not in _FREE:
+            wanted = forced_format(request.tools, request.tool_choice)
+        if wanted is None or wanted.get("type") == "text":
+            return None
+        require("llguidance", extra="grammar")
+        from langchain_gpu.generators.grammar import Grammars
+
+        with self._lock:
+            if self._grammars is None:
+                hf = self._hf
+                end = hf.tokenizer.eos_token_id
+                self._grammars = Grammars(
+                    hf.tokenizer, hf.vocabulary, end if end is not None else min(hf.ends)
+                )
+        return self._grammars.of(wanted)
+
+    def calls(self, deltas: Iterable[Delta], request: Request, row: Row) -> Deltas:
+        """Find the tool calls in an answer, in the way the model's makers wrote down, if they did.
+
+        Otherwise in the tags that most templates teach, or in bare JSON.
+        """
+        if request.tool_choice in _FREE:
+            tokenizer = self._hf.tokenizer
+            if getattr(tokenizer, "response_template", None):
+                before = tokenizer.decode(row.prompt)
+
+                def parse(_: str) -> Mapping[str, Any]:
+                    text = tokenizer.decode(row.tokens)  # tags may be special tokens
+                    message: Mapping[str, Any] = tokenizer.parse_response(
+                        text, prefix=before, tools=list(request.tools)
+                    )
+                    return message
+
+                return parsed_by(deltas, parse, request.tools)
+            deltas = parse_tagged(deltas)
+        return recover_calls(deltas, request.tools)
+
+    def with_calls(self, answer: Completion, request: Request, row: Row) -> Completion:
+        """Do the same with a whole answer."""
+        last = Delta(
+            text=answer.text,
+            logprobs=answer.logprobs,
+            finish_reason=answer.finish_reason,
+            usage=answer.usage,
+            timings=answer.timings,
+        )
+        return collect(self.calls([last], request, row))
+
+
+__all__ = ["Formats"]

@@ -57,8 +57,11 @@ def body_of(model: str, request: Request) -> dict[str, Any]:
     Options the form does not know (`top_k`, `min_p`) stand beside the others, as servers want it.
 
     Raises:
-        ValueError: An extra option would replace what the call itself says.
+        ValueError: An extra option would replace what the call itself says, or the request is a
+            plain prompt and no chat.
     """
+    if request.prompt is not None:
+        raise ValueError("the back end 'openai' knows only chats, no plain prompts: give messages")
     extra = dict(request.extra)
     extra |= extra.pop("extra_body", None) or {}
     for name in _OURS:

@@ -82,7 +82,7 @@ def _bar(pool: PoolUse, plan: Plan) -> Text:
     taken = (pool.total or 0) - (pool.free or 0) if pool.free is not None else 0
     pieces = [("others", taken, "white")]
     for place, each in enumerate(plan.components):
-        pieces.append((each.name, each.on(pool.device), _COLORS[place % len(_COLORS)]))
+        pieces.append((each.name, each.kept_on(pool.device), _COLORS[place % len(_COLORS)]))
     drawn = 0
     for name, count, color in pieces:
         width = round(_BAR * count / total)

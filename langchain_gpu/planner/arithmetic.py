@@ -56,7 +56,8 @@ def weights(parts: Sequence[Weights], dtype: str | None, label: str) -> Term:
 def repacked(parts: Sequence[Weights]) -> Term | None:
     """Return what llama.cpp's copies take: a CPU multiplies some types faster in another order.
 
-    The originals stay mapped from the file. None where there is nothing of these types.
+    The originals stay mapped from the file, and are not read again. None where there is nothing of
+    these types.
     """
     found: dict[str, int] = {}
     for part in parts:
@@ -66,7 +67,8 @@ def repacked(parts: Sequence[Weights]) -> Term | None:
     if not found:
         return None
     listed = " + ".join(f"{name} {size(count)}" for name, count in found.items())
-    return Term("weights", sum(found.values()), f"copies in the CPU's own order: {listed}")
+    count = sum(found.values())
+    return Term("weights", count, f"copies in the CPU's own order: {listed}", droppable=count)
 
 
 def kv_cache(chat: Chat, context: int, layers: range) -> Term:

@@ -124,6 +124,8 @@ def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool]) -> str
     decision, context, shares, on_gpu, aside = found
     layers = chat.info.layers
     where = ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
+    if dropped := sum(share.bytes - share.kept for share in shares):
+        where += f", {size(dropped)} of which may go: the file's own copy of what lies there twice"
     cut = (
         f", with a context of {context:,} instead of {wanted:,} tokens" if context < wanted else ""
     )

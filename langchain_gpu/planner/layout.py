@@ -3,7 +3,7 @@
 llama.cpp keeps the embedding table in the CPU's memory, gives GPUs the last layers and, before
 any of them, the output matrix; where that is the embedding table, a second copy of it.
 With transformers the embedding table leaves the GPU first, then layers from the end, and with them
-the output matrix.
+the output matrix; where that leaves room for the table again, it stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from langchain_gpu.models.info import Weights
 from langchain_gpu.planner import arithmetic
 from langchain_gpu.planner.components import DTYPE_BYTES, Chat
 from langchain_gpu.planner.pools import Pool
-from langchain_gpu.planner.terms import Share, Term, total
+from langchain_gpu.planner.terms import Share, Term, kept, total
 
 _DENSE_BYTES = 2
 
@@ -104,7 +104,7 @@ def lay(
         return None
     if at_cpu.embedding or at_cpu.output or rest:
         terms = at_cpu.terms(chat, context)
-        if cpu is None or total(terms) > cpu.left_beside(shares):
+        if cpu is None or kept(terms) > cpu.left_beside(shares):
             return None
         shares.append(Share(cpu.device, terms, len(rest)))
     return tuple(shares)

@@ -49,7 +49,7 @@ def plan(
         found = _place(component, gpus, cpu, policy)
         for pool in pools:
             if any(share.device == pool.device for share in found.shares):
-                pool.take(found.on(pool.device))
+                pool.take(found.kept_on(pool.device))
         placed.append(found)
     return Plan(components=tuple(placed), pools=tuple(pool.use() for pool in pools))
 

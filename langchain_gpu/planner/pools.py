@@ -64,7 +64,7 @@ class Pool:
         """Return the bytes left once `shares` of the same memory's other name are given away."""
         if self.partner is None:
             return self.left
-        beside = sum(share.bytes for share in shares if share.device == self.partner.device)
+        beside = sum(share.kept for share in shares if share.device == self.partner.device)
         return max(0, self.left - beside)
 
     @property

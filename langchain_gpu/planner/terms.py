@@ -19,11 +19,14 @@ class Term:
         what: What the bytes are for.
         bytes: How many.
         formula: How they come about, for a reader with a calculator.
+        droppable: As many bytes as a mapped file takes in vain because of these: the system drops
+            them when memory is short.
     """
 
     what: What
     bytes: int
     formula: str
+    droppable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Share:
     def bytes(self) -> int:
         """All of it."""
         return sum(term.bytes for term in self.terms)
+
+    @property
+    def kept(self) -> int:
+        """What must stay in memory."""
+        return kept(self.terms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +101,10 @@ class ComponentPlan:
         """Return what it takes on one device."""
         return sum(share.bytes for share in self.shares if share.device == device)
 
+    def kept_on(self, device: str) -> int:
+        """Return what of it must stay in the memory of one device."""
+        return sum(share.kept for share in self.shares if share.device == device)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         sums = {
@@ -112,7 +124,7 @@ class PoolUse:
         total: Bytes it has, None where unknown.
         free: Bytes free now; None where unknown.
         reserve: Bytes the plan leaves alone.
-        used: Bytes the plan takes.
+        used: Bytes the plan takes, without those of mapped files that the system may drop.
     """
 
     device: str
@@ -166,6 +178,11 @@ def total(terms: Iterable[Term]) -> int:
     return sum(term.bytes for term in terms)
 
 
+def kept(terms: Iterable[Term]) -> int:
+    """Return the bytes that must stay in memory."""
+    return sum(term.bytes - term.droppable for term in terms)
+
+
 def size(count: float) -> str:
     """Write bytes as people read them: `"3.9 GiB"`, `"512 MiB"`."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
@@ -186,6 +203,7 @@ __all__ = [
     "Share",
     "Term",
     "What",
+    "kept",
     "size",
     "total",
 ]

@@ -101,6 +101,7 @@ def uneven(
     base: int = 100 * MIB,
     step: int = MIB,
     keys: int = 512,
+    kind: str = "BF16",
 ) -> ModelInfo:
     """A decoder no two of whose layers weigh the same, so that their sum tells which they are."""
     return ModelInfo(
@@ -120,7 +121,7 @@ def uneven(
             Weights(
                 params=(base + step * 2**layer) // 2,
                 bytes=base + step * 2**layer,
-                by_type={"BF16": base + step * 2**layer},
+                by_type={kind: base + step * 2**layer},
             )
             for layer in range(layers)
         ),

@@ -169,6 +169,13 @@ def test_on_the_cpu_where_not_one_layer_fits(llama: ModelInfo) -> None:
     assert plan([Chat(info=llama)], machine(ram=32))["chat"].reason.startswith("there is no GPU: ")
 
 
+def test_copies_refuse_nothing(llama: ModelInfo) -> None:
+    found = plan([Chat(info=llama)], machine(ram=7.5))
+    assert found["chat"].decision == "cpu"
+    assert found["chat"].bytes > 8 * GIB
+    assert found.pools[0].used <= 6.5625 * GIB
+
+
 def test_refused_with_what_is_missing(llama: ModelInfo) -> None:
     found = plan([Chat(info=llama)], machine(2, ram=2))
     chat = found["chat"]

@@ -24,6 +24,7 @@ infos = st.builds(
     tied=st.booleans(),
     base=st.sampled_from([MIB // 2, 20 * MIB, 200 * MIB]),
     keys=st.sampled_from([0, 64, 2048]),
+    kind=st.sampled_from(["BF16", "Q4_K"]),
 )
 chats = st.builds(
     Chat,
@@ -107,7 +108,8 @@ def weights_of(shares: tuple[Share, ...]) -> int:
 
 def summed(found: Plan) -> dict[str, int]:
     return {
-        pool.device: sum(each.on(pool.device) for each in found.components) for pool in found.pools
+        pool.device: sum(each.kept_on(pool.device) for each in found.components)
+        for pool in found.pools
     }
 
 

@@ -114,7 +114,8 @@ def _fill(
     chat: Chat, context: int, pool: Pool, left: range, *, embedding: bool, output: bool
 ) -> Share | None:
     """Give a GPU as many of the `left` layers as fit; None where not one does."""
-    for count in range(len(left), 0, -1):
+
+    def share(count: int) -> Share | None:
         part = _Part(
             range(left.start, left.start + count),
             embedding=embedding,
@@ -123,9 +124,19 @@ def _fill(
         if pool.overhead:
             part.extra.append(Term("overhead", pool.overhead, "the device's own context"))
         terms = part.terms(chat, context)
-        if total(terms) <= pool.left:
-            return Share(pool.device, terms, count)
-    return None
+        return Share(pool.device, terms, count) if total(terms) <= pool.left else None
+
+    # The output matrix comes with the last layer; up to there a layer more is never smaller.
+    best = share(len(left))
+    low, high = 1, 0 if best else len(left) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        found = share(middle)
+        if found is None:
+            high = middle - 1
+        else:
+            best, low = found, middle + 1
+    return best
 
 
 def _output(chat: Chat, part: _Part) -> tuple[Weights, ...]:

@@ -78,9 +78,9 @@ class Architecture:
 def read_config(config: Mapping[str, Any], *, file: str = "config.json") -> Architecture:
     """Read a configuration.
 
-    The caches are what vLLM, SGLang, llama.cpp and transformers keep; of latent attention (MLA) older
-    versions of transformers keep more, keys and values decompressed. A layer of a kind that keeps a
-    state of fixed size instead of a cache (linear attention, Mamba) counts 0 per token.
+    The caches are what vLLM, SGLang, llama.cpp and transformers keep; of latent attention (MLA)
+    older versions of transformers keep more, keys and values decompressed. A layer of a kind that
+    keeps a state of fixed size instead of a cache (linear attention, Mamba) counts 0 per token.
 
     Args:
         config: The parsed file.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 _INDEX = re.compile(r"(\d[\d_,]{0,20})x(\d{1,9})(?::(.+))?", re.ASCII)
 _ROLES = ("chat", "embed", "rerank")
-# What FAISS on a GPU computes in, as `search.faiss_gpu` sets it.
-SEARCH_BYTES = 256 * 2**20
 
 
 def check_types(dtype: str | None, cache_dtype: str) -> None:
@@ -96,6 +94,7 @@ def index_of(text: str) -> Index:
         BadParameter: It is something else, or there is no such kind.
     """
     from langchain_gpu.planner import Index
+    from langchain_gpu.search.base import TEMPORARY_BYTES
     from langchain_gpu.search.kinds.shapes import bytes_needed
 
     match = _INDEX.fullmatch(text)
@@ -111,7 +110,7 @@ def index_of(text: str) -> Index:
             rows=rows,
             dimension=dimension,
             bytes=bytes_needed(kind, rows, dimension),
-            temporary=SEARCH_BYTES,
+            temporary=TEMPORARY_BYTES,
         )
     except ValueError as error:
         raise typer.BadParameter(f"{text!r}: {error}", param_hint="--index") from error

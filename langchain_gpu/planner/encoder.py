@@ -52,7 +52,8 @@ def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> Compone
     for pool in gpus:
         terms = [kept, *_overhead(pool)]
         if index.temporary:
-            terms.append(Term("overhead", index.temporary, "room for the GPU search to compute in"))
+            room = "room for the GPU search to compute in"
+            terms.append(Term("activations", index.temporary, room))
         if total(terms) <= pool.left_beside(shares):
             decision = "whole"
             reason = f"mirrored on {pool.device}: {size(total(terms))}; saved from the CPU's memory"

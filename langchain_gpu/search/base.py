@@ -65,6 +65,8 @@ class Mirrored(NamedTuple):
 
 
 EFFORT = Effort()
+TEMPORARY_BYTES = 256 * 2**20
+"""What FAISS keeps of a GPU to compute in, where nobody says else; its own default is 1.5 GiB."""
 
 
 class VectorIndex(Protocol):
@@ -177,6 +179,7 @@ class CannotSearch(Exception):  # noqa: N818 - a turn in the road; users never s
 __all__ = [
     "EFFORT",
     "METRICS",
+    "TEMPORARY_BYTES",
     "CannotSearch",
     "Effort",
     "Found",

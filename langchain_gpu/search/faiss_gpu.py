@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from langchain_gpu._extras import require
 from langchain_gpu.search.base import (
     EFFORT,
+    TEMPORARY_BYTES,
     CannotSearch,
     Effort,
     Found,
@@ -41,7 +42,6 @@ from langchain_gpu.search.rescore import prove as prove_order
 
 faiss: Any = require("faiss", extra="faiss")
 
-TEMPORARY_BYTES = 256 * 2**20
 PROOF_SECONDS = 120  # the first CUDA call of a cold machine may take a minute
 
 _PROOF = """
@@ -91,13 +91,17 @@ class FaissGPU:
     """
 
     def __init__(
-        self, *indices: int, dtype: Literal["auto", "float16", "float32"] = "auto"
+        self,
+        *indices: int,
+        dtype: Literal["auto", "float16", "float32"] = "auto",
+        temporary: int = TEMPORARY_BYTES,
     ) -> None:
         """Take GPUs for this searcher.
 
         Args:
             indices: Of the GPUs, as CUDA counts them.
             dtype: What flat vectors are stored in. `"auto"` is float32.
+            temporary: Bytes of each GPU that FAISS keeps to compute in.
 
         Raises:
             CannotSearch: A GPU does not work with the installed FAISS.
@@ -115,7 +119,7 @@ class FaissGPU:
                 raise CannotSearch(fault, cause="fault", lasting=True)
         self._resources = [faiss.StandardGpuResources() for _ in indices]
         for resources in self._resources:
-            resources.setTempMemory(TEMPORARY_BYTES)
+            resources.setTempMemory(temporary)
 
     def build(self, index: VectorIndex) -> None:
         """Copy `index` to the GPUs, unless the mirror is fresh.

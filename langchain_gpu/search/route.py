@@ -18,6 +18,7 @@ from langchain_gpu.hardware.gpu import visible_nvidia
 from langchain_gpu.hardware.nvidia import read_nvidia
 from langchain_gpu.search.base import (
     EFFORT,
+    TEMPORARY_BYTES,
     CannotSearch,
     Effort,
     Found,
@@ -53,6 +54,7 @@ class Route:
         listener: Listener | None = None,
         *,
         dtype: DType = "auto",
+        temporary: int = TEMPORARY_BYTES,
     ) -> None:
         """Nothing is probed yet.
 
@@ -61,6 +63,7 @@ class Route:
                 the vectors.
             listener: Receives fallbacks.
             dtype: What mirrors store flat vectors in; the results are the same.
+            temporary: Bytes of each GPU that FAISS keeps to compute in.
 
         Raises:
             ValueError: `device` is none of these, or there is no such dtype.
@@ -78,6 +81,7 @@ class Route:
             raise ValueError(f"unknown dtype {dtype!r}; known: auto, float16, float32")
         self._wanted = tuple(names)
         self._dtype: DType = dtype
+        self._temporary = temporary
         self._listener = listener
         self._cpu = FaissCPU()
         self._mirrors: tuple[Searcher, ...] = ()
@@ -166,7 +170,7 @@ class Route:
             raise CannotSearch(nvidia.error, cause="fault")
         if max(indices) >= len(cards):
             raise CannotSearch(f"NVIDIA GPUs here: {len(cards)}", cause="absent")
-        searcher = FaissGPU(*indices, dtype=self._dtype)
+        searcher = FaissGPU(*indices, dtype=self._dtype, temporary=self._temporary)
         card = cards[indices[0]]
         shared = f", as on {searcher.name}, which share the vectors" if len(indices) > 1 else ""
         device = Device(

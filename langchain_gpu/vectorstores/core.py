@@ -18,8 +18,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.planner import ComponentPlan, Plan
+from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.search import kinds
-from langchain_gpu.search.base import EFFORT, METRICS, Effort, Matrix, Metric
+from langchain_gpu.search.base import (
+    EFFORT,
+    METRICS,
+    TEMPORARY_BYTES,
+    Effort,
+    Matrix,
+    Metric,
+)
 from langchain_gpu.search.bm25 import BM25
 from langchain_gpu.search.embed import embed
 from langchain_gpu.search.filters import Filter, compile_filter
@@ -55,6 +64,7 @@ class Core(VectorStore):
         *,
         metric: Metric = "cosine",
         device: str | Sequence[str] = "auto",
+        plan: Plan | ComponentPlan | None = None,
         dtype: DType = "auto",
         index: str = "auto",
         train_size: int | None = None,
@@ -70,6 +80,8 @@ class Core(VectorStore):
             metric: `"cosine"`, `"ip"` (inner product) or `"l2"` (squared distance).
             device: Where to search: `"auto"`, `"cpu"`, a GPU such as `"cuda:0"`, or several `cuda`
                 ones, which share the vectors.
+            plan: Whether a mirror goes to a GPU, by `langchain_gpu.planner.plan`, where `device` is
+                `"auto"`; and what it may take there to compute in.
             dtype: What a mirror on a GPU stores flat vectors in, `"float32"` or `"float16"`, which
                 takes half the memory; what is found is the same. `"auto"` is float32 for FAISS and
                 float16 for torch.
@@ -85,8 +97,8 @@ class Core(VectorStore):
 
         Raises:
             ImportError: FAISS is not installed.
-            ValueError: There is no such metric, device or index kind, or a number does not go with
-                the kind.
+            ValueError: There is no such metric, device or index kind, a number does not go with
+                the kind, or the plan has no index.
         """
         if not (hasattr(embedding, "embed_documents") and hasattr(embedding, "embed_query")):
             raise TypeError(f"embedding must be an Embeddings, not {type(embedding).__name__}")
@@ -95,7 +107,7 @@ class Core(VectorStore):
         self._embedding = embedding
         self._metric: Metric = metric
         self._relevance = relevance_score_fn or RELEVANCE[metric]
-        self._route = Route(device, on_event, dtype=dtype)
+        self._route = _route(device, plan, on_event, dtype)
         effort = Effort(nprobe, ef_search)
         self._kind = kinds.get(index, train_size=train_size, effort=effort)
         self._identity: identities.Identity | None = None
@@ -240,6 +252,21 @@ def refuse(kwargs: dict[str, Any]) -> None:
     """
     if kwargs:
         raise TypeError(f"FAISSVectorStore does not know the argument {next(iter(kwargs))!r}")
+
+
+def _route(
+    device: str | Sequence[str],
+    plan: Plan | ComponentPlan | None,
+    listener: Listener | None,
+    dtype: DType,
+) -> Route:
+    if plan is None:
+        return Route(device, listener, dtype=dtype)
+    planned = component_of(plan, "index", "")
+    if device == "auto":
+        device = main_device(planned)
+    temporary = planned.bytes_for("activations") or TEMPORARY_BYTES
+    return Route(device, listener, dtype=dtype, temporary=temporary)
 
 
 __all__ = [

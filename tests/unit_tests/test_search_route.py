@@ -13,14 +13,17 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from langchain_core.embeddings import FakeEmbeddings
 
 from langchain_gpu.events import Event, FallbackWarning, FellBack
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import NO_PACKAGE, Nvidia
+from langchain_gpu.planner import Index, Plan, imagined, plan
 from langchain_gpu.search import faiss_gpu, kinds, route
-from langchain_gpu.search.base import Effort, Metric, VectorIndex
+from langchain_gpu.search.base import TEMPORARY_BYTES, Effort, Metric, VectorIndex
 from langchain_gpu.search.route import Route
+from langchain_gpu.vectorstores import FAISSVectorStore
 
 K_LIMIT = 2048
 CARD = GPU(name="NVIDIA H100", capability="9.0", memory_total=80 * 2**30)
@@ -212,7 +215,7 @@ def test_the_mirror_answers_with_rows(fake: FakeGPU, name: str) -> None:
     assert str(asked.device) == "cuda:0"
     assert asked.device.name == "NVIDIA H100"
     assert "test vector" in asked.device.reason
-    assert fake.temporary == [faiss_gpu.TEMPORARY_BYTES]
+    assert fake.temporary == [TEMPORARY_BYTES]
 
 
 def test_fewer_rows_than_k_end_in_minus_one(fake: FakeGPU) -> None:
@@ -398,8 +401,21 @@ def test_several_gpus_share_the_vectors(fake: FakeGPU) -> None:
     asked, index = Route(["cuda:0", "cuda:1"]), filled()
     assert asked.search(index, queries(), 5).rows.tolist() == truth(index, 5)
     assert fake.shared_by == [0, 1]
-    assert fake.temporary == [faiss_gpu.TEMPORARY_BYTES] * 2
+    assert fake.temporary == [TEMPORARY_BYTES] * 2
     assert "cuda:0,1, which share" in asked.device.reason
+
+
+def test_a_plan_says_where_and_how_much_room(fake: FakeGPU) -> None:
+    index = Index(kind="flat", rows=9, dimension=4, bytes=144, temporary=2**20)
+    gpu = plan([index], imagined([2**33], 2**34))
+    store = FAISSVectorStore(FakeEmbeddings(size=4), plan=gpu)
+    store.add_texts(["a", "b"])
+    store.similarity_search("a")
+    assert (str(store.device), fake.temporary) == ("cuda:0", [2**20])
+    none = plan([index], imagined([2**20], 2**34))
+    assert FAISSVectorStore(FakeEmbeddings(size=4), plan=none).device.kind == "cpu"
+    with pytest.raises(ValueError, match="says 0 times where an index goes"):
+        FAISSVectorStore(FakeEmbeddings(size=4), plan=Plan(components=(), pools=()))
 
 
 def test_what_cannot_be_shared_goes_to_the_cpu(fake: FakeGPU) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain.agents import create_agent
@@ -219,11 +220,12 @@ def test_an_agent_calls_its_tool_and_answers_with_its_result(qwen: ChatGPU) -> N
     assert isinstance(answer, AIMessage)
 
 
-class TestQwen(ChatModelIntegrationTests):
-    @pytest.fixture
-    def model(self, request: pytest.FixtureRequest, qwen: ChatGPU, server: Running) -> ChatGPU:
-        """The suite's own fixture cannot know the port."""
-        return ChatGPU(**{**qwen_settings(server), **(getattr(request, "param", None) or {})})
+class _Suite(ChatModelIntegrationTests):
+    settings: ClassVar[dict[str, Any]] = {}  # known when the server has a port
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return self.settings
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -236,3 +238,28 @@ class TestQwen(ChatModelIntegrationTests):
     @property
     def supports_model_override(self) -> bool:
         return False  # one ChatGPU holds one model
+
+
+class TestSmolLM2(_Suite):
+    @pytest.fixture(autouse=True)
+    def _place(self, server: Running) -> None:
+        more = {"model": "smollm2", "n_ctx": 1024, "max_tokens": 100}
+        type(self).settings = {**qwen_settings(server), **more}
+
+    @property
+    def has_tool_calling(self) -> bool:
+        return False  # its chat template has no tools
+
+    @pytest.mark.xfail(reason="a model of 135 M parameters forgets the keys it was asked for")
+    def test_json_mode(self, model: BaseChatModel) -> None:
+        super().test_json_mode(model)
+
+
+@pytest.mark.skipif(
+    "LANGCHAIN_GPU_SLOW" not in os.environ,
+    reason="this Ollama reads a few tokens of Qwen a second: set LANGCHAIN_GPU_SLOW=1 to wait",
+)
+class TestQwen(_Suite):
+    @pytest.fixture(autouse=True)
+    def _place(self, qwen: ChatGPU, server: Running) -> None:
+        type(self).settings = qwen_settings(server)

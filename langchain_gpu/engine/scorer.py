@@ -7,18 +7,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu._extras import require
+from langchain_gpu.engine.backends import require_triton
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.tasks.score import Pair, ScoreOptions
 from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
+
+if TYPE_CHECKING:  # each brings its own client
+    from langchain_gpu.engine.remote.rerank import RemoteReranker
+    from langchain_gpu.engine.remote.triton_rerank import TritonReranker
 
 Activation = Literal["sigmoid", "identity"]
 Scores = NDArray[np.float32]
@@ -81,11 +86,12 @@ class Scorer(Protocol):
 def load_scorer(config: EmbedderConfig, on_event: Listener | None = None) -> Scorer:
     """Find the reranker and load it, or reach the server that runs it. Raises as `load`."""
     config = replace(config, task="score")
+    if config.backend == "triton":
+        return RemoteScorer(config)
     if config.server.url is None:
         return LocalScorer(load(config, on_event))
     if config.backend != "auto":
         raise ValueError(f"backend={config.backend!r} runs here; leave it out with base_url")
-    require("httpx", extra="remote")
     return RemoteScorer(config)
 
 
@@ -169,9 +175,7 @@ class RemoteScorer:
     """A reranker behind a server."""
 
     def __init__(self, config: EmbedderConfig) -> None:
-        from langchain_gpu.engine.remote.rerank import RemoteReranker
-
-        self._remote = RemoteReranker(config.model, config.server)
+        self._remote = _remote(config)
         self._pool = ThreadPoolExecutor(config.server.concurrency, "langchain-gpu-scorer")
         self._queries = ThreadPoolExecutor(config.server.concurrency, "langchain-gpu-query")
 
@@ -216,6 +220,18 @@ class RemoteScorer:
         self._pool.shutdown(wait=False)
         self._queries.shutdown(wait=False)
         self._remote.close()
+
+
+def _remote(config: EmbedderConfig) -> RemoteReranker | TritonReranker:
+    if config.backend == "triton":
+        require_triton()
+        from langchain_gpu.engine.remote.triton_rerank import TritonReranker
+
+        return TritonReranker(config.model, config.server, config.options)
+    require("httpx", extra="remote")
+    from langchain_gpu.engine.remote.rerank import RemoteReranker
+
+    return RemoteReranker(config.model, config.server)
 
 
 def sigmoid(logits: Scores) -> Scores:

@@ -131,6 +131,15 @@ def _ollama(choice: Choice, options: Options) -> Generator:
     return generator
 
 
+@back_end("triton")
+def _triton(choice: Choice, options: Options) -> Generator:
+    require("tritonclient", extra="triton")
+    require("grpc", extra="triton")
+    from langchain_gpu.generators.triton import TritonGenerator
+
+    return TritonGenerator(choice.model, options)
+
+
 def check_name(backend: str) -> None:
     """Raise ValueError for a back end that does not exist, listing those that do."""
     if backend != "auto" and backend not in _FACTORIES:
@@ -178,7 +187,10 @@ def _at_server(model: str, backend: str, server: Server) -> Choice:
     if backend in SERVERS:
         if server.url is None and backend != "ollama":
             raise ValueError(f"backend={backend!r} needs base_url: the address of the server")
-        url = address.check_url(server.url) if server.url else address.ollama_url()
+        if backend == "triton" and server.url:
+            url = address.grpc_place(server.url).url
+        else:
+            url = address.check_url(server.url) if server.url else address.ollama_url()
         return Choice(backend, model, f"backend={backend!r} was asked for, at {url}")
     if backend != "auto":
         raise ValueError(f"base_url={server.url!r} has no meaning for the back end {backend!r}")

@@ -6,11 +6,14 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from langchain_gpu.servers.server import Server
 
 OLLAMA_PORT = 11434
+TRITON_HTTP_PORT, TRITON_GRPC_PORT = 8000, 8001
+_GRPC = {"http": "grpc", "https": "grpcs", "grpc": "grpc", "grpcs": "grpcs"}
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -30,6 +33,49 @@ def check_url(url: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"the address of {parts.netloc} must end before '?' and '#'")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcPlace:
+    """Where a server speaks gRPC.
+
+    Attributes:
+        host: Host and port.
+        encrypted: Whether it speaks TLS.
+    """
+
+    host: str
+    encrypted: bool
+
+    @property
+    def url(self) -> str:
+        """The address, as it may be given again."""
+        return f"{'grpcs' if self.encrypted else 'grpc'}://{self.host}"
+
+
+def grpc_place(url: str) -> GrpcPlace:
+    """Return where Triton speaks gRPC.
+
+    Every port is taken for the gRPC port, except 8000: there Triton answers over HTTP, and speaks
+    gRPC one port above. Without a port it is 8001.
+
+    Raises:
+        ValueError: It is no grpc(s) or http(s) address of a host, or holds a password or a path.
+    """
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc:  # never shown: what stands before the @ is a secret
+        raise ValueError("an address must hold no user or password; use api_key or headers")
+    rest = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in _GRPC or not parts.hostname or not _has_port(parts) or rest:
+        raise ValueError(
+            f"{url!r} is no address of a Triton server; write grpc://HOST:8001, or grpcs:// where "
+            f"it speaks TLS"
+        )
+    port = parts.port or TRITON_GRPC_PORT
+    if port == TRITON_HTTP_PORT and parts.scheme in {"http", "https"}:
+        port = TRITON_GRPC_PORT
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return GrpcPlace(f"{name}:{port}", _GRPC[parts.scheme] == "grpcs")
 
 
 def host_of(url: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,27 @@ from langchain_gpu.engine.tasks.embed import (
 )
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
-from langchain_gpu.servers.http import JsonClient
+from langchain_gpu.servers.loop import Flight
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Client(Protocol):
+    """Reaches a server, whatever is spoken there."""
+
+    @property
+    def host(self) -> str:
+        """Host and port, for messages."""
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
+        """Start a coroutine that asks the server; calling the result waits for it."""
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine that asks the server, and wait for it."""
+
+    def close(self) -> None:
+        """Cancel what is under way, and close all connections."""
 
 
 class RemoteEncoder(ABC):
@@ -45,7 +63,7 @@ class RemoteEncoder(ABC):
     reserved: frozenset[str] = frozenset({"model", "input"})
     """Fields of the body that are not the user's."""
 
-    def __init__(self, config: EmbedderConfig, client: JsonClient) -> None:
+    def __init__(self, config: EmbedderConfig, client: Client) -> None:
         if config.dtype != "auto":
             raise ValueError(
                 f"dtype={config.dtype!r} cannot be chosen here: {client.host} computes in what it "
@@ -57,7 +75,7 @@ class RemoteEncoder(ABC):
             )
         self._fields = Fields.of(config.options, self.reserved)
         self._model = config.model
-        self._client = client
+        self._client: Client = client
         self._max_items = config.server.batch_size
         self._in_flight = config.server.concurrency
         self._cuts = Cuts(client.host)

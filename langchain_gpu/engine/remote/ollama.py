@@ -22,6 +22,7 @@ class OllamaEncoder(RemoteEncoder):
     """
 
     reserved = frozenset({"model", "input", "truncate"})
+    _client: JsonClient
 
     def __init__(self, config: EmbedderConfig) -> None:
         client = JsonClient(config.server.url or address.ollama_url(), config.server)

@@ -35,6 +35,7 @@ class OpenAIEncoder(RemoteEncoder):
     """
 
     reserved = frozenset({"model", "input", "encoding_format", "truncate_prompt_tokens"})
+    _client: JsonClient
 
     def __init__(self, config: EmbedderConfig) -> None:
         self._base64 = True

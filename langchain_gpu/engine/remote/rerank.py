@@ -104,7 +104,7 @@ class RemoteReranker:
             TypeError: The query or a document is no text.
             ValueError: A text cannot be sent.
         """
-        _check(query, documents)
+        check_sendable(query, documents)
         step = self._max_items
         flights = [
             self._client.start(self._scores(_Part(query, documents[at : at + step], at, on_long)))
@@ -207,7 +207,13 @@ def _score_of(row: Any) -> Any:
     return row["relevance_score"] if "relevance_score" in row else row["score"]
 
 
-def _check(query: str, documents: Sequence[str]) -> None:
+def check_sendable(query: str, documents: Sequence[str]) -> None:
+    """Refuse what no server can be sent.
+
+    Raises:
+        TypeError: The query or a document is no text.
+        ValueError: A text cannot be encoded; the message names it.
+    """
     if not isinstance(query, str):
         raise TypeError(f"the query is {type(query).__name__}, not str")
     if isinstance(documents, str | bytes):

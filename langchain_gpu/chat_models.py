@@ -55,7 +55,8 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         answer = await chat.ainvoke("What is a GPU?")
         ```
 
-    Structured output (llama_cpp; a grammar lets the model write nothing else):
+    Structured output (a grammar lets the model write nothing else; for safetensors it takes
+    `pip install "langchain-gpu[grammar]"`):
         ```python
         class Person(BaseModel):
             name: str
@@ -68,8 +69,8 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         ```
 
     Constructing it loads nothing; the first call does, and `close()` frees it. It is safe to use
-    from several threads: `llama_cpp` works on `n_parallel` chats at once, and several `ChatGPU` of
-    one file and the same settings share the weights.
+    from several threads: `llama_cpp` works on `n_parallel` chats at once, with `transformers` they
+    share forwards, and several `ChatGPU` of one file and the same settings share the weights.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
@@ -99,7 +100,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the model call tools (llama_cpp, with a model whose template knows tools).
+        """Let the model call tools; its chat template must know them.
 
         Args:
             tools: Anything LangChain can turn into a tool definition.

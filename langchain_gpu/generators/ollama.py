@@ -6,20 +6,18 @@ import asyncio
 import logging
 import re
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import closing, suppress
-from queue import SimpleQueue
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from langchain_gpu.generators.base import (
     Completion,
-    Delta,
     Deltas,
     Message,
     PromptTooLongError,
     Request,
     collect,
-    timed,
 )
 from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of
 from langchain_gpu.generators.ollama_models import Model, fetch
@@ -35,9 +33,10 @@ from langchain_gpu.generators.ollama_place import (
 from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.generators.remote import Put, streamed
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
+from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
 from langchain_gpu.servers.ollama import OllamaClient
@@ -121,7 +120,7 @@ class OllamaGenerator:
         return generate_all(self.stream, requests, width=self._n_parallel)
 
     def stream(self, request: Request) -> Deltas:
-        """Yield the answer piece by piece; closing the iterator ends it on the server too.
+        """Ask, and yield the answer piece by piece; closing the iterator ends it on the server too.
 
         Raises:
             PromptTooLongError: The prompt does not fit the window.
@@ -138,8 +137,8 @@ class OllamaGenerator:
             )
         body = body_of(self._model.name, request, self._load, self._options.keep_alive)
         tools = request.tools if request.tool_choice != "none" else ()
-        with closing(self._pieces(body, request.timeout or self._options.server.timeout)) as pieces:
-            yield from recover_calls(timed(pieces), tools)
+        seconds = request.timeout or self._options.server.timeout
+        return streamed(self._client, partial(self._answer, body, seconds), tools)
 
     def tokenize(self, text: str) -> list[int]:
         """Raise: Ollama shows no token ids.
@@ -195,7 +194,7 @@ class OllamaGenerator:
     async def _unload(self) -> None:
         """Have the model unloaded, and wait: Ollama answers before its memory is free."""
         name = self._model.name
-        async with self._client.within(_UNLOAD_SECONDS, f"unload {name}"):
+        async with within(self._client.host, _UNLOAD_SECONDS, f"unload {name}"):
             await self._client.ask("/api/generate", {"model": name, "keep_alive": 0})
             for _ in range(int(_UNLOAD_SECONDS / _TICK)):
                 if find(name, await self._client.ask("/api/ps")) is None:
@@ -218,29 +217,15 @@ class OllamaGenerator:
         except ServerError as error:
             logger.warning("cannot see where %s runs now: %s", self._model.name, error)
 
-    def _pieces(self, body: dict[str, Any], seconds: float) -> Deltas:
-        # Without a bound: an answer is never longer than the model's window.
-        items: SimpleQueue[Delta | None] = SimpleQueue()
-        flight = self._client.start(self._answer(body, seconds, items.put))
-        flight.then(lambda: items.put(None))
-        try:
-            while (item := items.get()) is not None:
-                yield item
-            flight()  # raises what went wrong
-        finally:
-            flight.cancel()
-
-    async def _answer(
-        self, body: dict[str, Any], seconds: float, put: Callable[[Delta], None]
-    ) -> None:
+    async def _answer(self, body: dict[str, Any], seconds: float, put: Put) -> None:
         attempts = retrying(self._options.server.max_retries, within=seconds)
-        async with self._client.within(seconds, "finish the answer"), self._slots:
+        async with within(self._client.host, seconds, "finish the answer"), self._slots:
             try:
                 await attempts(self._attempt, body, put)
             except RefusedError as error:
                 raise await self._explained(error) from None
 
-    async def _attempt(self, body: dict[str, Any], put: Callable[[Delta], None]) -> None:
+    async def _attempt(self, body: dict[str, Any], put: Put) -> None:
         pieces = Pieces(self._client.host)
 
         def take(line: dict[str, Any]) -> None:

@@ -6,31 +6,28 @@ import asyncio
 import logging
 import re
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
-from queue import SimpleQueue
+from functools import partial
 from typing import Any, TypeVar
 
 from langchain_gpu.generators.base import (
     Completion,
-    Delta,
     Deltas,
     Message,
     PromptTooLongError,
     Request,
-    timed,
 )
 from langchain_gpu.generators.openai_form import Pieces, body_of, numbers_in
 from langchain_gpu.generators.openai_models import Served, served, window_in
 from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.generators.remote import Put, streamed
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
+from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.loop import Flight
 from langchain_gpu.servers.openai import OpenAIClient
 
 logger = logging.getLogger(__name__)
@@ -124,13 +121,8 @@ class OpenAIGenerator:
             ValueError: An extra option that the call itself sets.
         """
         body = body_of(self._model, request)
-        # Without a bound: an answer is never longer than the model's window.
-        items: SimpleQueue[Delta | None] = SimpleQueue()
         seconds = request.timeout or self._server.timeout
-        flight = self._client.start(self._answer(body, seconds, items.put))
-        flight.then(lambda: items.put(None))
-        deltas = recover_calls(timed(_landed(flight, items)), request.tools)
-        return Stoppable(deltas, flight.cancel)
+        return streamed(self._client, partial(self._answer, body, seconds), request.tools)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens.
@@ -162,17 +154,15 @@ class OpenAIGenerator:
         """End what is under way and close all connections."""
         self._client.close()
 
-    async def _answer(
-        self, body: dict[str, Any], seconds: float, put: Callable[[Delta], None]
-    ) -> None:
+    async def _answer(self, body: dict[str, Any], seconds: float, put: Put) -> None:
         attempts = retrying(self._server.max_retries, within=seconds)
-        async with self._client.within(seconds, "finish the answer"), self._slots:
+        async with within(self._client.host, seconds, "finish the answer"), self._slots:
             try:
                 await attempts(self._attempt, body, put)
             except RefusedError as error:
                 raise self._explained(error) from None
 
-    async def _attempt(self, body: dict[str, Any], put: Callable[[Delta], None]) -> None:
+    async def _attempt(self, body: dict[str, Any], put: Put) -> None:
         if not self._asks_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
         pieces = Pieces(self._client.host)
@@ -242,13 +232,6 @@ class OpenAIGenerator:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._client.start(work)()
-
-
-def _landed(flight: Flight[None], items: SimpleQueue[Delta | None]) -> Deltas:
-    """Yield what comes in, then raise what went wrong."""
-    while (item := items.get()) is not None:
-        yield item
-    flight()
 
 
 async def _look(client: OpenAIClient, url: str, model: str) -> Served:

@@ -5,30 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_gpu._extras import require
 from langchain_gpu.generators.base import (
     Completion,
-    Delta,
     Deltas,
     Message,
     PromptTooLongError,
     Request,
-    timed,
 )
 from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.generators.remote import Put, streamed
 from langchain_gpu.generators.triton_form import Form
 from langchain_gpu.generators.triton_pieces import Pieces
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.loop import Flight
 from langchain_gpu.servers.triton import Arrays, Input, TritonClient
 
 if TYPE_CHECKING:  # it imports transformers
@@ -123,13 +120,9 @@ class TritonGenerator:
             ValueError: The model has no input for what is asked, or needs a chat template.
         """
         sent = self._inputs(request)
-        # Without a bound: an answer is never longer than the model's window.
-        items: SimpleQueue[Delta | None] = SimpleQueue()
         seconds = request.timeout or self._server.timeout
-        flight = self._client.start(self._answer(request, sent, seconds, items.put))
-        flight.then(lambda: items.put(None))
         tools = request.tools if request.tool_choice != "none" else ()
-        return Stoppable(recover_calls(timed(_landed(flight, items)), tools), flight.cancel)
+        return streamed(self._client, partial(self._answer, request, sent, seconds), tools)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens.
@@ -191,11 +184,9 @@ class TritonGenerator:
             )
         return self._template
 
-    async def _answer(
-        self, request: Request, sent: list[Input], seconds: float, put: Callable[[Delta], None]
-    ) -> None:
+    async def _answer(self, request: Request, sent: list[Input], seconds: float, put: Put) -> None:
         attempts = retrying(self._server.max_retries, within=seconds)
-        async with self._client.within(seconds, "finish the answer"), self._slots:
+        async with within(self._client.host, seconds, "finish the answer"), self._slots:
             try:
                 await attempts(self._attempt, request, sent, put)
             except RefusedError as error:
@@ -204,9 +195,7 @@ class TritonGenerator:
                 remedy = f"lower max_tokens, or have it served with a larger window ({error})"
                 raise PromptTooLongError(None, self._n_ctx, remedy) from None
 
-    async def _attempt(
-        self, request: Request, sent: list[Input], put: Callable[[Delta], None]
-    ) -> None:
+    async def _attempt(self, request: Request, sent: list[Input], put: Put) -> None:
         pieces = Pieces(self._form, self._client.host, request.stop, request.max_tokens)
 
         def take(arrays: Arrays) -> bool:
@@ -222,13 +211,6 @@ class TritonGenerator:
             if not pieces.ended:
                 raise
         put(pieces.end())
-
-
-def _landed(flight: Flight[None], items: SimpleQueue[Delta | None]) -> Deltas:
-    """Yield what comes in, then raise what went wrong."""
-    while (item := items.get()) is not None:
-        yield item
-    flight()
 
 
 def _template(name: str | None) -> ChatTemplate | None:

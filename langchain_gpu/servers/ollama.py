@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -13,11 +12,11 @@ import httpx
 import ollama
 
 from langchain_gpu.servers import address, http
+from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
     ServerError,
-    ServerTimeoutError,
     ServerUnreachableError,
 )
 from langchain_gpu.servers.loop import Flight, Loop
@@ -99,7 +98,7 @@ class OllamaClient:
             ServerError: It did not do it, although it was asked several times.
         """
         seconds = seconds or min(_ASK, self._server.timeout)
-        async with self.within(seconds, f"answer {path}"):
+        async with within(self.host, seconds, f"answer {path}"):
             return await http.retrying(self._server.max_retries, within=seconds)(
                 self._once, path, body
             )
@@ -117,21 +116,6 @@ class OllamaClient:
             async with aclosing(await self._client.lines(path, body)) as lines:
                 async for line in lines:
                     take(line)
-
-    @asynccontextmanager
-    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
-        """Bound what is awaited inside.
-
-        Raises:
-            ServerTimeoutError: It took longer.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError:
-            raise ServerTimeoutError(
-                f"{self.host} did not {what} within {seconds:g} seconds; raise timeout"
-            ) from None
 
     def close(self) -> None:
         """End what is under way and close all connections."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import openai
 
 from langchain_gpu.servers import address
+from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
-    ServerError,
-    ServerTimeoutError,
     ServerUnreachableError,
 )
 from langchain_gpu.servers.http import retrying
@@ -87,7 +85,7 @@ class OpenAIClient:
             ServerError: It did not do it, although it was asked several times.
         """
         seconds = min(_ASK, self._server.timeout)
-        async with self.within(seconds, f"answer {url}"):
+        async with within(self.host, seconds, f"answer {url}"):
             return await retrying(self._server.max_retries, within=seconds)(self._ask, url, body)
 
     async def stream(
@@ -114,23 +112,6 @@ class OpenAIClient:
                     raise self._no_form(kind, text)
                 async for chunk in stream:
                     take(chunk)
-
-    @asynccontextmanager
-    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
-        """Bound what is awaited inside.
-
-        Raises:
-            ServerTimeoutError: It took longer.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except ServerError:
-            raise
-        except TimeoutError:
-            raise ServerTimeoutError(
-                f"{self.host} did not {what} within {seconds:g} seconds; raise timeout"
-            ) from None
 
     def close(self) -> None:
         """End what is under way and close all connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -179,31 +179,17 @@ class TritonClient:
 
         with self._errors():
             answers = self._open().stream_infer(requests(), headers=self._headers)
+            whole = False
             try:
                 async for result, error in answers:
                     if error is not None:
                         raise error
                     if take(self._read(result, outputs)):
                         return
+                whole = True
             finally:
-                answers.cancel()  # the server stops; of no effect once it has ended
-
-    @asynccontextmanager
-    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
-        """Bound what is awaited inside.
-
-        Raises:
-            ServerTimeoutError: It took longer.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except ServerError:
-            raise
-        except TimeoutError:
-            raise ServerTimeoutError(
-                f"{self.host} did not {what} within {seconds:g} seconds; raise timeout"
-            ) from None
+                if not whole:
+                    answers.cancel()  # the server stops
 
     async def _patiently(self, ask: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         if self._slots is None:

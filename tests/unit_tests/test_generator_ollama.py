@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -411,19 +412,27 @@ def test_closing_the_stream_leaves_the_server(
     assert server.left.wait(10)
 
 
-async def test_canceling_a_task_leaves_the_server(fake: FakeOllama, server: Scripted) -> None:
+@pytest.mark.parametrize("text", ["word ", ""], ids=["busy", "nothing to hand on"])
+async def test_canceling_a_task_leaves_the_server(
+    fake: FakeOllama, server: Scripted, text: str
+) -> None:
+    begun = threading.Event()
+
     def endless() -> Iterator[bytes | float]:
         while True:
-            yield line("word ")
+            yield line(text)
+            begun.set()
             yield 0.02
 
     fake.chat = lambda _: Reply(parts=endless())
-    task = asyncio.create_task(chat().ainvoke("x"))
-    await asyncio.sleep(0.5)
+    model = chat()
+    task = asyncio.create_task(model.ainvoke("x"))
+    assert await asyncio.to_thread(begun.wait, 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(server.left.wait, 10)
+    model.close()
 
 
 def test_a_failing_chat_ends_those_beside_it(

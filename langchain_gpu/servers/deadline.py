@@ -1,0 +1,35 @@
+"""A bound on the whole of what a server is asked, attempts and waits included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from langchain_gpu.servers.errors import ServerError, ServerTimeoutError
+
+
+@asynccontextmanager
+async def within(host: str, seconds: float, what: str) -> AsyncIterator[None]:
+    """Bound what is awaited inside.
+
+    Args:
+        host: Host and port, for messages.
+        seconds: Time for all of it.
+        what: What the server was to do, for messages: `"answer /api/show"`.
+
+    Raises:
+        ServerTimeoutError: It took longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except ServerError:  # a time-out of a part, which says more
+        raise
+    except TimeoutError:
+        raise ServerTimeoutError(
+            f"{host} did not {what} within {seconds:g} seconds; raise timeout"
+        ) from None
+
+
+__all__ = ["within"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+import warnings
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from langchain_gpu.events import TruncationWarning
 from langchain_gpu.generators.base import (
     Completion,
     Deltas,
@@ -18,8 +19,9 @@ from langchain_gpu.generators.base import (
     PromptTooLongError,
     Request,
 )
-from langchain_gpu.generators.openai_form import Pieces, body_of, numbers_in
 from langchain_gpu.generators.openai_models import Served, served, window_in
+from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
+from langchain_gpu.generators.openai_route import Route, explained, route_of
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.remote import Put, streamed
@@ -35,9 +37,6 @@ T = TypeVar("T")
 
 _CHATS = 64  # at the same time; servers batch what they are given together
 _LOADABLE = frozenset({"default_headers", "default_query"})
-_NO_MODEL = re.compile(
-    r"model.*(not exist|not found|unknown|not available)", re.IGNORECASE | re.DOTALL
-)
 
 
 class OpenAIGenerator:
@@ -56,6 +55,8 @@ class OpenAIGenerator:
         ValueError: An option that a server's model does not have.
     """
 
+    plain_prompts = True
+
     def __init__(self, model: str, options: Options) -> None:
         refuse(options, "openai", "dtype", "device", "n_gpu_layers", "n_threads", "keep_alive")
         if unknown := sorted(set(options.load) - _LOADABLE):
@@ -71,6 +72,7 @@ class OpenAIGenerator:
         self._n_parallel = options.n_parallel or _CHATS
         self._slots = asyncio.Semaphore(self._n_parallel)
         self._asks_usage = True  # until the server refuses to say
+        self._counts = True  # until it turns out to count no tokens
         self._client = OpenAIClient(url, self._server, options.load.get("default_query"))
         # Nothing on the client's thread holds this object: dropping it ends the thread.
         weakref.finalize(self, self._client.close)
@@ -113,6 +115,9 @@ class OpenAIGenerator:
     def stream(self, request: Request) -> Deltas:
         """Ask, and yield the answer piece by piece; closing the iterator ends it on the server too.
 
+        A plain prompt without `max_tokens` takes the rest of the window where the server counts
+        tokens; elsewhere it is as long as the server likes, and a warning says when that is short.
+
         Raises:
             PromptTooLongError: The prompt does not fit the window.
             ServerTimeoutError: The answer was not complete in time.
@@ -120,9 +125,9 @@ class OpenAIGenerator:
                 off in the middle.
             ValueError: An extra option that the call itself sets.
         """
-        body = body_of(self._model, request)
+        route = route_of(self._model, request, self._served)
         seconds = request.timeout or self._server.timeout
-        return streamed(self._client, partial(self._answer, body, seconds), request.tools)
+        return streamed(self._client, partial(self._answer, route, seconds), request.tools)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens.
@@ -154,30 +159,49 @@ class OpenAIGenerator:
         """End what is under way and close all connections."""
         self._client.close()
 
-    async def _answer(self, body: dict[str, Any], seconds: float, put: Put) -> None:
+    async def _answer(self, route: Route, seconds: float, put: Put) -> None:
         attempts = retrying(self._server.max_retries, within=seconds)
         async with within(self._client.host, seconds, "finish the answer"), self._slots:
             try:
-                await attempts(self._attempt, body, put)
+                if route.unbounded:
+                    route = await self._bounded(route)
+                await attempts(self._attempt, route, put)
             except RefusedError as error:
-                raise self._explained(error) from None
+                raise explained(error, self._client.host, self._served, route) from None
 
-    async def _attempt(self, body: dict[str, Any], put: Put) -> None:
+    async def _bounded(self, route: Route) -> Route:
+        """Leave a plain prompt the rest of the window, which servers do for chats only."""
+        if not self._counts or self._served.owner == "llamacpp":  # llama.cpp does it by itself
+            return route
+        try:
+            window = self.context_length
+            body = {"model": self._model, "prompt": route.prompt}
+            answer = await self._client.ask(f"{self._served.root}/tokenize", body)
+            tokens = len(answer["tokens"])
+        except (NotImplementedError, RefusedError, KeyError, TypeError):
+            self._counts = False
+            return route
+        if tokens >= window:
+            raise PromptTooLongError(tokens, window, "have it served with a larger window")
+        return route.bounded(window - tokens)
+
+    async def _attempt(self, route: Route, put: Put) -> None:
+        body = route.body
         if not self._asks_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
-        pieces = Pieces(self._client.host)
+        pieces = route.pieces(self._client.host)
 
         def take(chunk: Any) -> None:
             if (delta := pieces.read(chunk)) is not None:
                 put(delta)
 
         try:
-            await self._client.stream(f"{self._served.base}/chat/completions", body, take)
+            await self._client.stream(self._served.base + route.path, body, take)
         except RefusedError as error:
             if "stream_options" not in body or "stream_options" not in error.detail:
                 raise
             self._asks_usage = False
-            await self._attempt(body, put)
+            await self._attempt(route, put)
             return
         except ServerError as error:
             # What was handed out cannot be taken back; what has a finish_reason is whole.
@@ -187,26 +211,18 @@ class OpenAIGenerator:
         last = pieces.end()
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
+        elif route.unbounded and last.finish_reason == "length":
+            self._warn_if_short(last.usage.output_tokens)
         put(last)
 
-    def _explained(self, error: RefusedError) -> Exception:
-        """Say what helps, where the server's words leave that open."""
-        if error.too_long:
-            tokens, window = numbers_in(error.detail)
-            remedy = f"lower max_tokens, or have it served with a larger window ({error})"
-            return PromptTooLongError(tokens, window or self._served.window, remedy)
-        if _NO_MODEL.search(error.detail):
-            known = ", ".join(self._served.names)
-            problem = f"no model {self._model!r}" + (f"; it serves {known}" if known else "")
-        elif error.no_such_place:
-            problem = f"nothing at {self._served.base}/chat/completions; is base_url right?"
-        else:
-            return error
-        return RefusedError(
-            f"{self._client.host} has {problem} ({error.detail})",
-            status=error.status or 0,
-            detail=error.detail,
-        )
+    def _warn_if_short(self, tokens: int) -> None:
+        if tokens <= DEFAULT_TOKENS:
+            warnings.warn(
+                f"{self._client.host} ended the text after {tokens} tokens, its own limit where "
+                f"none is given: give max_tokens",
+                TruncationWarning,
+                stacklevel=2,
+            )
 
     def _beside(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask for what servers have beside the OpenAI form."""

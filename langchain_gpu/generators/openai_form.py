@@ -21,7 +21,7 @@ _REASONS: dict[str, FinishReason] = {
     "stop_sequence": "stop",
     "repetition": "stop",  # vLLM, where it was told to end a loop
 }
-_OURS = ("model", "messages", "stream", "stream_options")
+_OURS = ("model", "messages", "prompt", "stream", "stream_options")
 _SHOWN = 200  # characters of a chunk that an error quotes
 
 # How servers give the numbers when a prompt is too long. "At least" so many, as vLLM says where it
@@ -52,16 +52,22 @@ _WINDOW = tuple(
 
 
 def body_of(model: str, request: Request) -> dict[str, Any]:
-    """Return the request in the OpenAI form; what is None is left to the server.
+    """Return a chat in the OpenAI form; what is None is left to the server.
+
+    Raises:
+        ValueError: An extra option would replace what the call itself says.
+    """
+    return settings_of(model, request) | {"messages": list(request.messages)}
+
+
+def settings_of(model: str, request: Request) -> dict[str, Any]:
+    """Return what a request says beside its chat or its prompt.
 
     Options the form does not know (`top_k`, `min_p`) stand beside the others, as servers want it.
 
     Raises:
-        ValueError: An extra option would replace what the call itself says, or the request is a
-            plain prompt and no chat.
+        ValueError: An extra option would replace what the call itself says.
     """
-    if request.prompt is not None:
-        raise ValueError("the back end 'openai' knows only chats, no plain prompts: give messages")
     extra = dict(request.extra)
     extra |= extra.pop("extra_body", None) or {}
     for name in _OURS:
@@ -80,9 +86,7 @@ def body_of(model: str, request: Request) -> dict[str, Any]:
         "tool_choice": _choice(request.tool_choice) if request.tools else None,
     }
     body = extra | {name: value for name, value in wanted.items() if value is not None}
-    body |= {"model": model, "messages": list(request.messages), "stream": True}
-    body["stream_options"] = {"include_usage": True}
-    return body
+    return body | {"model": model, "stream": True, "stream_options": {"include_usage": True}}
 
 
 def _choice(choice: str) -> str | dict[str, Any]:
@@ -159,6 +163,9 @@ class Pieces:
             return None
         choice = choices[0]
         self._reason = choice.get("finish_reason") or self._reason
+        return self._delta(choice)
+
+    def _delta(self, choice: Mapping[str, Any]) -> Delta | None:
         piece = choice.get("delta") or {}
         text = piece.get("content") or ""
         reasoning = piece.get("reasoning_content") or piece.get("reasoning") or ""
@@ -215,4 +222,4 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     return Usage(sent, written, details.get("cached_tokens") or 0)
 
 
-__all__ = ["Pieces", "body_of", "numbers_in"]
+__all__ = ["Pieces", "body_of", "numbers_in", "settings_of"]

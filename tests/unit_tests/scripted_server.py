@@ -207,7 +207,7 @@ def embeddings(body: Any, rows: list[Any] | None = None) -> Reply:
 
 def models(*names: str, **more: Any) -> Reply:
     """Answer with a list of models, as vLLM does."""
-    return Reply({"data": [{"id": name, "owned_by": "vllm", **more} for name in names]})
+    return Reply({"data": [{"id": name, "owned_by": "vllm"} | more for name in names]})
 
 
 def openai(asked: Asked) -> Reply:

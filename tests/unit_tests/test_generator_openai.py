@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, Request, collect
+from langchain_gpu.generators.base import Delta, collect
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
@@ -287,11 +287,6 @@ class TestBody:
     def test_what_cannot_be_set(self, server: Scripted, opens: Opens, extra: Any) -> None:
         with pytest.raises(ValueError, match=f"'{next(iter(extra))}'|n=2"):
             opens().generate([ask(extra=extra)])
-        assert server.of(CHAT) == []
-
-    def test_a_plain_prompt_is_no_chat(self, server: Scripted, opens: Opens) -> None:
-        with pytest.raises(ValueError, match="only chats, no plain prompts"):
-            opens().generate([Request(messages=[], prompt="Once")])
         assert server.of(CHAT) == []
 
     def test_headers_and_queries(self, server: Scripted, opens: Opens) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -77,14 +78,17 @@ def component(
     """
     from langchain_gpu.models.headers import read_info
     from langchain_gpu.planner import Chat, Encoder
+    from langchain_gpu.planner.gguf_encoder import WINDOW
 
     role, model = _split(text)
     info: ModelInfo = read_info(model, quantization=quantization)
     if role == "chat" or (not role and info.role == "decoder"):
         return Chat(info=info, name=name, dtype=dtype, **chat)
-    return Encoder(
+    found = Encoder(
         info=info, role="reranker" if role == "rerank" else "embedder", name=name, dtype=dtype
     )
+    # What llama.cpp is given to read where nobody asks for another window.
+    return replace(found, max_length=WINDOW) if info.format == "gguf" else found
 
 
 def index_of(text: str) -> Index:

@@ -181,11 +181,14 @@ def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
     from langchain_gpu.engine.llama_cpp_rerank import LlamaCppReranker
 
     kind = LlamaCppReranker if config.task == "score" else LlamaCppEncoder
+    options = dict(config.options)
+    if config.plan is not None and config.plan.max_batch_tokens is not None:
+        options.setdefault("n_ctx", config.plan.max_batch_tokens)
     return kind(
         resolve(config.model, kind="gguf", **config.where).path,
         device,
         dtype=config.dtype,
-        options=config.options,
+        options=options,
         fallback=config.fallback,
         on_event=config.on_event,
     )

@@ -30,14 +30,8 @@ from langchain_gpu.engine.tasks.embed import (
 )
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.planner.gguf_encoder import STEP, WINDOW, slots_of
 
-# A text goes through in one piece: the work space for it grows with the window, so a model that
-# reads 32,768 tokens gets that only where it is asked for.
-_WINDOW = 2048
-_STEP = 256  # llama.cpp rounds windows up to this, and a text beyond its work space is fatal
-# On a CPU texts one after the other are as fast as several at a time; a GPU wants more at once.
-_CPU_SLOTS = 1
-_GPU_SLOTS = 8
 _OPTIONS = ("n_ctx", "n_gpu_layers", "n_parallel", "n_threads", "pooling")
 _POOLINGS = (None, "mean", "cls", "last")
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average
@@ -105,7 +99,7 @@ class LlamaCppEncoder:
             raise ValueError(f"pooling {chosen['pooling']!r} is not one of mean, cls, last")
         self._path, self._options, self._fallback = path.resolve(), chosen, fallback
         self._on_event = on_event
-        self._asked: int = chosen.get("n_ctx") or _WINDOW
+        self._asked: int = chosen.get("n_ctx") or WINDOW
         self._server: LlamaServer | None = None
         self.to(device)
         self.dimension = self._look()
@@ -255,11 +249,11 @@ class LlamaCppEncoder:
         return None
 
     def _load(self, device: Device, n_gpu_layers: int = 0, main_gpu: int = 0) -> None:
-        slots = _CPU_SLOTS if device.kind == "cpu" else _GPU_SLOTS
+        slots = slots_of(device.kind)
         self._server = shared_server(
             LlamaSettings(
                 path=self._path,
-                n_ctx=-(-self._asked // _STEP) * _STEP,
+                n_ctx=-(-self._asked // STEP) * STEP,  # a text beyond its work space is fatal
                 n_parallel=self._options.get("n_parallel") or slots,
                 n_gpu_layers=n_gpu_layers,
                 main_gpu=main_gpu,

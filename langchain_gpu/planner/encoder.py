@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from langchain_gpu.planner import arithmetic
 from langchain_gpu.planner.components import Encoder, Index
+from langchain_gpu.planner.gguf_encoder import on_cpu, on_gpu, place_gguf_encoder
 from langchain_gpu.planner.policy import Policy
 from langchain_gpu.planner.pools import Pool
 from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, Term, size, total
@@ -17,8 +18,11 @@ def place_encoder(
     """Find the best place for an encoder; takes nothing from the pools.
 
     A batch is cut before anything leaves the GPU, but not below `policy.min_batch_tokens`; then the
-    embedding table goes to the CPU; then batches of one text are tried; then the CPU.
+    embedding table goes to the CPU; then batches of one text are tried; then the CPU. A GGUF file
+    is placed as llama.cpp does it.
     """
+    if encoder.info.format == "gguf":
+        return place_gguf_encoder(encoder, gpus, cpu) or _no_room(encoder, gpus, cpu)
     wanted = encoder.max_batch_tokens or policy.batch_tokens
     usual = max(min(wanted, policy.min_batch_tokens), min(wanted, encoder.max_length))
     for aside, least in ((False, usual), (True, usual), (False, encoder.max_length)):
@@ -33,9 +37,7 @@ def place_encoder(
         found = _try(encoder, cpu, None, wanted, min(wanted, encoder.max_length))
         if found is not None:
             return found
-    there = [*gpus, *([] if cpu is None else [cpu])]
-    needs = [(_least(encoder, pool), pool) for pool in there]
-    return _refused(encoder.name, encoder.role, encoder.info.name, needs)
+    return _no_room(encoder, gpus, cpu)
 
 
 def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
@@ -107,7 +109,7 @@ def _try(
         decision=decision,
         reason=reason,
         shares=tuple(shares),
-        dtype=None if encoder.info.format == "gguf" else dtype,
+        dtype=dtype,
         max_batch_tokens=tokens,
         embedding_on_cpu=table_at is not None,
     )
@@ -116,10 +118,11 @@ def _try(
 def _weights(encoder: Encoder, dtype: str) -> tuple[Term, Term]:
     """The embedding table, and all the rest."""
     info = encoder.info
-    own = None if info.format == "gguf" else dtype
     return (
-        arithmetic.weights([info.embedding], own, "embedding table"),
-        arithmetic.weights([*info.blocks, info.output], own, f"{info.layers} layers and the rest"),
+        arithmetic.weights([info.embedding], dtype, "embedding table"),
+        arithmetic.weights(
+            [*info.blocks, info.output], dtype, f"{info.layers} layers and the rest"
+        ),
     )
 
 
@@ -127,6 +130,25 @@ def _overhead(pool: Pool) -> list[Term]:
     if not pool.overhead:
         return []
     return [Term("overhead", pool.overhead, "the device's own context")]
+
+
+def _no_room(encoder: Encoder, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
+    needs: list[tuple[int, Pool]] = []
+    if encoder.info.format != "gguf":
+        there = [*gpus, *([] if cpu is None else [cpu])]
+        needs = [(_least(encoder, pool), pool) for pool in there]
+    elif cpu is not None:
+        needs = [_gguf_least(encoder, pool, cpu) for pool in gpus]
+        needs.append((on_cpu(encoder, cpu).kept, cpu))
+    return _refused(encoder.name, encoder.role, encoder.info.name, needs)
+
+
+def _gguf_least(encoder: Encoder, pool: Pool, cpu: Pool) -> tuple[int, Pool]:
+    """Return what it takes where it is too much: on a GPU, or beside it in the CPU's memory."""
+    card, host = on_gpu(encoder, pool, cpu)
+    if card.bytes > pool.left:
+        return card.bytes, pool
+    return host.kept + (card.kept if cpu.partner is pool else 0), cpu
 
 
 def _least(encoder: Encoder, pool: Pool) -> int:

@@ -17,8 +17,7 @@ def verify(component: Component, planned: ComponentPlan) -> Measured:
         planned: Where it goes.
 
     Raises:
-        TypeError: It is an index, or an encoder in a GGUF file, whose buffers are not planned one
-            by one.
+        TypeError: It is an index.
         ValueError: The plan refused it, or spreads a model of torch over several devices.
         ModelNotFoundError: Its files are not here.
         RuntimeError: llama.cpp could not load it, or said nothing of its buffers.
@@ -27,15 +26,11 @@ def verify(component: Component, planned: ComponentPlan) -> Measured:
         raise TypeError(f"{planned.name} is an index: there is nothing to load")
     if planned.decision == "refused":
         raise ValueError(f"{planned.name} cannot be loaded: {planned.reason}")
-    if isinstance(component, Chat) and component.runs_on == "llama_cpp":
+    on_llama = isinstance(component, Chat) and component.runs_on == "llama_cpp"
+    if on_llama or component.info.format == "gguf":
         from langchain_gpu.verify.llama import measure_llama
 
         return measure_llama(component, planned)
-    if component.info.format == "gguf":
-        raise TypeError(
-            f"{planned.name} is a GGUF file that llama.cpp does not chat with: there is no measure "
-            f"for it; take it as chat:MODEL, or its safetensors"
-        )
     if len(planned.shares) > 1:
         where = ", ".join(share.device for share in planned.shares)
         raise ValueError(

@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from langchain_gpu.models.resolve import ModelNotFoundError, resolve
-from langchain_gpu.planner import Chat, ComponentPlan
+from langchain_gpu.planner import Chat, ComponentPlan, Encoder
+from langchain_gpu.planner.drive import main_device, tensor_split
+from langchain_gpu.planner.gguf_encoder import slots_of
 from langchain_gpu.verify.measured import Measured, compare
 
 # As in: load_tensors:   CPU_Mapped model buffer size =    92.10 MiB
@@ -28,25 +31,16 @@ _SHOWN = 2000
 _MIB = 2**20
 
 
-def measure_llama(chat: Chat, planned: ComponentPlan) -> Measured:
+def measure_llama(component: Chat | Encoder, planned: ComponentPlan) -> Measured:
     """Load the file in a process of its own and add up the buffers that llama.cpp names.
 
     Raises:
         ModelNotFoundError: The file is not here.
-        RuntimeError: It could not be loaded, took too long, or no buffer was named.
+        RuntimeError: It could not be loaded, llama.cpp does not see the GPU of the plan, it took
+            too long, or no buffer was named.
     """
-    path = _path(chat)
-    layers = max(0, planned.n_gpu_layers or 0)
-    # One device's compute buffer is planned for each that has layers: fit by llama.cpp itself is
-    # off, for it would change the numbers that are to be checked.
-    asked = {
-        "path": str(path),
-        "n_ctx": planned.context,
-        "n_parallel": chat.sequences,
-        "n_gpu_layers": layers,
-        "cache": chat.cache_dtype,
-        "ubatch": chat.ubatch,
-    }
+    path = _path(component)
+    asked = what_to_load(path, component, planned)
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "langchain_gpu.verify.llama_child", json.dumps(asked)],
@@ -70,18 +64,39 @@ def measure_llama(chat: Chat, planned: ComponentPlan) -> Measured:
     return compare(planned, measured, how=how, rss=rss)
 
 
-def _path(chat: Chat) -> Path:
+def what_to_load(path: Path, component: Chat | Encoder, planned: ComponentPlan) -> dict[str, Any]:
+    """Return what `llama_child` is told: the file, and each number of the plan."""
+    device = main_device(planned)
+    asked: dict[str, Any] = {
+        "path": str(path),
+        "device": device,
+        "n_gpu_layers": max(0, planned.n_gpu_layers or 0),
+        "tensor_split": tensor_split(planned),
+    }
+    if isinstance(component, Encoder):
+        slots = slots_of(device)
+        return {**asked, "n_ctx": planned.max_batch_tokens, "n_parallel": slots, "embedding": True}
+    return {
+        **asked,
+        "n_ctx": planned.context,
+        "n_parallel": component.sequences,
+        "cache_dtype": component.cache_dtype,
+        "ubatch": component.ubatch,
+    }
+
+
+def _path(component: Chat | Encoder) -> Path:
     """Return the file that was planned for; its name alone may mean another quantization."""
-    file = next(iter(chat.info.files), "")
-    named = Path(chat.info.name).expanduser()
+    file = next(iter(component.info.files), "")
+    named = Path(component.info.name).expanduser()
     if named.is_dir() and (named / file).is_file():
         return named / file
-    found = resolve(chat.info.name, kind="gguf", local_files_only=True).path
+    found = resolve(component.info.name, kind="gguf", local_files_only=True).path
     if file and found.name != Path(file).name:
         found = found.parent / Path(file).name
         if not found.is_file():
             raise ModelNotFoundError(
-                f"{chat.info.name}: {file} is not on this machine; download it, then verify"
+                f"{component.info.name}: {file} is not on this machine; download it, then verify"
             )
     return found
 
@@ -109,4 +124,4 @@ def buffers(log: str) -> dict[str, int]:
     return found
 
 
-__all__ = ["buffers", "measure_llama"]
+__all__ = ["buffers", "measure_llama", "what_to_load"]

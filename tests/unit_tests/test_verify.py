@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
+from xllamacpp import ggml_backend_dev_type
 
 from langchain_gpu.cli import main
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.resolve import ModelNotFoundError, resolve
 from langchain_gpu.planner import Chat, Component, ComponentPlan, Encoder, Index, plan
 from langchain_gpu.verify import Measured, llama, verify
-from langchain_gpu.verify.llama import buffers
+from langchain_gpu.verify.llama import buffers, what_to_load
+from langchain_gpu.verify.llama_child import settings_of
 from langchain_gpu.verify.tensors import Tracker, storage_bytes
 from tests.unit_tests.conftest import MINILM
+from tests.unit_tests.gguf_bert import write_gguf
 from tests.unit_tests.planned_models import MIB, machine, uneven
 from tests.unit_tests.tiny_chat import build_chat
 
@@ -266,12 +269,91 @@ def test_what_cannot_be_verified() -> None:
     assert partial.decision == "partial"
     with pytest.raises(ValueError, match="chat lies on cuda:0, cpu: a model of torch is measured"):
         verify(split, partial)
-    vectors = Encoder(info=replace(uneven(), role="encoder", caches=()))
-    with pytest.raises(TypeError, match="embedder is a GGUF file that llama.cpp does not chat"):
-        verify(vectors, plan([vectors], machine(ram=8))["embedder"])
     nowhere = Chat(info=uneven())
     with pytest.raises(ModelNotFoundError, match="uneven"):
         verify(nowhere, plan([nowhere], machine(ram=8))["chat"])
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("longest", [200, 512])
+def test_an_encoder_in_a_gguf_file_takes_what_was_planned(tmp_path: Path, longest: int) -> None:
+    folder = resolve(MINILM, local_files_only=True).path
+    file = write_gguf(folder, tmp_path / "minilm.gguf")
+    planned, found = measured(Encoder(info=read_info(file), max_length=longest))
+    assert planned.max_batch_tokens == (256 if longest == 200 else 512)
+    ratios = off(found)
+    assert ratios["weights"] == pytest.approx(1, abs=0.02)
+    assert ratios["activations"] == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("hidden", "wide"), [(128, 384), (128, 1024)])
+def test_the_room_of_an_encoder_follows_its_shape(tmp_path: Path, hidden: int, wide: int) -> None:
+    config = BertConfig(
+        hidden_size=hidden, intermediate_size=wide, num_hidden_layers=2, num_attention_heads=4
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    words = resolve(MINILM, local_files_only=True).path / "tokenizer.json"
+    shutil.copy(words, tmp_path)
+    file = write_gguf(tmp_path, tmp_path / "random.gguf")
+    _, found = measured(Encoder(info=read_info(file), max_length=512))
+    assert off(found)["activations"] == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.models
+def test_a_model_that_writes_text_needs_its_logits_as_an_embedder_too() -> None:
+    planned, found = measured(Encoder(info=read_info(SMOLLM), max_length=512))
+    ratios = off(found)
+    assert ratios["weights"] == pytest.approx(1, abs=0.02)
+    assert ratios["kv_cache"] == 1
+    assert ratios["activations"] == pytest.approx(1, abs=0.02)
+    assert planned.bytes_for("activations") > 512 * 4 * 49_152  # of the vocabulary
+
+
+GPUS = [
+    {"name": f"CUDA{at}", "description": "a card", "type": ggml_backend_dev_type(1)}
+    | {"memory_total": 80, "memory_free": 70}
+    for at in range(2)
+]
+
+
+class TestFollowsThePlan:
+    def told(self, component: Chat | Encoder, planned: ComponentPlan) -> Any:
+        asked = what_to_load(Path("m.gguf"), component, planned)
+        return settings_of(json.loads(json.dumps(asked)), GPUS)
+
+    def test_a_card_that_is_not_the_first(self) -> None:
+        chat = Chat(info=uneven(), context=256)
+        cards = machine(0.6, 8)  # the first has no room for it
+        planned = plan([chat], cards)["chat"]
+        assert [share.device for share in planned.shares] == ["cuda:1", "cpu"]
+        settings = self.told(chat, planned)
+        assert (settings.main_gpu, settings.tensor_split) == (1, ())
+        assert settings.n_gpu_layers == planned.n_gpu_layers == 7
+        assert (settings.fit, settings.n_ctx) == (False, 256)
+
+    def test_layers_over_two_cards(self) -> None:
+        chat = Chat(info=uneven(), context=256, sequences=3, cache_dtype="q8_0", ubatch=64)
+        planned = plan([chat], machine(1.0, 1.1))["chat"]
+        assert planned.decision == "spread"
+        settings = self.told(chat, planned)
+        layers = tuple(float(share.layers or 0) for share in planned.shares[:2])
+        assert settings.tensor_split == layers
+        assert sum(layers) == 6
+        assert (settings.n_parallel, settings.cache_dtype, settings.ubatch) == (3, "q8_0", 64)
+
+    def test_an_encoder(self) -> None:
+        encoder = Encoder(info=replace(uneven(), role="encoder", caches=()), max_length=300)
+        planned = plan([encoder], machine(4))["embedder"]
+        settings = self.told(encoder, planned)
+        assert (settings.embedding, settings.n_ctx, settings.n_parallel) == (True, 512, 8)
+        assert settings.n_gpu_layers == 7
+
+    def test_a_card_that_llama_cpp_does_not_see_is_not_replaced(self) -> None:
+        chat = Chat(info=uneven(), context=256)
+        asked = what_to_load(Path("m.gguf"), chat, plan([chat], machine(8))["chat"])
+        with pytest.raises(RuntimeError, match="the plan is for cuda:0: "):
+            settings_of(asked, [])
 
 
 @pytest.mark.models
@@ -332,4 +414,4 @@ def test_the_child_is_a_module_that_runs() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "KeyError: 'path'" in done.stderr
+    assert "KeyError: 'device'" in done.stderr

@@ -19,7 +19,7 @@ from langchain_gpu.generators.base import (
     Request,
     collect,
 )
-from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of
+from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of, path_of
 from langchain_gpu.generators.ollama_models import Model, fetch
 from langchain_gpu.generators.ollama_place import (
     Placed,
@@ -69,6 +69,8 @@ class OllamaGenerator:
         DeviceNotFoundError: Less is on the GPU than was asked for and `fallback="error"`.
         ValueError: An option that Ollama does not have.
     """
+
+    plain_prompts = True
 
     def __init__(self, model: str, options: Options) -> None:
         refuse(options, "ollama", "dtype")
@@ -138,7 +140,7 @@ class OllamaGenerator:
         body = body_of(self._model.name, request, self._load, self._options.keep_alive)
         tools = request.tools if request.tool_choice != "none" else ()
         seconds = request.timeout or self._options.server.timeout
-        return streamed(self._client, partial(self._answer, body, seconds), tools)
+        return streamed(self._client, partial(self._answer, path_of(request), body, seconds), tools)
 
     def tokenize(self, text: str) -> list[int]:
         """Raise: Ollama shows no token ids.
@@ -217,15 +219,15 @@ class OllamaGenerator:
         except ServerError as error:
             logger.warning("cannot see where %s runs now: %s", self._model.name, error)
 
-    async def _answer(self, body: dict[str, Any], seconds: float, put: Put) -> None:
+    async def _answer(self, path: str, body: dict[str, Any], seconds: float, put: Put) -> None:
         attempts = retrying(self._options.server.max_retries, within=seconds)
         async with within(self._client.host, seconds, "finish the answer"), self._slots:
             try:
-                await attempts(self._attempt, body, put)
+                await attempts(self._attempt, path, body, put)
             except RefusedError as error:
                 raise await self._explained(error) from None
 
-    async def _attempt(self, body: dict[str, Any], put: Put) -> None:
+    async def _attempt(self, path: str, body: dict[str, Any], put: Put) -> None:
         pieces = Pieces(self._client.host)
 
         def take(line: dict[str, Any]) -> None:
@@ -233,7 +235,7 @@ class OllamaGenerator:
                 put(delta)
 
         try:
-            await self._client.stream("/api/chat", body, take)
+            await self._client.stream(path, body, take)
         except ServerError as error:
             # What was handed out cannot be taken back; what is done is whole.
             error.again = error.again and not pieces.begun

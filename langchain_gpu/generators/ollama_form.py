@@ -1,4 +1,4 @@
-"""Ollama's chat form: a request to its body, lines of the stream to pieces of the answer."""
+"""Ollama's forms: a request to its body, lines of the stream to pieces of the answer."""
 
 from __future__ import annotations
 
@@ -32,15 +32,22 @@ _OPTIONS = frozenset(
     }
 )
 _BESIDE = frozenset({"think", "format", "keep_alive", "logprobs", "top_logprobs", "truncate"})
-_OURS = ("model", "messages", "stream", "tools", "num_predict")
+_OURS = ("model", "messages", "prompt", "raw", "stream", "tools", "num_predict")
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 _SHOWN = 200  # characters of a line that an error quotes
+
+
+def path_of(request: Request) -> str:
+    """Return where a request goes."""
+    return "/api/chat" if request.prompt is None else "/api/generate"
 
 
 def body_of(
     model: str, request: Request, load: Mapping[str, Any], keep_alive: float | str | None
 ) -> dict[str, Any]:
     """Return the request in Ollama's form; what is None is left to the server.
+
+    A plain prompt goes past the template of the model.
 
     Args:
         model: The server's name of the model.
@@ -49,7 +56,8 @@ def body_of(
         keep_alive: How long it stays loaded afterwards.
 
     Raises:
-        ValueError: An extra option that Ollama does not have, or that is set elsewhere.
+        ValueError: An extra option that Ollama does not have, or that is set elsewhere; an empty
+            prompt.
     """
     beside, options = _sorted(request.extra)
     wanted = {
@@ -73,12 +81,18 @@ def body_of(
         body["tools"] = list(request.tools)
         if request.tool_choice != "auto":  # Ollama has no such choice; a schema enforces it
             body["format"] = _format(forced_format(request.tools, request.tool_choice))
-    return body | {
-        "model": model,
-        "messages": messages_of(request.messages),
-        "stream": True,
-        "options": {**options, **load},
-    }
+    asked = _asked(request, beside)
+    return body | asked | {"model": model, "stream": True, "options": {**options, **load}}
+
+
+def _asked(request: Request, beside: Mapping[str, Any]) -> dict[str, Any]:
+    if request.prompt is None:
+        return {"messages": messages_of(request.messages)}
+    if not request.prompt:
+        raise ValueError("the prompt is empty: there is nothing to go on with")
+    if "think" in beside:
+        raise ValueError("'think' is written by the chat template: a plain prompt has none")
+    return {"prompt": request.prompt, "raw": True}
 
 
 def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -156,7 +170,7 @@ class Pieces:
     def _read(self, line: Mapping[str, Any]) -> Delta | None:
         if line.get("done"):
             self.last = line
-        message = line.get("message") or {}
+        message = line.get("message") or {"content": line.get("response")}
         text, thought = message.get("content") or "", message.get("thinking") or ""
         calls, logprobs = message.get("tool_calls") or (), line.get("logprobs") or ()
         if not (text or thought or calls or logprobs):
@@ -222,4 +236,4 @@ def _call(call: Mapping[str, Any], index: int) -> dict[str, Any]:
     return {**call, "function": function}
 
 
-__all__ = ["LOADING", "LOAD_OPTIONS", "Pieces", "body_of", "messages_of"]
+__all__ = ["LOADING", "LOAD_OPTIONS", "Pieces", "body_of", "messages_of", "path_of"]

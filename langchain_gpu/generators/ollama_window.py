@@ -48,14 +48,20 @@ def warn_if_cut(body: Mapping[str, Any], usage: Usage, window: int) -> None:
             TruncationWarning,
             stacklevel=2,
         )
-    texts = [str(message.get("content") or "") for message in body["messages"]]
+    plain = "prompt" in body
+    texts = (
+        [body["prompt"]]
+        if plain
+        else [str(message.get("content") or "") for message in body["messages"]]
+    )
     estimate = (sum(map(len, texts)) + len(json.dumps(body.get("tools") or ""))) // (
         _CHARACTERS_PER_TOKEN
     )
     if estimate > window and tokens < _LOST * estimate:
+        asked, lost = ("prompt", "a part of it") if plain else ("chat", "the oldest messages")
         warnings.warn(
-            f"the chat has about {estimate} tokens, the window holds {window}, and Ollama has read "
-            f"{tokens}: it left out the oldest messages; give a larger n_ctx or a shorter chat",
+            f"the {asked} has about {estimate} tokens, the window holds {window}, and Ollama has "
+            f"read {tokens}: it left out {lost}; give a larger n_ctx or a shorter {asked}",
             TruncationWarning,
             stacklevel=2,
         )

@@ -24,6 +24,15 @@ def done(**more: Any) -> bytes:
     return line("", **{"done": True, "done_reason": "stop", **counts, **more})
 
 
+def text_line(text: str = "", **more: Any) -> bytes:
+    """One line of what goes on from a plain prompt; with `done=True` the last one."""
+    counts = {"done_reason": "stop", "prompt_eval_count": 11, "eval_count": 3}
+    end = counts if more.get("done") else {}
+    return json.dumps({"model": "m", "response": text, "done": False, **end, **more}).encode() + (
+        b"\n"
+    )
+
+
 def call(name: str, **arguments: Any) -> bytes:
     """A line with a tool call as Ollama sends it."""
     return line(message={"tool_calls": [{"function": {"name": name, "arguments": arguments}}]})
@@ -33,12 +42,17 @@ def hello(body: Any) -> Reply:
     return Reply(parts=[line("Hel"), line("lo."), done()])
 
 
+def paris(body: Any) -> Reply:
+    return Reply(parts=[text_line(" Pa"), text_line("ris"), text_line(done=True)])
+
+
 @dataclass
 class FakeOllama:
     """Answers every request as Ollama does.
 
     Attributes:
         chat: Answers a chat that is not only about loading.
+        plain: Answers a plain prompt.
         models: Names it has.
         loaded: What is in its memory.
         size: Bytes of a loaded model.
@@ -51,6 +65,7 @@ class FakeOllama:
     """
 
     chat: Callable[[Any], Reply] = hello
+    plain: Callable[[Any], Reply] = paris
     models: list[str] = field(default_factory=lambda: ["m:latest"])
     loaded: set[str] = field(default_factory=set)
     size: int = 1000
@@ -85,9 +100,9 @@ class FakeOllama:
 
     def _run(self, name: str, body: Any) -> Reply:
         """A chat, or a load or unload, which are chats without messages."""
-        if body.get("messages"):
+        if body.get("messages") or body.get("prompt"):
             self.loaded.add(name)
-            return self.chat(body)
+            return self.chat(body) if "messages" in body else self.plain(body)
         gone = body.get("keep_alive") == 0
         (self.loaded.discard if gone else self.loaded.add)(name)
         reason = "unload" if gone else "load"

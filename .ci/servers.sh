@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prepares what the integration tests talk to: a real Ollama and a real vLLM for the CPU, and the model that
-# chats with tools. What is there already is kept; the tests start the servers and stop them.
+# Prepares what the integration tests talk to: a real Ollama, a real vLLM and a real Triton for the CPU, and the
+# model that chats with tools. What is there already is kept; the tests start the servers and stop them.
 # Where: LANGCHAIN_GPU_SERVERS, or .servers in the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -69,6 +69,17 @@ qwen_dense() {
     "$servers/qwen/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf" "$1" >"$1.log" 2>&1 || fail "$1.log"
 }
 
+# The server comes inside a wheel. Its Python backend starts a helper that is built for one version of Python, and
+# fails with interpreters other than the system's own.
+triton() {
+  /usr/bin/python3 -m venv "$1"
+  timeout 900 "$1/bin/pip" install -q -r .ci/triton.txt >"$1.log" 2>&1 || fail "$1.log"
+  local server version
+  server=$(echo "$1"/lib/python3*/site-packages/pytriton/tritonserver)
+  version=$("$1/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  cp "$server/python_backend_stubs/$version/triton_python_backend_stub" "$server/backends/python/"
+}
+
 fail() {
   tail -20 "$1" >&2
   exit 1
@@ -82,5 +93,6 @@ rm -f "$servers/ollama/bin/libggml-cpu-sapphirerapids.so"
 build gguf "$(sha256sum <"$shared/tools/bert2gguf.py")" gguf
 build qwen "$qwen_sha256" qwen
 build qwen-dense "$qwen_sha256 $(sha256sum <.ci/dense.py)" qwen_dense
+build triton "$(sha256sum <.ci/triton.txt) $(/usr/bin/python3 --version)" triton
 build vllm "$(sha256sum <.ci/vllm.txt)" vllm
 echo "servers are in $servers"

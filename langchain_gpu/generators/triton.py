@@ -26,7 +26,8 @@ from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.triton import Arrays, Input, TritonClient
+from langchain_gpu.servers.triton import TritonClient
+from langchain_gpu.servers.triton_tensors import Arrays, Input
 
 if TYPE_CHECKING:  # it imports transformers
     from langchain_gpu.generators.triton_template import ChatTemplate

@@ -6,19 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc import InferRequestedOutput
 from tritonclient.grpc import aio as triton
 from tritonclient.utils import InferenceServerException
 
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import (
-    BadAnswerError,
     RefusedError,
     ServerError,
     ServerTimeoutError,
@@ -29,27 +25,12 @@ from langchain_gpu.servers.loop import Flight, Loop
 from langchain_gpu.servers.server import Server
 from langchain_gpu.servers.triton_errors import Faults
 from langchain_gpu.servers.triton_model import TritonModel
+from langchain_gpu.servers.triton_tensors import Arrays, Input, read
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Arrays = dict[str, NDArray[Any]]
 
 _LARGEST = 2**31 - 1  # bytes of a message: gRPC's own limit is 4 MB, less than a batch of vectors
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """What one input tensor is filled with.
-
-    Attributes:
-        name: The tensor.
-        datatype: As the protocol writes it.
-        values: Texts are `bytes` in an array of objects.
-    """
-
-    name: str
-    datatype: str
-    values: NDArray[Any]
 
 
 def channel_target(place: address.GrpcPlace) -> str:
@@ -137,7 +118,7 @@ class TritonClient:
             RefusedError: The server will not do it, however often it is asked.
             ServerError: It did not do it, although it was asked several times.
         """
-        sent = [_filled(each) for each in inputs]
+        sent = [each.sent() for each in inputs]
         wanted = [InferRequestedOutput(name) for name in outputs]
 
         async def once(client: Any) -> Arrays:
@@ -149,7 +130,7 @@ class TritonClient:
                 client_timeout=self._server.timeout,
                 parameters=dict(parameters or {}),
             )
-            return self._read(result, outputs)
+            return read(result, outputs, self.host)
 
         return await self._patiently(once)
 
@@ -169,7 +150,7 @@ class TritonClient:
         """
         body = {
             "model_name": model,
-            "inputs": [_filled(each) for each in inputs],
+            "inputs": [each.sent() for each in inputs],
             "outputs": [InferRequestedOutput(name) for name in outputs],
             "parameters": dict(parameters or {}),
         }
@@ -184,7 +165,7 @@ class TritonClient:
                 async for result, error in answers:
                     if error is not None:
                         raise error
-                    if take(self._read(result, outputs)):
+                    if take(read(result, outputs, self.host)):
                         return
                 whole = True
             finally:
@@ -228,19 +209,6 @@ class TritonClient:
         if self._client is not None:
             await self._client.close()
 
-    def _read(self, result: Any, names: Sequence[str]) -> Arrays:
-        found: Arrays = {}
-        for name in names:
-            try:
-                array = result.as_numpy(name)
-            except (ValueError, TypeError, KeyError) as error:
-                raise BadAnswerError(
-                    f"{self.host} returned a tensor {name} that cannot be read: {error}"
-                ) from None
-            if array is not None:
-                found[name] = array
-        return found
-
     async def _explained(self, model: str, error: ServerError) -> ServerError:
         """Say which models there are."""
         if isinstance(error, ServerTimeoutError) or error.status not in {404, 422, 503}:
@@ -254,7 +222,8 @@ class TritonClient:
             return error
         words = []
         for each in index.models:
-            why = f": {self._faults.shown(each.reason)}" if each.reason else ""
+            line = self._faults.shown(each.reason).partition("\n")[0]
+            why = f": {line}" if line else ""
             words.append(f"{each.name} ({(each.state or 'not loaded').lower()}{why})")
         return RefusedError(
             f"{self.host} has no model {model!r} that is ready; it has "
@@ -274,10 +243,4 @@ class TritonClient:
             raise self._faults.of(str(error.code()), error.details() or "") from None
 
 
-def _filled(tensor: Input) -> Any:
-    sent = InferInput(tensor.name, list(tensor.values.shape), tensor.datatype)
-    sent.set_data_from_numpy(np.ascontiguousarray(tensor.values))
-    return sent
-
-
-__all__ = ["Arrays", "Input", "TritonClient", "channel_target"]
+__all__ = ["TritonClient", "channel_target"]

@@ -377,7 +377,7 @@ def test_a_model_it_does_not_have(builds: Builds) -> None:
         ({"n_gpu_layers": 3}, "has no meaning for the back end 'triton'"),
         ({"load_kwargs": {"x": 1}}, "load_kwargs of the back end 'triton' are tokenizer"),
         ({"load_kwargs": {"tokenizer": "/nowhere"}}, "cannot be loaded"),
-        ({"model_kwargs": {"n": 2}}, "n=2 cannot be given"),
+        ({"model_kwargs": {"best_of": 2}}, "best_of=2 cannot be given"),
         ({"model_kwargs": {"messages": "x"}}, "messages='x' cannot be given"),
     ],
 )

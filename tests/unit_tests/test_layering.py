@@ -80,6 +80,7 @@ def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
         "servers/ollama.py",
         "servers/openai.py",
         "servers/triton.py",
+        "servers/triton_tensors.py",
         "engine/llama_cpp.py",
         "engine/llama_cpp_rerank.py",
         "generators/grammar.py",

@@ -14,8 +14,9 @@ from langchain_gpu.engine.remote.encoder import RemoteEncoder
 from langchain_gpu.engine.remote.request import Request
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.servers.errors import BadAnswerError
-from langchain_gpu.servers.triton import Arrays, Input, TritonClient
+from langchain_gpu.servers.triton import TritonClient
 from langchain_gpu.servers.triton_model import Tensor, TritonModel
+from langchain_gpu.servers.triton_tensors import Arrays, Input
 
 NUMBERS = ("FP32", "FP16", "FP64")
 

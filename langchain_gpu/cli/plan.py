@@ -8,7 +8,15 @@ import typer
 
 from langchain_gpu.cli.options import JsonOption
 from langchain_gpu.cli.output import print_json, quiet_stdout, stdout
-from langchain_gpu.cli.plan_inputs import check_types, component, devices, index_of, names, size_of
+from langchain_gpu.cli.plan_inputs import (
+    check_dtype,
+    check_types,
+    component,
+    devices,
+    index_of,
+    names,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from langchain_gpu.planner import Component, Plan
@@ -120,6 +128,7 @@ def plan(
         components = [
             component(text, name, quantization, dtype, settings) for text, name in called.items()
         ]
+        check_dtype(dtype, components)
         everything = [*components, *indexes]
         found = make_plan(everything, machine, policy)
         result: dict[str, Any] = found.as_dict()

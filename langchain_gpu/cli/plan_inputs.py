@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_gpu.hardware.devices import Device
     from langchain_gpu.models.info import ModelInfo
     from langchain_gpu.planner import Component, Index
@@ -32,6 +34,21 @@ def check_types(dtype: str | None, cache_dtype: str) -> None:
             raise typer.BadParameter(
                 f"{value!r} is not known; take one of {', '.join(known)}", param_hint=option
             )
+
+
+def check_dtype(dtype: str | None, components: Sequence[Component]) -> None:
+    """Refuse a dtype that no model takes: beside a GGUF file it is for the others.
+
+    Raises:
+        BadParameter: There are only GGUF files.
+    """
+    if dtype is None or any(getattr(each, "dtype", None) for each in components):
+        return
+    raise typer.BadParameter(
+        f"{dtype!r} is what safetensors are loaded as, and here are only GGUF files, whose weights "
+        f"stay as they are: leave it out, or choose with --quantization",
+        param_hint="--dtype",
+    )
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -68,7 +85,7 @@ def component(
         text: As it was given.
         name: What it is called in the plan.
         quantization: Which GGUF of a repository.
-        dtype: What safetensors are loaded as.
+        dtype: What safetensors are loaded as; a GGUF file does not take it.
         chat: Further settings of a chat model.
 
     Raises:
@@ -82,6 +99,8 @@ def component(
 
     role, model = _split(text)
     info: ModelInfo = read_info(model, quantization=quantization)
+    if info.format == "gguf":
+        dtype = None  # `check_dtype` says so where no other model takes it
     if role == "chat" or (not role and info.role == "decoder"):
         return Chat(info=info, name=name, dtype=dtype, **chat)
     found = Encoder(

@@ -8,7 +8,7 @@ from langchain_gpu.planner.components import Chat
 from langchain_gpu.planner.layout import lay
 from langchain_gpu.planner.policy import Policy
 from langchain_gpu.planner.pools import Pool, most_left
-from langchain_gpu.planner.suggest import suggest
+from langchain_gpu.planner.suggest import beyond_window, suggest
 from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, size
 
 _STEP = 256
@@ -47,12 +47,14 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
         reason=_reason(chat, wanted, found, gpus),
         shares=shares,
         context=context,
+        model_context=chat.info.context_length,
         n_gpu_layers=on_gpu + 1 if on_gpu and _output_on_gpu(chat, on_gpu) else on_gpu,
         embedding_on_cpu=embedding_on_cpu,
         dtype=None if chat.runs_on == "llama_cpp" else chat.dtype or chat.info.dtype,
-        suggestions=suggest(chat, context, gpus, cpu, policy)
-        if _could_be_better(found, gpus)
-        else (),
+        suggestions=(
+            *beyond_window(chat),
+            *(suggest(chat, context, gpus, cpu, policy) if _could_be_better(found, gpus) else ()),
+        ),
     )
 
 
@@ -166,7 +168,8 @@ def _refused(
             f"can be had: {missing}"
         ),
         context=None,
-        suggestions=suggest(chat, smallest, gpus, cpu, policy),
+        model_context=chat.info.context_length,
+        suggestions=(*beyond_window(chat), *suggest(chat, smallest, gpus, cpu, policy)),
     )
 
 

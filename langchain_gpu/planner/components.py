@@ -26,12 +26,12 @@ class Chat:
         cache_dtype: Type of the KV cache, a key of `models.info.CACHE_BITS`; transformers keeps its
             cache in what it computes in, whatever 16-bit type stands here.
         dtype: What safetensors are loaded as, a key of `DTYPE_BYTES`; None as they are. A GGUF file
-            is taken as it is.
+            brings its own.
         engine: What runs it; None for llama.cpp with GGUF and transformers with safetensors.
         ubatch: Tokens llama.cpp computes in one step.
 
     Raises:
-        ValueError: An unknown type, or a number below 1.
+        ValueError: An unknown type, a number below 1, or a dtype for a GGUF file.
     """
 
     info: ModelInfo
@@ -50,6 +50,8 @@ class Chat:
         _positive(self.name, context=self.context, sequences=self.sequences, ubatch=self.ubatch)
         if self.info.role != "decoder":
             raise ValueError(f"{self.info.name} is an encoder: it cannot write text")
+        if self.runs_on == "llama_cpp":
+            _own_dtype(self.name, self.dtype, self.info)
         if self.runs_on == "transformers" and CACHE_BITS[self.cache_dtype] < _HALF:
             raise ValueError(
                 f"{self.name}: cache_dtype={self.cache_dtype!r} is a type of llama.cpp; "
@@ -82,7 +84,7 @@ class Encoder:
         max_length: Tokens of the longest text: a batch is never smaller.
 
     Raises:
-        ValueError: An unknown type, or a number below 1.
+        ValueError: An unknown type, a number below 1, or a dtype for a GGUF file.
     """
 
     info: ModelInfo
@@ -96,6 +98,7 @@ class Encoder:
         """Refuse what cannot be; fill in the name."""
         _known("dtype", self.dtype, DTYPE_BYTES)
         object.__setattr__(self, "name", self.name or self.role)
+        _own_dtype(self.name, self.dtype, self.info)
         _positive(self.name, max_batch_tokens=self.max_batch_tokens, max_length=self.max_length)
 
 
@@ -139,6 +142,14 @@ _HALF = 16
 def _known(name: str, value: str | None, known: Collection[str]) -> None:
     if value is not None and value not in known:
         raise ValueError(f"{name}={value!r} is not known; take one of {', '.join(known)}")
+
+
+def _own_dtype(name: str, dtype: str | None, info: ModelInfo) -> None:
+    if dtype is not None and info.format == "gguf":
+        raise ValueError(
+            f"{name}: dtype={dtype!r} is for safetensors, and a GGUF file's weights stay as they "
+            f"lie in it ({info.dtype}): leave it out, or take another quantization"
+        )
 
 
 def _positive(owner: str, **numbers: int | None) -> None:

@@ -110,6 +110,7 @@ def _try(
         reason=reason,
         shares=tuple(shares),
         dtype=dtype,
+        model_context=encoder.info.context_length,
         max_batch_tokens=tokens,
         embedding_on_cpu=table_at is not None,
     )

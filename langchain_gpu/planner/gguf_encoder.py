@@ -107,6 +107,7 @@ def _planned(encoder: Encoder, shares: tuple[Share, ...]) -> ComponentPlan:
         decision="whole" if whole else "cpu",
         reason=f"fits: {where}" if whole else f"on the CPU: {where}",
         shares=shares,
+        model_context=encoder.info.context_length,
         max_batch_tokens=window_of(encoder),
         n_gpu_layers=encoder.info.layers + 1 if whole else 0,
         embedding_on_cpu=True,

@@ -3,7 +3,10 @@
 llama.cpp keeps the embedding table in the CPU's memory, gives GPUs the last layers and, before
 any of them, the output matrix; where that is the embedding table, a second copy of it.
 With transformers the embedding table leaves the GPU first, then layers from the end, and with them
-the output matrix; where that leaves room for the table again, it stays.
+the output matrix; where that leaves room for the table again, it stays. What is left on the CPU is
+computed on the first GPU all the same (accelerate's hooks bring it there and drop it again): that
+GPU holds the caches of these layers, and keeps room for the largest of them. Apple's GPU leaves
+them to the CPU.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class _Part:
     output: bool = False
     host: bool = False  # the CPU beside GPUs: it makes the inputs
     copies: bool = False  # the CPU keeps some weights a second time, in another order
+    away: bool = False  # its layers are computed elsewhere
     extra: list[Term] = field(default_factory=list)
 
     def terms(self, chat: Chat, context: int) -> tuple[Term, ...]:
@@ -46,9 +50,9 @@ class _Part:
             found.append(arithmetic.weights(_output(chat, self), dense, "output"))
         if self.copies and (copied := arithmetic.repacked(blocks)) is not None:
             found.append(copied)
-        if self.layers and info.caches:
+        if self.layers and info.caches and not self.away:
             found.append(arithmetic.kv_cache(chat, context, self.layers))
-        if self.layers or self.output:
+        if (self.layers or self.output) and not self.away:
             found.append(arithmetic.chat_activations(chat, context))
         elif self.host:
             found.append(arithmetic.chat_inputs(chat, context))
@@ -87,6 +91,7 @@ def lay(
         output=not output_on_gpu,
         host=llama,
         copies=llama and cpu is not None and "avx2" in cpu.isa,
+        away=not llama and on_gpu > 0 and any(pool.kind != "mps" for pool in gpus),
     )
     shares: list[Share] = []
     first = True
@@ -94,7 +99,10 @@ def lay(
         if not left:
             break
         embedding = first and not at_cpu.embedding
-        taken = _fill(chat, context, pool, left, embedding=embedding, output=output_on_gpu)
+        visits = _visits(chat, context, at_cpu) if first and at_cpu.away else []
+        taken = _fill(
+            chat, context, pool, left, embedding=embedding, output=output_on_gpu, extra=visits
+        )
         if taken is None:
             continue
         shares.append(taken)
@@ -111,7 +119,14 @@ def lay(
 
 
 def _fill(
-    chat: Chat, context: int, pool: Pool, left: range, *, embedding: bool, output: bool
+    chat: Chat,
+    context: int,
+    pool: Pool,
+    left: range,
+    *,
+    embedding: bool,
+    output: bool,
+    extra: Sequence[Term],
 ) -> Share | None:
     """Give a GPU as many of the `left` layers as fit; None where not one does."""
 
@@ -120,6 +135,7 @@ def _fill(
             range(left.start, left.start + count),
             embedding=embedding,
             output=output and count == len(left),
+            extra=list(extra),
         )
         if pool.overhead:
             part.extra.append(Term("overhead", pool.overhead, "the device's own context"))
@@ -137,6 +153,27 @@ def _fill(
         else:
             best, low = found, middle + 1
     return best
+
+
+def _visits(chat: Chat, context: int, at_cpu: _Part) -> list[Term]:
+    """Return what the first GPU needs to compute what lies with the CPU."""
+    info = chat.info
+    parts = [
+        *(part.terms(chat, context)[0] for part in map(_alone, at_cpu.layers)),
+        *(_Part(range(0), output=at_cpu.output, away=True).terms(chat, context)),
+    ]
+    if not parts:
+        return []
+    largest = max(parts, key=lambda term: term.bytes)
+    room = f"room for the largest part that comes from the CPU: {largest.formula}"
+    found = [Term("activations", largest.bytes, room)]
+    if at_cpu.layers and info.caches:
+        found.insert(0, arithmetic.kv_cache(chat, context, at_cpu.layers))
+    return found
+
+
+def _alone(layer: int) -> _Part:
+    return _Part(range(layer, layer + 1), away=True)
 
 
 def _output(chat: Chat, part: _Part) -> tuple[Weights, ...]:

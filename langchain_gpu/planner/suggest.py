@@ -45,6 +45,15 @@ def suggest(
     return tuple(found)
 
 
+def beyond_window(chat: Chat) -> tuple[str, ...]:
+    """Say where more tokens were asked for than the model was made for; nothing forbids it."""
+    own = chat.info.context_length
+    if own is None or chat.context is None or chat.context <= own:
+        return ()
+    asked = f"{chat.context:,} were asked for: what it writes beyond its own may be worthless"
+    return (f"a context of {own:,} tokens, the model's own window ({asked})",)
+
+
 def largest_quantization(
     chat: Chat, context: int, pools: Sequence[Pool], cpu: Pool | None
 ) -> str | None:
@@ -104,4 +113,4 @@ def with_bits(info: ModelInfo, quantization: str) -> ModelInfo:
     )
 
 
-__all__ = ["BITS", "largest_quantization", "suggest", "with_bits"]
+__all__ = ["BITS", "beyond_window", "largest_quantization", "suggest", "with_bits"]

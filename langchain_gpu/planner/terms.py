@@ -68,6 +68,7 @@ class ComponentPlan:
         shares: What lies where; empty when refused.
         dtype: What torch computes in; None where the file decides.
         context: Tokens of one chat; None for other components.
+        model_context: The window the model was made for; None where it names none.
         max_batch_tokens: Tokens of one forward pass of an encoder; None for other components.
         n_gpu_layers: What llama.cpp and Ollama call it: blocks on GPUs, one more where the output
             matrix is there too; None where there are no layers.
@@ -83,6 +84,7 @@ class ComponentPlan:
     shares: tuple[Share, ...] = ()
     dtype: str | None = None
     context: int | None = None
+    model_context: int | None = None
     max_batch_tokens: int | None = None
     n_gpu_layers: int | None = None
     embedding_on_cpu: bool = False

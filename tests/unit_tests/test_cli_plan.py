@@ -146,6 +146,25 @@ def test_options_reach_the_plan(call: Call) -> None:
     assert four == 2 * two
 
 
+def test_a_dtype_is_for_the_models_beside_a_gguf_file(call: Call) -> None:
+    arguments = [LLAMA, "bge-m3", "--device-memory", "24GiB"]
+    plain = found(call, *arguments)["components"]
+    typed = found(call, *arguments, "--dtype", "float32")["components"]
+    assert typed[0] == plain[0]
+    assert typed[1]["weights_bytes"] == 2 * plain[1]["weights_bytes"]
+
+
+def test_more_tokens_than_the_model_was_made_for_are_told(call: Call) -> None:
+    arguments = ["llama-3-8b", "--device-memory", "80GiB"]
+    (chat,) = found(call, *arguments, "--context", "16384")["components"]
+    assert (chat["context"], chat["model_context"], chat["decision"]) == (16384, 8192, "whole")
+    (line,) = chat["suggestions"]
+    assert line.startswith("a context of 8,192 tokens, the model's own window (16,384")
+    assert "try: a context of 8,192 tokens" in call(*arguments, "--context", "16384")[1]
+    (chat,) = found(call, *arguments, "--context", "8192")["components"]
+    assert chat["suggestions"] == []
+
+
 def test_one_model_in_two_roles(call: Call) -> None:
     got = found(call, "bge-m3", "rerank:bge-m3", "--device-memory", "24GiB")
     assert {(each["name"], each["role"]) for each in got["components"]} == {
@@ -179,6 +198,7 @@ USAGE = [
     ([LLAMA, "--device-memory", "24GiB", "--ram", "0"], "--ram: '0' is no size of a memory"),
     ([LLAMA, "--device-memory", "9" * 400], "is more memory than any machine has"),
     ([LLAMA, "--reserve", "many"], "--reserve: 'many' is no size of a memory; write 24GiB"),
+    ([LLAMA, "--dtype", "nf4"], "--dtype: 'nf4' is what safetensors are loaded as, and here are"),
     (["llama-3-8b", "--dtype", "int3"], "--dtype: 'int3' is not known; take one of float32,"),
     ([LLAMA, "--cache-dtype", "q1"], "--cache-dtype: 'q1' is not known; take one of float32,"),
     (["--index", "1000"], "--index: '1000': write 1000000x384 or 1000000x384:flat"),

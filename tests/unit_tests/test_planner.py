@@ -55,7 +55,9 @@ def gpu_for(chat: Chat, layers: int) -> float:
     llama = chat.runs_on == "llama_cpp"
     kept = range(count - layers, count) if llama else range(layers)
     first = block_bytes(info, kept) + (info.output.bytes if llama or layers == count else 0)
-    return (first + 512 * MIB + 20 * MIB) / GIB
+    # With transformers what stays on the CPU comes to the GPU to be computed, a layer at a time.
+    guest = 0 if llama or layers == count else info.blocks[-1].bytes
+    return (first + guest + 512 * MIB + 20 * MIB) / GIB
 
 
 @pytest.fixture
@@ -126,6 +128,38 @@ def test_transformers_lets_the_table_go_first_and_then_the_last_layers(on_gpu: i
         2: "4 of 6 layers and the embedding table stay on the CPU",
     }
     assert said[on_gpu] in found.reason
+
+
+def test_transformers_computes_all_layers_on_the_gpu() -> None:
+    chat = Chat(info=uneven(gguf=False), context=256)
+    info = chat.info
+    found = plan([chat], machine(gpu_for(chat, 3), ram=8), FREE)["chat"]
+    card, host = found.shares
+    caches = sum(term.bytes for term in card.terms if term.what == "kv_cache")
+    assert caches == info.cache_bytes(256)  # of all six, three of which lie on the CPU
+    (room,) = (term for term in card.terms if "comes from the CPU" in term.formula)
+    assert room.bytes == info.blocks[5].bytes  # the largest of those
+    assert {term.what for term in host.terms} == {"weights"}
+    # One byte less, and a layer less is there.
+    less = replace(machine(1)[0], memory_total=card.bytes, memory_free=card.bytes)
+    cpu = machine(1, ram=8)[1]
+    assert plan([chat], [less, cpu], FREE)["chat"].shares[0].layers == 3
+    less = replace(less, memory_free=card.bytes - 1)
+    assert plan([chat], [less, cpu], FREE)["chat"].shares[0].layers == 2
+
+
+def test_an_output_matrix_that_is_larger_than_a_layer_needs_its_room() -> None:
+    info = uneven(gguf=False, base=10 * MIB)
+    found = plan([Chat(info=info, context=256)], machine(0.68, ram=8), FREE)["chat"]
+    assert found.decision == "partial"
+    (room,) = (t for t in found.shares[0].terms if "comes from the CPU" in t.formula)
+    assert room.bytes == info.output.bytes == 60 * MIB
+
+
+@pytest.mark.parametrize("kind", [Chat, Encoder])
+def test_a_gguf_file_brings_its_own_dtype(kind: type[Chat | Encoder]) -> None:
+    with pytest.raises(ValueError, match=r"dtype='float16' is for safetensors, .* \(Q8_0\): leave"):
+        kind(info=uneven(), dtype="float16")
 
 
 def test_no_policy_of_parts_no_parts() -> None:

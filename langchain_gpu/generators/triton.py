@@ -16,6 +16,7 @@ from langchain_gpu.generators.base import (
     Message,
     PromptTooLongError,
     Request,
+    collect,
 )
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.registry import Options, refuse
@@ -138,9 +139,16 @@ class TritonGenerator:
     ) -> int:
         """Tokens of the prompt that a chat becomes, template included.
 
+        Without a tokenizer here, a model that takes messages and counts is asked for one token.
+
         Raises:
-            NotImplementedError: No tokenizer is named.
+            NotImplementedError: No tokenizer is named, and the model does not count.
+            PromptTooLongError: It counts, and the prompt does not fit its window.
         """
+        if self._template is None and self._form.messages is not None and self._form.counts:
+            request = Request(messages=messages, tools=tools, max_tokens=1)
+            if (usage := collect(self.stream(request)).usage) is not None:
+                return usage.input_tokens
         return self._counter().count(messages, tools)
 
     def close(self) -> None:

@@ -106,6 +106,11 @@ class Form:
         """Whether the model says why an answer ended."""
         return self._says("finish_reason")
 
+    @property
+    def counts(self) -> bool:
+        """Whether the model says how many tokens a chat took."""
+        return self._says("num_input_tokens") and self._says("num_output_tokens")
+
     def fill(self, request: Request, prompt: str | None) -> Filled:
         """Return the values of the inputs.
 

@@ -30,6 +30,8 @@ from langchain_gpu.servers.triton_tensors import Arrays, Input, read
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_ASK = 30.0  # seconds for a question whose answer the server has at hand
+_RECONNECT = 2000  # milliseconds: gRPC itself waits up to two minutes before it looks again
 _LARGEST = 2**31 - 1  # bytes of a message: gRPC's own limit is 4 MB, less than a batch of vectors
 
 
@@ -89,7 +91,8 @@ class TritonClient:
         """
         try:
             answer = await self._patiently(
-                lambda client: client.get_model_config(model, headers=self._headers)
+                lambda client: client.get_model_config(model, headers=self._headers),
+                min(_ASK, self._server.timeout),
             )
         except ServerUnreachableError as error:
             raise ServerUnreachableError(
@@ -132,7 +135,7 @@ class TritonClient:
             )
             return read(result, outputs, self.host)
 
-        return await self._patiently(once)
+        return await self._patiently(once, self._server.timeout)
 
     async def stream(
         self,
@@ -172,24 +175,24 @@ class TritonClient:
                 if not whole:
                     answers.cancel()  # the server stops
 
-    async def _patiently(self, ask: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    async def _patiently(self, ask: Callable[[Any], Coroutine[Any, Any, T]], seconds: float) -> T:
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._server.concurrency)
         # The slot is kept while waiting: a server that is overloaded is not sent others instead.
         async with self._slots:
-            return await retrying(self._server.max_retries)(self._once, ask)
+            return await retrying(self._server.max_retries)(self._once, ask, seconds)
 
-    async def _once(self, ask: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    async def _once(self, ask: Callable[[Any], Coroutine[Any, Any, T]], seconds: float) -> T:
         try:
             with self._errors():
-                async with asyncio.timeout(self._server.timeout):
+                async with asyncio.timeout(seconds):
                     return await ask(self._open())
         except ServerError:
             raise
         except TimeoutError:
             raise ServerTimeoutError(
-                f"{self.host} did not answer within {self._server.timeout:g} seconds; raise "
-                f"timeout, or lower the number of texts per request",
+                f"{self.host} did not answer within {seconds:g} seconds; raise timeout, or lower "
+                f"the number of items per request",
                 again=True,
             ) from None
 
@@ -198,6 +201,8 @@ class TritonClient:
             options = [
                 ("grpc.max_send_message_length", _LARGEST),
                 ("grpc.max_receive_message_length", _LARGEST),
+                ("grpc.initial_reconnect_backoff_ms", _RECONNECT // 10),
+                ("grpc.max_reconnect_backoff_ms", _RECONNECT),
                 ("grpc.enable_http_proxy", int(not address.is_loopback(self._place.url))),
             ]
             self._client = triton.InferenceServerClient(
@@ -215,7 +220,8 @@ class TritonClient:
             return error
         try:
             index = await self._patiently(
-                lambda client: client.get_model_repository_index(headers=self._headers)
+                lambda client: client.get_model_repository_index(headers=self._headers),
+                min(_ASK, self._server.timeout),
             )
         except ServerError as other:
             logger.warning("%s does not list its models: %s", self.host, other)

@@ -118,6 +118,21 @@ class ScriptedTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     left: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    target: str = ""
+    server: Any = None
+
+    def start(self) -> None:
+        """Listen."""
+        self.closing.clear()
+        self.server = grpc.server(ThreadPoolExecutor(32))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.server.add_insecure_port(self.target)
+        self.server.start()
+
+    def stop(self) -> None:
+        """Break every connection, and listen no more."""
+        self.closing.set()
+        self.server.stop(None).wait(5)
 
     def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         model = self._model(request.name, context)
@@ -216,13 +231,9 @@ def serving(
         target = f"unix:{Path(folder) / 's'}"
         monkeypatch.setattr(triton, "channel_target", lambda _: target)
         monkeypatch.setattr(http, "_BACK_OFF", lambda _: 0.0)
-        scripted = ScriptedTriton(dict(models))
-        server = grpc.server(ThreadPoolExecutor(32))
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(scripted, server)
-        server.add_insecure_port(target)
-        server.start()
+        scripted = ScriptedTriton(dict(models), target=target)
+        scripted.start()
         try:
             yield scripted
         finally:
-            scripted.closing.set()
-            server.stop(None).wait(5)
+            scripted.stop()

@@ -181,14 +181,14 @@ def test_plain_prompts(server: ScriptedTriton, builds: Builds) -> None:
 def test_an_ensemble_of_tensorrt_llm(server: ScriptedTriton, builds: Builds) -> None:
     with pytest.raises(ValueError, match="ensemble wants to know max_tokens"):
         builds("ensemble", GPULLM).invoke("Once")
-    settings = {"max_tokens": 9, "temperature": 0.5, "seed": 2**40, "stop": ["a", "bc"]}
+    settings = {"max_tokens": 9, "temperature": 0.5, "seed": 12345, "stop": ["a", "bc"]}
     assert builds("ensemble", GPULLM, **settings).invoke("Once") == "Hello"
     inputs = server.asked[-1].inputs
     assert inputs["text_input"].tolist() == [[b"Once"]]
     assert inputs["max_tokens"].tolist() == [[9]]
     assert inputs["max_tokens"].dtype == np.int32
     assert inputs["temperature"].tolist() == [[0.5]]
-    assert inputs["random_seed"].tolist() == [[2**40]]
+    assert inputs["random_seed"].tolist() == [[12345]]
     assert inputs["stop_words"].tolist() == [[b"a", b"bc"]]
     assert inputs["bad_words"].tolist() == [[b""]]
     builds("ensemble", GPULLM, max_tokens=1, temperature=0).invoke("Once")
@@ -197,8 +197,8 @@ def test_an_ensemble_of_tensorrt_llm(server: ScriptedTriton, builds: Builds) -> 
     assert "temperature" not in inputs
     with pytest.raises(ValueError, match="ensemble has no input for 'min_p'"):
         builds("ensemble", GPULLM, max_tokens=1, model_kwargs={"min_p": 1}).invoke("Once")
-    with pytest.raises(ValueError, match=r"\[-5\] does not go into the input random_seed"):
-        builds("ensemble", GPULLM, max_tokens=1, seed=-5).invoke("Once")
+    with pytest.raises(ValueError, match=r"\['many'\] does not go into the input top_k"):
+        builds("ensemble", GPULLM, max_tokens=1, model_kwargs={"top_k": "many"}).invoke("Once")
 
 
 def test_the_llm_api_of_tensorrt_llm_repeats_itself(server: ScriptedTriton, builds: Builds) -> None:
@@ -384,6 +384,13 @@ def test_a_model_it_does_not_have(builds: Builds) -> None:
 def test_what_cannot_be(builds: Builds, settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         builds(**settings).invoke("Hi")
+
+
+def test_tokens_are_counted_by_a_model_that_can(server: ScriptedTriton, builds: Builds) -> None:
+    assert builds().get_num_tokens_from_messages([HumanMessage("Hi")]) == 7
+    assert json.loads(server.asked[-1].inputs["sampling_parameters"][0]) == {"max_tokens": 1}
+    with pytest.raises(NotImplementedError, match="Triton does not count tokens"):
+        builds("vllm").get_num_tokens_from_messages([HumanMessage("Hi")])
 
 
 def test_a_schema_needs_an_input(builds: Builds) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -214,6 +215,42 @@ def test_it_hangs(server: ScriptedTriton, builds: Builds) -> None:
     with pytest.raises(ServerTimeoutError, match=r"did not answer within 0.3 seconds|DEADLINE"):
         embeddings.embed_query("b")
     assert time.monotonic() - start < 20
+
+
+def test_a_server_that_comes_back(server: ScriptedTriton, builds: Builds) -> None:
+    """It is found again soon, however long it was away."""
+    embeddings = builds(max_retries=0)
+    embeddings.embed_query("a")
+    server.stop()
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        with pytest.raises(ServerUnreachableError):
+            embeddings.embed_query("b")
+        time.sleep(0.2)
+    server.start()
+    until = time.monotonic() + 10
+    while True:
+        try:
+            assert embeddings.embed_query("b") == vector_of(b"b")
+            break
+        except ServerUnreachableError:
+            assert time.monotonic() < until, "still not found"
+            time.sleep(0.2)
+
+
+def test_it_breaks_off(server: ScriptedTriton, builds: Builds) -> None:
+    embeddings = builds(max_retries=0)
+    embeddings.embed_query("a")
+
+    def dies(asked: Asked) -> dict[str, Any]:
+        threading.Thread(target=server.stop).start()
+        asked.wait()
+        time.sleep(1)  # the connection goes first
+        return embed(asked)
+
+    server.models["embed"].answer = dies
+    with pytest.raises(ServerError):
+        embeddings.embed_query("b")
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch, builds: Builds, tmp_path: Any) -> None:

@@ -11,7 +11,10 @@ from langchain_gpu.cli.options import JsonOption
 from langchain_gpu.cli.output import print_json, quiet_stdout, stderr, stdout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_gpu.doctor import Proof
+    from langchain_gpu.doctor.proofs import Trial
     from langchain_gpu.hardware.facts import Facts
 
 ProofOption = Annotated[
@@ -66,12 +69,12 @@ def doctor(
 
 
 def _prove(facts: Facts, seconds: float) -> list[Proof]:
-    """Run the proofs; where someone watches, say which one runs."""
-    from langchain_gpu.doctor.proofs import plan, run
+    """Run the proofs; where someone watches, say which ones run."""
+    from langchain_gpu.doctor import prove
 
-    done = []
     with stderr().status("proofs") as status:
-        for trial in plan(facts):
-            status.update(f"{trial.name} {trial.device}")
-            done.append(run(trial, seconds))
-    return done
+
+        def show(trials: Sequence[Trial]) -> None:
+            status.update(f"{trials[0].name} {', '.join(trial.device for trial in trials)}")
+
+        return prove(facts, seconds=seconds, on_start=show)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from langchain_gpu.doctor.draw import render
-from langchain_gpu.doctor.proofs import Proof, prove
+from langchain_gpu.doctor.proofs import Proof
 from langchain_gpu.doctor.redact import redact
 from langchain_gpu.doctor.report import report
+from langchain_gpu.doctor.together import prove
 
 __all__ = ["Proof", "prove", "redact", "render", "report"]

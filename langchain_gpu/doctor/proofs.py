@@ -20,7 +20,7 @@ from langchain_gpu._extras import is_installed
 from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.child import ANSWER, LOADED
 from langchain_gpu.hardware.devices import Device, list_devices
-from langchain_gpu.hardware.facts import Facts, read_facts
+from langchain_gpu.hardware.facts import Facts
 
 SECONDS = 10.0
 _KILLED = 2.0  # seconds for a killed child to go; one that waits for a dead driver never does
@@ -28,6 +28,7 @@ _MOST = 500  # characters of what a library says
 _CHILD = "langchain_gpu.doctor.child"
 
 Name = Literal["matrix product", "FAISS search", "ONNX Runtime", "OpenVINO", "llama.cpp"]
+OnChild = Callable[[subprocess.Popen[str]], None]
 Cause = Literal["", "missing", "wrong", "memory", "error", "crash", "timeout", "slow start"]
 
 
@@ -120,20 +121,16 @@ def _onnx_trials(devices: Sequence[Device]) -> Iterator[Trial]:
             yield Trial("ONNX Runtime", str(device), "", words)
 
 
-def prove(facts: Facts | None = None, *, seconds: float = SECONDS) -> list[Proof]:
-    """Run every proof that this machine and its libraries call for, one after the other.
+def run(trial: Trial, seconds: float = SECONDS, on_child: OnChild | None = None) -> Proof:
+    """Run one proof in a child process, which lives no longer than `seconds`.
 
     Args:
-        facts: This machine, where it was read already.
-        seconds: For each proof.
+        trial: The proof.
+        seconds: From the start of the process.
+        on_child: Told of the process as soon as it runs.
     """
-    return [run(trial, seconds) for trial in plan(facts or read_facts())]
-
-
-def run(trial: Trial, seconds: float = SECONDS) -> Proof:
-    """Run one proof in a child process, which lives no longer than `seconds`."""
     begin = time.perf_counter()
-    ended, out, err = _run_child(trial.words, seconds)
+    ended, out, err = _run_child(trial.words, seconds, on_child)
     proof = Proof(
         name=trial.name,
         device=trial.device,
@@ -160,7 +157,9 @@ def run(trial: Trial, seconds: float = SECONDS) -> Proof:
     return replace(proof, cause="slow start", what=f"still loading libraries after {seconds:g} s")
 
 
-def _run_child(words: Sequence[str], seconds: float) -> tuple[int | None, str, str]:
+def _run_child(
+    words: Sequence[str], seconds: float, on_child: OnChild | None = None
+) -> tuple[int | None, str, str]:
     """Return (exit status or None where time was up, stdout, stderr)."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     # No `with`: leaving it waits for the child, and one stuck in a driver cannot even be killed.
@@ -175,21 +174,24 @@ def _run_child(words: Sequence[str], seconds: float) -> tuple[int | None, str, s
         start_new_session=True,
     )
     try:
+        if on_child is not None:
+            on_child(child)
         out, err = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        _kill(child)
+        kill(child)
         try:
             out, err = child.communicate(timeout=_KILLED)
         except subprocess.TimeoutExpired as late:
             return None, _said(late.stdout), _said(late.stderr)
         return None, out, err
     except BaseException:  # Ctrl-C reaches this process only: the child has a session of its own
-        _kill(child)
+        kill(child)
         raise
     return child.returncode, out, err
 
 
-def _kill(child: subprocess.Popen[str]) -> None:
+def kill(child: subprocess.Popen[str]) -> None:
+    """End a child and all that it started."""
     with contextlib.suppress(ProcessLookupError):
         if hasattr(os, "killpg"):
             os.killpg(child.pid, signal.SIGKILL)
@@ -226,4 +228,4 @@ def _has_gpu_faiss() -> bool:
     return any("gpu" in name.lower() for name in packages_distributions().get("faiss", []))
 
 
-__all__ = ["SECONDS", "Proof", "Trial", "plan", "prove", "run"]
+__all__ = ["SECONDS", "OnChild", "Proof", "Trial", "kill", "plan", "run"]

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from langchain_gpu.doctor import Proof, child, proofs, prove, report
 from langchain_gpu.doctor.proofs import Trial, plan, run
+from langchain_gpu.doctor.together import run_wave, waves
 from tests.unit_tests.machines import CPU_BUILD, M3_MAX, MI300X, NO_GPU, RTX_4090, TWO_H100
 
 # A processor like this one, without the units that would make "auto" take bfloat16.
@@ -197,6 +199,78 @@ def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(TRIAL, 60)
     assert not alive(started[0])
+
+
+def test_cards_are_tried_together_and_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "_has_gpu_faiss", lambda: True)
+    trials = plan(TWO_H100, everything)
+    assert [[(trial.name, trial.device) for trial in wave] for wave in waves(trials)] == [
+        [("matrix product", "cuda:0"), ("matrix product", "cuda:1")],
+        [("matrix product", "cpu")],
+        [("FAISS search", "cuda:0"), ("FAISS search", "cuda:1")],
+        [("FAISS search", "cpu")],
+        [("ONNX Runtime", "cuda:0")],
+        [("ONNX Runtime", "cpu")],
+        [("OpenVINO", "")],
+        [("llama.cpp", "")],
+    ]
+    many = [replace(TRIAL, device=f"cuda:{number}") for number in range(8)]
+    assert [len(wave) for wave in waves(many, 3)] == [3, 3, 2]
+    assert [len(wave) for wave in waves(many, 1)] == [1] * 8
+
+
+CARDS = [replace(TRIAL, device=f"cuda:{number}") for number in range(2)]
+MEET = """
+    import os, pathlib, time
+    folder = pathlib.Path(os.environ["MEET"])
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.05)
+    raise ImportError("both are here")
+"""
+
+
+def test_they_really_run_at_the_same_time(
+    torch_that: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet = tmp_path / "meet"
+    meet.mkdir()
+    monkeypatch.setenv("MEET", str(meet))
+    torch_that(MEET)  # each waits for the other
+    found = run_wave(CARDS, 60)
+    assert [(proof.device, proof.what) for proof in found] == [
+        ("cuda:0", "ImportError: both are here"),
+        ("cuda:1", "ImportError: both are here"),
+    ]
+
+
+def test_ctrl_c_ends_all_that_run_together(
+    torch_that: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "pids"
+    monkeypatch.setenv("PIDS", str(file))
+    torch_that(
+        """
+        import os, time
+        with open(os.environ["PIDS"], "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        time.sleep(600)
+        """
+    )
+
+    def interrupted(self: Future[Proof]) -> Proof:
+        while not file.exists() or len(file.read_text().split()) < 2:
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_wave(CARDS, 100)
+    assert time.monotonic() - begin < 90  # and not their time-out
+    pids = list(map(int, file.read_text().split()))
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
 
 
 @pytest.mark.parametrize(

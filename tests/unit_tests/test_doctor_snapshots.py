@@ -6,10 +6,8 @@ difference before you commit it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +18,13 @@ from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.doctor.markdown import markdown
 from langchain_gpu.doctor.ollama import Loaded, Ollama
 from langchain_gpu.doctor.proofs import plan
+from langchain_gpu.hardware.devices import Device, list_devices
 from langchain_gpu.hardware.facts import Facts
+from langchain_gpu.planner import Index
+from langchain_gpu.planner import plan as make_plan
 from tests.unit_tests.machines import CPU_BUILD, LAPTOP_8GB, MACHINES
+from tests.unit_tests.text_snapshots import FOLDER, WIDTH, compare, trimmed
 
-FOLDER = Path(__file__).parent / "snapshots"
-WIDTH = 80
 GIB = 2**30
 
 # What is installed there, whatever is installed here.
@@ -86,18 +86,7 @@ def masked(found: dict[str, Any]) -> dict[str, Any]:
 def drawn(found: dict[str, Any]) -> str:
     console = Console(file=StringIO(), width=WIDTH)
     console.print(render(found))
-    text = str(console.file.getvalue())  # type: ignore[attr-defined]  # the StringIO above
-    lines = [line.rstrip() for line in text.splitlines()]
-    assert max(map(len, lines)) <= WIDTH
-    return "\n".join(lines) + "\n"
-
-
-def compare(name: str, text: str) -> None:
-    file = FOLDER / name
-    if os.environ.get("SNAPSHOTS") == "write":
-        FOLDER.mkdir(exist_ok=True)
-        file.write_text(text)
-    assert text == file.read_text(), f"{name} differs; if it should, run with SNAPSHOTS=write"
+    return trimmed(str(console.file.getvalue()))  # type: ignore[attr-defined]  # the StringIO above
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -134,6 +123,22 @@ def test_a_bug_report() -> None:
     )
     found = report(machine, proofs=samples(machine), environment=environment)
     compare("doctor-report.txt", markdown(redact(masked(found), {})))
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_doctor_and_a_plan_speak_of_the_same_memory(name: str) -> None:
+    machine = MACHINES[name]
+    index = Index(kind="flat", rows=10, dimension=8, bytes=400)
+    pools = make_plan([index], list_devices(machine)).pools
+    planned = {pool.device: (pool.total, pool.free) for pool in pools}
+    looked = report(machine, environment=Environment())["devices"]
+    assert planned == {
+        str(Device(kind=each["kind"], index=each["index"], name="", reason="")): (
+            each["memory_total"],
+            each["memory_free"],
+        )
+        for each in looked
+    }
 
 
 def test_no_snapshot_is_left_over() -> None:

@@ -20,10 +20,22 @@ from langchain_gpu._llama import LlamaServer
 
 @dataclass(slots=True)
 class Answer:
-    """One streamed answer: `time.perf_counter()` of its start and of every token."""
+    """One streamed answer.
+
+    Attributes:
+        start: `time.perf_counter()` of its start.
+        tokens: The same of every piece of text. A busy server may send several tokens as one.
+        written: Tokens as the engine counts them; None where it was not asked.
+    """
 
     start: float
     tokens: list[float] = field(default_factory=list)
+    written: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Tokens of the answer; 0 where no text came."""
+        return (self.written or len(self.tokens)) if self.tokens else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ _PACKAGES = (
     "langchain-gpu",
     "langchain-huggingface",
     "numpy",
+    "ollama",
+    "openai",
     "openvino",
     "sentence-transformers",
     "tokenizers",

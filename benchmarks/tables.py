@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import search_tables
+from benchmarks import generate_tables, search_tables
 
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
@@ -29,6 +29,8 @@ def readme_speed(results: Path) -> str:
     sections += [f"{rerank(each)}\n" for each in found]
     found = [json.loads(path.read_text()) for path in sorted(results.glob("search-*.json"))]
     sections += [f"{search_tables.section(each)}\n" for each in found]
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("generate-*.json"))]
+    sections += [f"{generate_tables.section(each)}\n" for each in found]
     return "\n".join(sections)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_generate, results
+from benchmarks import bench_generate, generate_rounds, generate_tables, results, tables
 from benchmarks.generate_peers import Answer, Streamer, Writer
 
 SMALL = bench_generate.options(["--rounds", "2", "--concurrency", "1", "3", "--tokens", "4"])
@@ -27,7 +27,7 @@ def speaker(name: str, seconds: float) -> Streamer:
 
 
 def test_times_are_those_of_the_field() -> None:
-    found = bench_generate.times([Answer(1.0, [1.5, 1.6, 1.8]), Answer(2.0, [2.5, 2.6, 2.8])])
+    found = generate_rounds.times([Answer(1.0, [1.5, 1.6, 1.8]), Answer(2.0, [2.5, 2.6, 2.8])])
     assert found["ttft"]["p50"] == pytest.approx(500)
     assert found["itl"]["p50"] == pytest.approx(150)
     assert found["tpot"]["p99"] == pytest.approx(150)
@@ -35,7 +35,7 @@ def test_times_are_those_of_the_field() -> None:
 
 
 def test_a_run_is_measured_and_kept(tmp_path: Path) -> None:
-    rows = bench_generate.streamed([speaker("base", 0.001), speaker("slow", 0.02)], SMALL)
+    rows = generate_rounds.streamed([speaker("base", 0.001), speaker("slow", 0.02)], SMALL, [1, 3])
     assert [(row["name"], row["concurrency"]) for row in rows] == [
         ("base", 1),
         ("slow", 1),
@@ -49,21 +49,86 @@ def test_a_run_is_measured_and_kept(tmp_path: Path) -> None:
         asked.append(len(prompts))
         return len(prompts) * count
 
-    batches = bench_generate.written([Writer("base", write)], SMALL)
+    batches = generate_rounds.written([Writer("base", write)], SMALL)
     assert asked == [1, 3, 3]
-    record = {
-        "benchmark": "generate",
-        "model": "m",
-        "device": {"kind": "cpu", "name": "a cpu"},
-        "llama_cpp": rows,
-        "transformers": batches,
-    }
-    assert bench_generate.table(record).count("\n") == 6
+    device = {"kind": "cpu", "name": "a cpu"}
+    record = {"benchmark": "generate", "model": "m", "device": device, "llama_cpp": rows}
+    record["transformers"] = batches
     kept = results.write(record, tmp_path)
     assert json.loads(kept.read_text()) == record
     assert "generate-cpu-a-cpu" in kept.name
 
 
+def test_tokens_are_those_the_engine_counts() -> None:
+    merged = Answer(1.0, [1.5, 1.9], written=5)
+    assert merged.count == 5
+    assert generate_rounds.times([merged])["tpot"]["p50"] == pytest.approx(100)
+    assert Answer(1.0, [1.5, 1.6]).count == 2
+    assert Answer(1.0, written=3).count == 0
+
+
+def test_nobody_finds_the_question_of_another_cached() -> None:
+    asked: dict[str, list[str]] = {"one": [], "other": []}
+
+    def recorder(name: str) -> Streamer:
+        def stream(prompt: str, count: int) -> Answer:
+            asked[name].append(prompt)
+            return Answer(1.0, [2.0] * count)
+
+        return Streamer(name, stream)
+
+    generate_rounds.streamed([recorder("one"), recorder("other")], SMALL, [1, 3])
+    everything = asked["one"] + asked["other"]
+    assert len(everything) == len(set(everything)) == 2 * 3 * 4
+
+
+def test_an_empty_answer_is_no_fast_one() -> None:
+    silent = Streamer("silent", lambda _, __: Answer(1.0))
+    with pytest.raises(RuntimeError, match="silent gave an empty answer"):
+        generate_rounds.streamed([silent], SMALL, [1])
+
+
 def test_questions_are_new_in_every_round() -> None:
-    first, second = bench_generate.prompts(3, 1), bench_generate.prompts(3, 2)
+    first, second = generate_rounds.prompts(3, 1), generate_rounds.prompts(3, 2)
     assert len({*first, *second}) == 6
+
+
+def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
+    ms = {name: {"p50": 12.34} for name in ("ttft", "itl", "tpot", "e2e")}
+    row = {"concurrency": 16, "tokens_per_second": 1234.5, "ratio": 0.987, "ms": ms}
+    row |= {"cpu_us_per_token": 151.4, "tokens": 32.0}
+    short = {**row, "name": "short answers", "ms": {"ttft": {"p50": 1.0}}}
+    record = {
+        "benchmark": "generate",
+        "date": "2030-01-01",
+        "model": "tiny",
+        "device": {"kind": "cpu", "name": "A CPU", "cores": 2},
+        "versions": {"xllamacpp": "9", "transformers": "8"},
+        "rounds": 3,
+        "tokens": 32,
+        "threads": 1,
+        "llama_cpp": [{**row, "name": "xllamacpp"}, short],
+        "own_cost": {
+            "threads": 1,
+            "requests": 0,
+            "rows": [{"name": "ChatGPU.stream", "first_us": 1880, "chunk_us": 90.6}],
+        },
+        "servers": [
+            {"name": "Ollama 1.2", "model": "m", "rows": [{**row, "name": "ChatGPU(ollama)"}]}
+        ],
+        "transformers": [{**row, "name": "GPULLM"}],
+        "skipped": [{"name": "vLLM", "reason": "no vllm/bin/python in .servers"}],
+    }
+    (tmp_path / "generate-cpu-a-cpu-tiny.json").write_text(json.dumps(record))
+    text = tables.readme_speed(tmp_path)
+    assert generate_tables.section(record) in text
+    assert "`tiny` on 2 cores of A CPU; xllamacpp 9" in text
+    times = "12.3 ms | 12.3 ms | 12.3 ms | 12.3 ms"
+    assert f"| xllamacpp | 16 | 1,234.5 | 0.99 | {times} |" in text
+    assert "| short answers | 16 | 1,234.5 | 0.99 | 1.0 ms | – | – | – |" in text  # noqa: RUF001
+    assert "Ollama 1.2, `m`:\n\n| streams | at once |" in text
+    assert f"| ChatGPU(ollama) | 16 | 1,234.5 | 0.99 | {times} | 151 µs |" in text
+    assert "| GPULLM | 16 | 1,234.5 | 0.99 |" in text
+    assert "ChatGPU.stream 1,880 µs until the first piece and 91 µs for each further one." in text
+    assert "1 thread and sends 0 requests" in text
+    assert "Left out of this run: vLLM (no vllm/bin/python in .servers)." in text

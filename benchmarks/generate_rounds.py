@@ -1,0 +1,133 @@
+"""Rounds of writing text: everybody is asked as many questions at once, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from statistics import median
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+
+from benchmarks.generate_peers import Answer, Streamer, Writer
+from benchmarks.measure import order
+
+_PERCENTILES = (50, 95, 99)
+
+
+def prompts(count: int, *marks: object) -> list[str]:
+    """Return questions nobody has asked before, of about the same length.
+
+    Args:
+        count: How many.
+        *marks: What makes them new: two calls with other marks have no question in common.
+    """
+    mark = ".".join(map(str, marks))
+    return [f"Round {mark}: tell me what is special about number {n}." for n in range(count)]
+
+
+def together(who: Streamer, texts: Sequence[str], tokens: int) -> tuple[list[Answer], float]:
+    """Ask all at the same moment; return the answers and the seconds for all."""
+    ready = Barrier(len(texts))
+
+    def ask(text: str) -> Answer:
+        ready.wait()
+        return who.stream(text, tokens)
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        start = time.perf_counter()
+        answers = list(pool.map(ask, texts))
+        return answers, time.perf_counter() - start
+
+
+def times(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+    """Return percentiles in ms of the usual times of streamed answers."""
+    gaps = [late - early for a in answers for early, late in pairwise(a.tokens)]
+    found = {
+        "ttft": [a.tokens[0] - a.start for a in answers],
+        "itl": gaps,
+        "tpot": [(a.tokens[-1] - a.tokens[0]) / max(1, a.count - 1) for a in answers],
+        "e2e": [a.tokens[-1] - a.start for a in answers],
+    }
+    return {
+        name: {f"p{p}": round(float(np.percentile(seconds, p)) * 1000, 2) for p in _PERCENTILES}
+        for name, seconds in found.items()
+        if seconds
+    }
+
+
+def streamed(
+    here: Sequence[Streamer], chosen: argparse.Namespace, levels: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Measure streams at every concurrency; ratios are to the first of `here`.
+
+    `cpu_us_per_token` is the CPU time of this process for a token, time to the first one included:
+    what a client costs, where the engine is another process.
+
+    Raises:
+        RuntimeError: Somebody gave an empty answer.
+    """
+    rows = []
+    for number in levels:
+        answers: list[list[Answer]] = [[] for _ in here]
+        rates: list[list[float]] = [[] for _ in here]
+        spent: list[list[float]] = [[] for _ in here]
+        for turn in range(chosen.rounds + 1):  # the first warms up
+            for place in order(len(here), turn):
+                # Questions of their own, or the second to ask would find the first one's cached.
+                asked = prompts(number, number, turn, place)
+                cpu = time.process_time()
+                given, seconds = together(here[place], asked, chosen.tokens)
+                cpu = time.process_time() - cpu
+                if not all(each.count for each in given):
+                    raise RuntimeError(f"{here[place].name} gave an empty answer")
+                if turn:
+                    tokens = sum(each.count for each in given)
+                    answers[place] += given
+                    rates[place].append(tokens / seconds)
+                    spent[place].append(cpu / tokens)
+        for place, who in enumerate(here):
+            ratios = [mine / base for mine, base in zip(rates[place], rates[0], strict=True)]
+            rows.append(
+                {
+                    "name": who.name,
+                    "concurrency": number,
+                    "tokens_per_second": round(median(rates[place]), 2),
+                    "ratio": round(median(ratios), 3),
+                    "tokens": round(sum(a.count for a in answers[place]) / len(answers[place]), 1),
+                    "cpu_us_per_token": round(median(spent[place]) * 1e6, 1),
+                    "ms": times(answers[place]),
+                }
+            )
+    return rows
+
+
+def written(here: Sequence[Writer], chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure whole answers to as many prompts as the widest batch holds."""
+    rates: list[list[float]] = [[] for _ in here]
+    width = max(chosen.concurrency)
+    for turn in range(chosen.rounds + 1):
+        for place in order(len(here), turn):
+            asked = prompts(width if turn else 1, turn)
+            start = time.perf_counter()
+            tokens = here[place].write(asked, chosen.tokens)
+            if turn:
+                rates[place].append(tokens / (time.perf_counter() - start))
+    return [
+        {
+            "name": who.name,
+            "concurrency": width,
+            "tokens_per_second": round(median(rates[place]), 2),
+            "ratio": round(
+                median(mine / base for mine, base in zip(rates[place], rates[0], strict=True)), 3
+            ),
+        }
+        for place, who in enumerate(here)
+    ]
+
+
+__all__ = ["prompts", "streamed", "times", "together", "written"]

@@ -1,0 +1,78 @@
+"""README's tables of writing text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Found = dict[str, Any]
+_TIMES = ("ttft", "itl", "tpot", "e2e")
+_NONE = "–"  # noqa: RUF001 - what a table has where there is no figure
+
+
+def section(found: Found) -> str:
+    """Return the text of one result of `bench_generate.py`."""
+    device, versions, threads = found["device"], found["versions"], found["threads"]
+    intro = (
+        f"Writing text with `{found['model']}` on {device['cores']} cores of {device['name']}; "
+        f"xllamacpp {versions['xllamacpp']}, transformers {versions['transformers']}, "
+        f"{found['date']}. {found['rounds']} rounds of fresh questions, {found['tokens']} tokens "
+        f"an answer, {threads} thread{'s' * (threads > 1)} for a model; ratios are "
+        "medians against the first row of a table with as many chats in the same round, times p50."
+    )
+    parts = [intro, _streams(found["llama_cpp"], _OWN)]
+    for each in found["servers"]:
+        parts += [f"{each['name']}, `{each['model']}`:", _streams(each["rows"], _SERVED)]
+    lines = [["whole answers", "at once", "tokens/s", "ratio"]]
+    lines += [_rates(row) for row in found["transformers"]]
+    parts += [_markdown(lines), _cost(found["own_cost"])]
+    if found["skipped"]:
+        left = "; ".join(f"{each['name']} ({each['reason']})" for each in found["skipped"])
+        parts.append(f"Left out of this run: {left}.")
+    return "\n\n".join(parts)
+
+
+_OWN = ["at once", "tokens/s", "ratio", "TTFT", "ITL", "TPOT", "E2E"]
+_SERVED = [*_OWN, "client CPU a token"]
+
+
+def _streams(rows: Sequence[Found], head: Sequence[str]) -> str:
+    lines = [["streams", *head]]
+    for row in rows:
+        cells = _rates(row)
+        cells += [_ms(row["ms"].get(name)) for name in _TIMES]
+        if head is _SERVED:
+            cells.append(f"{row['cpu_us_per_token']:,.0f} µs")
+        lines.append(cells)
+    return _markdown(lines)
+
+
+def _rates(row: Found) -> list[str]:
+    rate, ratio = f"{row['tokens_per_second']:,.1f}", f"{row['ratio']:.2f}"
+    return [row["name"], str(row["concurrency"]), rate, ratio]
+
+
+def _ms(percentiles: Found | None) -> str:
+    return _NONE if percentiles is None else f"{percentiles['p50']:,.1f} ms"
+
+
+def _cost(found: Found) -> str:
+    rows = "; ".join(
+        f"{row['name']} {row['first_us']:,} µs until the first piece and {row['chunk_us']:.0f} µs "
+        f"for each further one"
+        for row in found["rows"]
+    )
+    threads, requests = found["threads"], found["requests"]
+    return (
+        f"CPU time around llama.cpp, its own not counted, LangChain's included: {rows}. A stream "
+        f"starts {threads} thread{'s' * (threads != 1)} and sends {requests} requests beside its "
+        f"chat."
+    )
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+
+
+__all__ = ["section"]

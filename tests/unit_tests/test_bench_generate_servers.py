@@ -1,0 +1,86 @@
+"""Writing text through servers: who asks what, and who is left out with which reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+
+from benchmarks import bench_generate
+from benchmarks.generate_servers import LeftOutError, by_ollama, by_vllm, run_ollama, run_vllm
+from tests.unit_tests.chat_script import CHAT, chatting, says
+from tests.unit_tests.scripted_ollama import FakeOllama
+from tests.unit_tests.scripted_server import Asked, Reply, models, serving
+
+ROOM: dict[str, Any] = {"slots": 2, "window": 160, "lifetime": 60}
+
+
+def test_ollama_is_asked_the_same_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(monkeypatch, FakeOllama(models=["bench:latest"])) as server:
+        direct = httpx.HTTPTransport(uds=str(server.path))
+        streamers, chat = by_ollama("http://h:1", slots=2, window=160, transport=direct)
+        with chat:
+            answers = [who.stream("hi", 8) for who in streamers]
+        bodies = [body for body in server.of("/api/chat") if body["messages"]]
+    assert [who.name for who in streamers] == ["Ollama directly", "ChatGPU(ollama)"]
+    for answer in answers:
+        assert (len(answer.tokens), answer.written) == (2, 3)
+        assert answer.start < answer.tokens[0] <= answer.tokens[1]
+    # Other options would have Ollama load the model again.
+    assert bodies[0]["options"] == bodies[1]["options"]
+    assert bodies[0]["options"] == {"num_ctx": 160, "num_predict": 8, "temperature": 0}
+    assert bodies[0]["messages"] == bodies[1]["messages"]
+
+
+def test_vllm_is_asked_the_same_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    def served(asked: Asked) -> Reply:
+        return says("Hel", "lo.")
+
+    with chatting(monkeypatch, served) as server:
+        listed = server.script
+        server.script = lambda asked: (
+            models("bench", max_model_len=256) if asked.path == "/v1/models" else listed(asked)
+        )
+        direct = httpx2.HTTPTransport(uds=str(server.path))
+        streamers, chat = by_vllm("http://h:1", slots=2, transport=direct)
+        with chat:
+            answers = [who.stream("hi", 8) for who in streamers]
+        bodies = server.of(CHAT)
+    for answer in answers:
+        assert (len(answer.tokens), answer.written) == (2, 3)
+    assert bodies[0] == bodies[1]
+    assert bodies[0]["ignore_eos"] is True
+    assert bodies[0]["max_tokens"] == 8
+
+
+def test_servers_that_are_missing_are_left_out(tmp_path: Path) -> None:
+    chosen = bench_generate.options(["--servers", str(tmp_path / "none")])
+    found, skipped = bench_generate.served(tmp_path / "m.gguf", chosen)
+    assert found == []
+    assert [each["name"] for each in skipped] == ["Ollama", "vLLM"]
+    for each in skipped:
+        assert "in none" in each["reason"]
+        assert ".ci/servers.sh" in each["reason"]
+
+
+def test_a_server_without_its_model_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "vllm" / "bin").mkdir(parents=True)
+    (tmp_path / "vllm" / "bin" / "python").touch()
+    with pytest.raises(LeftOutError, match="no qwen-dense in"), run_vllm(tmp_path, **ROOM):
+        pass
+
+
+@pytest.mark.enable_socket
+def test_a_server_that_does_not_start_is_left_out_with_its_last_words(tmp_path: Path) -> None:
+    program = tmp_path / "ollama" / "ollama"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho first\necho wrong CPU\nexit 3\n")
+    program.chmod(0o755)
+    with (
+        pytest.raises(LeftOutError, match="Ollama did not start: wrong CPU"),
+        run_ollama(tmp_path, tmp_path / "m.gguf", threads=1, **ROOM),
+    ):
+        pass

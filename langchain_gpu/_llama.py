@@ -217,6 +217,11 @@ class LlamaServer:
         return bool(self._properties["chat_template_caps"]["supports_tools"])
 
     @cached_property
+    def options(self) -> frozenset[str]:
+        """Names of the options of a call that llama.cpp has defaults for."""
+        return frozenset(self._properties["default_generation_settings"]["params"])
+
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What llama.cpp knows of the model: `n_vocab`, `n_embd`, `ftype` and more."""
         found: dict[str, Any] = self._ask("GET", "/v1/models")["data"][0]["meta"]
@@ -244,7 +249,10 @@ class LlamaServer:
                 failure = error
                 return True
 
-        result = handle({**body, "stream": True}, guarded)
+        try:
+            result = handle({**body, "stream": True}, guarded)
+        except RuntimeError as error:
+            raise LlamaError({"message": str(error)}) from error
         if failure is not None:
             raise failure
         _raise_error(result)

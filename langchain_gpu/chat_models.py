@@ -19,6 +19,7 @@ from typing_extensions import override
 from langchain_gpu.calls import configs_of, entered, langchain_errors
 from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request, collect
+from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.messages import response_format, structured, to_chunk, to_dicts, to_message
 
@@ -79,6 +80,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         """Return the ids the model's own tokenizer gives, without special tokens."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
+        check_text("the text", text)
         with self._hold() as generator:
             return generator.tokenize(text)
 
@@ -283,7 +285,13 @@ class ChatGPU(RunsGenerator, BaseChatModel):
 def _tool_choice(choice: Any) -> str:
     """Bring everything LangChain and OpenAI write for it to one string."""
     if isinstance(choice, dict):
-        choice = str(choice["function"]["name"])
+        named = choice.get("function", choice)
+        name = named.get("name") if isinstance(named, dict) else None
+        choice = name if name is not None else choice.get("type")
+    if choice is not None and not isinstance(choice, (str, bool)):
+        raise ValueError(
+            f"tool_choice={choice!r} is not known: take 'auto', 'none', 'any' or a tool's name"
+        )
     if choice is None or choice is False:
         return "auto"
     return "required" if choice is True or choice == "any" else choice

@@ -56,6 +56,8 @@ _PLACING = (
 # Seconds a server may take for an answer when nobody said: the openai client's own default.
 _SERVER_SECONDS = 600.0
 
+_SEEDS = 2**31
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
@@ -189,8 +191,9 @@ class RunsGenerator(BaseModel):
     @property
     def _settings(self) -> dict[str, Any]:
         """What tells one model's answers from another's, for LangChain's caches."""
-        names = ("model", "backend", "stop", "model_kwargs", *PER_CALL)
-        return {name: getattr(self, name) for name in names}
+        names = ("model", "backend", "base_url", "stop", "model_kwargs", *PER_CALL)
+        weights = ("dtype", "n_ctx", "load_kwargs")
+        return {name: getattr(self, name) for name in (*names, *weights)}
 
     @contextmanager
     def _hold(self) -> Iterator[Generator]:
@@ -265,9 +268,12 @@ class RunsGenerator(BaseModel):
                 f"this {type(self).__name__} holds {self.model}: make another one for another model"
             )
         settings = {name: extra.pop(name, getattr(self, name)) for name in PER_CALL}
+        if type(settings["seed"]) is int:
+            # Engines cut it to 32 bits, and to some of them -1 means another seed each time.
+            settings["seed"] %= _SEEDS
         return {
             "response_format": extra.pop("response_format", None),
-            "stop": tuple(stop if stop is not None else self.stop or ()),
+            "stop": _stops(stop if stop is not None else self.stop),
             "extra": extra,
             **settings,
         }
@@ -275,6 +281,17 @@ class RunsGenerator(BaseModel):
     def _metadata(self, generator: Generator) -> dict[str, Any]:
         backend = self._loaded.choice.backend if self._loaded.choice else self.backend
         return {"model_name": self.model, "backend": backend, "device": str(generator.device)}
+
+
+def _stops(stop: Any) -> tuple[Any, ...]:
+    """Return stop strings as they were given; a single text is one of them, not its letters."""
+    if stop is None:
+        return ()
+    if not isinstance(stop, (str, list, tuple)):
+        raise ValueError(  # noqa: TRY004 - as for every other wrong setting
+            f"stop must be a list of texts, not {stop!r}"
+        )
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def seconds_of(keep_alive: float | str | None) -> float | None:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from langchain_gpu.calls import entered, langchain_errors
 from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request, collect
+from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.messages import end_metadata
 
@@ -68,6 +69,7 @@ class GPULLM(RunsGenerator, BaseLLM):
         """Return the ids the model's own tokenizer gives, without special tokens."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
+        check_text("the text", text)
         with self._hold() as generator:
             return generator.tokenize(text)
 
@@ -155,13 +157,7 @@ class GPULLM(RunsGenerator, BaseLLM):
         for at, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {at} is empty: there is nothing to go on with")
-            try:
-                prompt.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"prompt {at}: character {error.start} is half of a surrogate pair and no "
-                    f"text; decode the source with errors='replace'"
-                ) from None
+            check_text(f"prompt {at}", prompt)
         return [Request(prompt=prompt, **asked) for prompt in prompts]
 
     def _result(self, generator: Generator, answers: Sequence[Completion]) -> LLMResult:

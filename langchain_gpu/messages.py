@@ -29,6 +29,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
+from langchain_gpu.generators.checks import check_text
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (SystemMessage, "system"),
@@ -62,7 +63,13 @@ def to_message(completion: Completion, metadata: Mapping[str, Any]) -> AIMessage
                 invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=str(error))
             )
         else:
-            calls.append(tool_call(name=call.name or "", args=arguments, id=call.id))
+            if isinstance(arguments, dict):
+                calls.append(tool_call(name=call.name or "", args=arguments, id=call.id))
+                continue
+            reason = f"arguments must be a JSON object, not {type(arguments).__name__}"
+            invalid.append(
+                invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=reason)
+            )
     return AIMessage(
         content=completion.text,
         additional_kwargs=_reasoning(completion.reasoning),
@@ -114,21 +121,33 @@ def _to_dict(message: BaseMessage, where: str) -> dict[str, Any]:
         result["name"] = _encodable(message.name, where)
     if isinstance(message, AIMessage) and message.tool_calls:
         result["tool_calls"] = [
-            {
-                "type": "function",
-                "id": call["id"],
-                "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
-            }
-            for call in message.tool_calls
+            _call(call, f"{where}, tool call {at}", at)
+            for at, call in enumerate(message.tool_calls)
         ]
     if isinstance(message, ToolMessage):
         result["tool_call_id"] = message.tool_call_id
     return result
 
 
+def _call(call: Mapping[str, Any], where: str, at: int) -> dict[str, Any]:
+    try:
+        arguments = json.dumps(call["args"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} ({call['name']}): its arguments are no JSON: {error}") from None
+    # Templates and servers want an id where LangChain allows None.
+    name = call["id"] or f"call_{at}"
+    return {
+        "type": "function",
+        "id": name,
+        "function": {"name": call["name"], "arguments": arguments},
+    }
+
+
 def _role(message: BaseMessage, where: str) -> str:
     if isinstance(message, ChatMessage):
-        return message.role
+        if not message.role.strip():
+            raise ValueError(f"{where}: a ChatMessage needs a role, such as 'user'")
+        return _encodable(message.role, where)
     for kind, role in _ROLES:
         if isinstance(message, kind):
             return role
@@ -142,20 +161,17 @@ def _text(content: Any, where: str) -> str:
     for block in content:
         kind = "text" if isinstance(block, str) else block.get("type")
         if kind == "text":
-            parts.append(block if isinstance(block, str) else block["text"])
+            text = block if isinstance(block, str) else block.get("text")
+            if not isinstance(text, str):
+                raise ValueError(f"{where}: a block of text holds no text but {text!r}")
+            parts.append(text)
         elif kind not in _SILENT_BLOCKS:
             raise ValueError(f"{where}: content of type {kind!r} cannot be read, only text")
     return _encodable("".join(parts), where)
 
 
 def _encodable(text: str, where: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where}: character {error.start} is half of a surrogate pair ({text[error.start]!r}) "
-            f"and no text; decode the source with errors='replace'"
-        ) from None
+    check_text(where, text)
     return text
 
 

@@ -8,6 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from langchain_gpu.generators.checks import (
+    check_format,
+    check_sampling,
+    check_stops,
+    check_timeout,
+    check_tools,
+)
 from langchain_gpu.hardware.devices import Device
 
 Message = Mapping[str, Any]
@@ -78,23 +85,24 @@ class Request:
         """Refuse what no engine can do.
 
         Raises:
-            ValueError: No message, a prompt beside messages or tools, an empty stop string, or a
-                number outside its range.
+            ValueError: No message, a prompt beside messages or tools, a stop string, tool or format
+                that is none, or a number outside its range.
         """
         if self.prompt is not None and (self.messages or self.tools):
             raise ValueError("a plain prompt has no messages and no tools: give one or the other")
         if self.prompt is None and not self.messages:
             raise ValueError("the list of messages is empty: there is nothing to answer")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
-        if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, not {self.temperature}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
-        if self.timeout is not None and self.timeout <= 0:
-            raise ValueError(f"timeout must be positive, not {self.timeout}")
-        if any(not text for text in self.stop):
-            raise ValueError("an empty stop string would end every answer before it starts")
+        check_sampling(self.max_tokens, self.temperature, self.top_p, self.seed)
+        if self.timeout is not None:
+            check_timeout(self.timeout)
+        if self.response_format is not None:
+            check_format(self.response_format)
+        check_stops(self.stop)
+        check_tools(self.tools, self.tool_choice)
+        if self.extra.get("n") not in (None, 1):
+            raise ValueError(
+                f"n={self.extra['n']!r}: one call gives one answer; call batch() for several"
+            )
 
 
 @dataclass(frozen=True, slots=True)

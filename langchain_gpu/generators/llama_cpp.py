@@ -23,11 +23,12 @@ from langchain_gpu.generators.base import (
     Usage,
     timed,
 )
+from langchain_gpu.generators.llama_body import body_of, explained
 from langchain_gpu.generators.llama_start import start
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import pulled
 from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.toolcalls import forced_format, recover_calls
+from langchain_gpu.generators.toolcalls import recover_calls
 from langchain_gpu.hardware.devices import Device
 
 
@@ -77,10 +78,11 @@ class LlamaCppGenerator:
             PromptTooLongError: The prompt does not fit the window.
             LlamaError: llama.cpp refused the request.
             TimeoutError: The answer was not complete in time.
-            ValueError: The model's chat template cannot describe tools.
+            ValueError: The model's chat template cannot describe tools, the format cannot be
+                enforced, or llama.cpp knows no such option.
         """
         server = self._open
-        body = _body(request, server)
+        body = body_of(request, server)
 
         def push(sink: Callable[[Delta], bool]) -> None:
             chunks = _Chunks(sink)
@@ -95,6 +97,8 @@ class LlamaCppGenerator:
                 details = error.details
                 raise PromptTooLongError(details["n_prompt_tokens"], details["n_ctx"]) from error
             raise
+        except ValueError as error:
+            raise explained(error) from error
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""
@@ -174,51 +178,6 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(
         call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or ""
     )
-
-
-def _plain(body: dict[str, Any], prompt: str) -> dict[str, Any]:
-    """What is written otherwise where a plain prompt is continued."""
-    if not prompt:
-        raise ValueError("the prompt is empty: there is nothing to go on with")
-    body["prompt"] = prompt
-    if (wanted := body.pop("response_format", None)) is not None:
-        body["json_schema"] = wanted.get("json_schema", {}).get("schema") or {"type": "object"}
-    top = body.pop("top_logprobs", None)
-    if body.get("logprobs") is True:
-        body["logprobs"] = top or 1
-    return body
-
-
-def _body(request: Request, server: LlamaServer) -> dict[str, Any]:
-    """The request in llama.cpp's terms; what is None is left to llama.cpp."""
-    wanted = {
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-        "response_format": request.response_format,
-    }
-    body: dict[str, Any] = {**request.extra, "stream_options": {"include_usage": True}}
-    body |= {name: value for name, value in wanted.items() if value is not None}
-    if request.prompt is not None:
-        return _plain(body, request.prompt)
-    body["messages"] = list(request.messages)
-    if request.tools:
-        if not server.knows_tools:
-            raise ValueError(
-                f"the chat template of {server.settings.path.name} cannot describe tools; take a "
-                f"model that was trained for them, or ask for JSON with "
-                f"with_structured_output(schema, method='json_schema')"
-            )
-        body["tools"] = list(request.tools)
-        # llama.cpp does not enforce a forced choice for every template; a grammar does.
-        if request.tool_choice not in ("auto", "none"):
-            body["response_format"] = forced_format(request.tools, request.tool_choice)
-            body["tool_choice"] = "none"
-        else:
-            body["tool_choice"] = request.tool_choice
-    return body
 
 
 __all__ = ["LlamaCppGenerator"]

@@ -209,6 +209,29 @@ def test_settings_of_the_call_are_checked_too(chat: ChatGPU) -> None:
     assert chat.invoke("hello", model=chat.model).content
 
 
+def test_a_stop_string_alone_is_not_its_letters(chat: ChatGPU) -> None:
+    text = str(chat.invoke("hello").content)
+    part = text[2:4]
+    alone: Any = part
+    assert chat.invoke("hello", stop=alone).content == text[: text.find(part)]
+    number: Any = 7
+    with pytest.raises(ValueError, match="stop must be a list of texts, not 7"):
+        chat.invoke("hello", stop=number)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**64, -(2**70)])
+def test_a_seed_of_any_size_gives_the_same_answer_again(seed: int, chat: ChatGPU) -> None:
+    sampled = chat.bind(temperature=2.0, seed=seed)
+    assert sampled.invoke("hello").content == sampled.invoke("hello").content
+    other = chat.bind(temperature=2.0, seed=seed + 1)
+    assert other.invoke("hello").content != sampled.invoke("hello").content
+
+
+def test_text_that_cannot_be_counted_is_named(chat: ChatGPU) -> None:
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        chat.get_num_tokens("a\ud800")
+
+
 def test_a_system_message_alone_is_answered(chat: ChatGPU) -> None:
     assert chat.invoke([SystemMessage("be brief")]).content
 
@@ -298,6 +321,8 @@ class Person(BaseModel):
         ("none", "none"),
         ("add", "add"),
         ({"type": "function", "function": {"name": "add"}}, "add"),
+        ({"type": "tool", "name": "add"}, "add"),
+        ({"type": "any"}, "required"),
     ],
 )
 def test_every_way_to_write_a_tool_choice(given: Any, meant: str, chat: ChatGPU) -> None:
@@ -305,6 +330,14 @@ def test_every_way_to_write_a_tool_choice(given: Any, meant: str, chat: ChatGPU)
     assert isinstance(bound, RunnableBinding)
     assert bound.kwargs["tool_choice"] == meant
     assert bound.kwargs["tools"][0]["function"]["name"] == "add"
+
+
+def test_a_tool_choice_that_is_none_is_named(chat: ChatGPU) -> None:
+    number: Any = 7
+    with pytest.raises(ValueError, match="tool_choice=7 is not known"):
+        chat.bind_tools([add], tool_choice=number)
+    with pytest.raises(ValueError, match=r"tool_choice='subtract' is none of the tools \['add'\]"):
+        chat.bind_tools([add], tool_choice="subtract").invoke("hello")
 
 
 def test_structured_output_refuses_what_it_does_not_know(chat: ChatGPU) -> None:

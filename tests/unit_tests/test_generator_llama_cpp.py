@@ -98,6 +98,45 @@ def test_a_full_window_ends_the_answer_as_too_long(path: Path) -> None:
     assert answer.usage.input_tokens + answer.usage.output_tokens >= 255
 
 
+def test_more_tokens_than_the_window_are_as_many_as_fit(engine: LlamaCppGenerator) -> None:
+    (answer,) = engine.generate([ask(COLORS, max_tokens=10**12)])
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "stop_token_ids", "bogus"])
+def test_an_option_that_llama_cpp_would_ignore_is_named(
+    name: str, engine: LlamaCppGenerator
+) -> None:
+    with pytest.raises(ValueError, match=f"unknown options {name}; llama.cpp knows .*min_p"):
+        engine.generate([ask("Hello.", extra={name: 1})])
+    with pytest.raises(ValueError, match="'stream_options' is set by the call itself"):
+        engine.generate([ask("Hello.", extra={"stream_options": {}})])
+
+
+@pytest.mark.parametrize("way", ["chat", "plain"])
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [({"type": "nonsense"}, "unrecognized type nonsense"), ({"$ref": "#/nope"}, "cannot resolve")],
+)
+def test_a_schema_that_cannot_be_enforced_is_never_dropped(
+    schema: dict[str, Any], reason: str, way: str, engine: LlamaCppGenerator
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    request = ask("Hello.", response_format=wanted)
+    if way == "plain":
+        request = replace(request, messages=(), prompt="Hello.")
+    with pytest.raises(ValueError, match=f"this schema cannot be enforced: .*{reason}"):
+        engine.generate([request])
+
+
+def test_a_plain_prompt_with_a_schema_is_held_to_it(engine: LlamaCppGenerator) -> None:
+    wanted = {"type": "json_object", "schema": {"type": "object", "required": ["name"]}}
+    request = Request(prompt="A person:", max_tokens=5, temperature=0, response_format=wanted)
+    assert engine.generate([request])[0].text.startswith("{")
+    free = replace(request, response_format={"type": "text"})
+    assert not engine.generate([free])[0].text.startswith("{")
+
+
 def test_a_seed_repeats(path: Path) -> None:
     # One slot: what else is in a batch changes the last digits, and so what is drawn.
     engine = LlamaCppGenerator(path, replace(SETTINGS, n_parallel=1))

@@ -178,3 +178,42 @@ def test_with_raw_an_error_is_part_of_the_result() -> None:
     assert bad["parsed"] is None
     assert bad["parsing_error"] is not None
     assert bad["raw"].content == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (HumanMessage([{"type": "text"}]), r"message 0 \(user\): a block of text holds no text"),
+        (HumanMessage([{"type": "text", "text": None}]), "holds no text but None"),
+        (ChatMessage(role=" ", content="x"), "message 0: a ChatMessage needs a role"),
+        (ChatMessage(role="\ud800", content="x"), "message 0: character 0 is half"),
+        (
+            AIMessage("", tool_calls=[{"name": "f", "args": {"a": {1, 2}}, "id": "1"}]),
+            r"message 0 \(assistant\), tool call 0 \(f\): its arguments are no JSON",
+        ),
+    ],
+)
+def test_what_no_template_can_read_is_named(message: BaseMessage, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        to_dicts([message])
+
+
+def test_a_call_without_an_id_gets_one() -> None:
+    message = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": None}])
+    assert to_dicts([message])[0]["tool_calls"][0]["id"] == "call_0"
+
+
+def test_arguments_that_are_no_object_are_an_invalid_call() -> None:
+    completion = Completion(
+        text="",
+        reasoning="",
+        tool_calls=(ToolCall(0, "1", "f", "[1]"), ToolCall(1, "2", "g", "{}")),
+        finish_reason="tool_calls",
+        usage=None,
+        timings=Timings(0.1, 0.2, None),
+    )
+    message = to_message(completion, {})
+    assert [call["name"] for call in message.tool_calls] == ["g"]
+    (invalid,) = message.invalid_tool_calls
+    assert invalid["args"] == "[1]"
+    assert "not list" in str(invalid["error"])

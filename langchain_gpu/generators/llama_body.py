@@ -1,0 +1,109 @@
+"""A request in the terms of llama.cpp's server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_gpu._llama import LlamaError, LlamaServer
+from langchain_gpu.generators.base import Request
+from langchain_gpu.generators.toolcalls import forced_format
+
+# Options that the server knows and does not list among its defaults.
+_UNLISTED = frozenset(
+    {
+        *("cache_prompt", "chat_template_kwargs", "dry_sequence_breakers", "grammar"),
+        *("grammar_lazy", "grammar_triggers", "id_slot", "json_schema", "logit_bias", "logprobs"),
+        *("max_completion_tokens", "n", "n_indent", "parallel_tool_calls", "preserved_tokens"),
+        *("reasoning_budget_tokens", "return_tokens", "stop", "t_max_predict_ms"),
+        *("thinking_budget_tokens", "top_logprobs", "user"),
+    }
+)
+_OURS = ("messages", "model", "n_cmpl", "prompt", "stream", "stream_options")
+_SCHEMA_ERROR = "JSON schema error at "
+
+
+def _plain(body: dict[str, Any], prompt: str, server: LlamaServer) -> dict[str, Any]:
+    """What is written otherwise where a plain prompt is continued."""
+    if not prompt:
+        raise ValueError("the prompt is empty: there is nothing to go on with")
+    body["prompt"] = prompt
+    if (wanted := body.pop("response_format", None)) is not None:
+        _check_plain_format(wanted, server)
+        if wanted["type"] != "text":
+            schema = wanted.get("json_schema", wanted).get("schema")
+            body["json_schema"] = schema or {"type": "object"}
+    top = body.pop("top_logprobs", None)
+    if body.get("logprobs") is True:
+        body["logprobs"] = top or 1
+    return body
+
+
+def body_of(request: Request, server: LlamaServer) -> dict[str, Any]:
+    """Return the request in llama.cpp's terms; what is None is left to llama.cpp.
+
+    Raises:
+        ValueError: The template cannot describe tools, a plain prompt's format cannot be enforced,
+            or llama.cpp knows no such option.
+    """
+    _check_options(request.extra, server)
+    wanted = {
+        "max_tokens": request.max_tokens and min(request.max_tokens, server.n_ctx),
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        "stop": list(request.stop) or None,
+        "response_format": request.response_format,
+    }
+    body: dict[str, Any] = {**request.extra, "stream_options": {"include_usage": True}}
+    body |= {name: value for name, value in wanted.items() if value is not None}
+    if request.prompt is not None:
+        return _plain(body, request.prompt, server)
+    body["messages"] = list(request.messages)
+    if request.tools:
+        if not server.knows_tools:
+            raise ValueError(
+                f"the chat template of {server.settings.path.name} cannot describe tools; take a "
+                f"model that was trained for them, or ask for JSON with "
+                f"with_structured_output(schema, method='json_schema')"
+            )
+        body["tools"] = list(request.tools)
+        # llama.cpp does not enforce a forced choice for every template; a grammar does.
+        if request.tool_choice not in ("auto", "none"):
+            body["response_format"] = forced_format(request.tools, request.tool_choice)
+            body["tool_choice"] = "none"
+        else:
+            body["tool_choice"] = request.tool_choice
+    return body
+
+
+def explained(error: ValueError) -> ValueError:
+    """Return llama.cpp's complaint about a schema in words that name the schema."""
+    _, found, reason = str(error).partition(_SCHEMA_ERROR)
+    return ValueError(f"this schema cannot be enforced: {reason}") if found else error
+
+
+def _check_options(extra: Mapping[str, Any], server: LlamaServer) -> None:
+    """llama.cpp ignores what it does not know: a setting would be lost without a word."""
+    for name in _OURS:
+        if name in extra:
+            raise ValueError(f"{name!r} is set by the call itself: leave it out of model_kwargs")
+    known = server.options | _UNLISTED
+    if unknown := sorted(set(extra) - known):
+        raise ValueError(
+            f"unknown options {', '.join(unknown)}; llama.cpp knows {', '.join(sorted(known))}"
+        )
+
+
+def _check_plain_format(wanted: Mapping[str, Any], server: LlamaServer) -> None:
+    """Where a plain prompt is continued, a format that cannot be enforced is dropped in silence.
+
+    A chat with the same format raises.
+    """
+    try:
+        server.prompt({"messages": [{"role": "user", "content": "?"}], "response_format": wanted})
+    except LlamaError as error:
+        raise explained(ValueError(str(error))) from error
+
+
+__all__ = ["body_of", "explained"]

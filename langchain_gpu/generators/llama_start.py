@@ -72,14 +72,24 @@ def start(path: Path, options: Options) -> tuple[Device, LlamaServer]:
 
 
 def _settings(path: Path, options: Options) -> LlamaSettings:
-    return LlamaSettings(
+    settings = LlamaSettings(
         path=path.resolve(),
-        n_ctx=options.n_ctx or (options.plan and options.plan.context) or WINDOW,
+        n_ctx=options.n_ctx or WINDOW,
         n_parallel=options.n_parallel or SLOTS,
         n_gpu_layers=0,
         main_gpu=0,
         n_threads=options.n_threads,
         cores=select_device("cpu").cores or 1,
+    )
+    planned = options.plan
+    if planned is None:
+        return settings
+    return replace(
+        settings,
+        n_ctx=options.n_ctx or planned.context or WINDOW,
+        n_parallel=options.n_parallel or planned.sequences or SLOTS,
+        cache_dtype=planned.cache_dtype or settings.cache_dtype,
+        ubatch=planned.ubatch or settings.ubatch,
     )
 
 

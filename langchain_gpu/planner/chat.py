@@ -39,6 +39,7 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
     if found is None:
         return _refused(chat, wanted, gpus, cpu, policy)
     decision, context, shares, on_gpu, embedding_on_cpu = found
+    llama = chat.runs_on == "llama_cpp"
     return ComponentPlan(
         name=chat.name,
         role=chat.role,
@@ -48,9 +49,12 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
         shares=shares,
         context=context,
         model_context=chat.info.context_length,
+        sequences=chat.sequences,
+        cache_dtype=chat.cache_dtype if llama else None,
+        ubatch=chat.ubatch if llama else None,
         n_gpu_layers=on_gpu + 1 if on_gpu and _output_on_gpu(chat, on_gpu) else on_gpu,
         embedding_on_cpu=embedding_on_cpu,
-        dtype=None if chat.runs_on == "llama_cpp" else chat.dtype or chat.info.dtype,
+        dtype=None if llama else chat.dtype or chat.info.dtype,
         suggestions=(
             *beyond_window(chat),
             *(suggest(chat, context, gpus, cpu, policy) if _could_be_better(found, gpus) else ()),

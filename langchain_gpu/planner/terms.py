@@ -69,6 +69,9 @@ class ComponentPlan:
         dtype: What torch computes in; None where the file decides.
         context: Tokens of one chat; None for other components.
         model_context: The window the model was made for; None where it names none.
+        sequences: Chats at the same time; None for other components.
+        cache_dtype: Type of llama.cpp's KV cache; None where it is not its own choice.
+        ubatch: Tokens that llama.cpp computes in one step of a chat; None elsewhere.
         max_batch_tokens: Tokens of one forward pass of an encoder; None for other components.
         n_gpu_layers: What llama.cpp and Ollama call it: blocks on GPUs, one more where the output
             matrix is there too; None where there are no layers.
@@ -85,6 +88,9 @@ class ComponentPlan:
     dtype: str | None = None
     context: int | None = None
     model_context: int | None = None
+    sequences: int | None = None
+    cache_dtype: str | None = None
+    ubatch: int | None = None
     max_batch_tokens: int | None = None
     n_gpu_layers: int | None = None
     embedding_on_cpu: bool = False

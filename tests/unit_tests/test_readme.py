@@ -97,11 +97,28 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.models
 @pytest.mark.enable_socket
-def test_the_notebook_runs_and_is_stripped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("01_quickstart", ["nine"]),
+        (
+            "02_what_fits_where",
+            [
+                "8.03 billion weights",
+                "mirrored on cuda:1",
+                "leaves room for all: Q8_0",
+                "context: 1024 of 1024 planned",
+                "chat      together: 1.00",
+                "embedder  together: 1.00",
+            ],
+        ),
+    ],
+)
+def test_a_notebook_runs_and_is_stripped(name: str, words: list[str], tmp_path: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    path = ROOT / "notebooks" / "01_quickstart.ipynb"
+    path = ROOT / "notebooks" / f"{name}.ipynb"
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
@@ -110,4 +127,5 @@ def test_the_notebook_runs_and_is_stripped(tmp_path: Path) -> None:
     client = NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     text = json.dumps(notebook.cells)
-    assert "nine" in text
+    for word in words:
+        assert word in text

@@ -12,7 +12,6 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 from typing_extensions import override
 
@@ -22,6 +21,7 @@ from langchain_gpu.generators.base import Completion, Delta, Generator, Request,
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.messages import response_format, structured, to_chunk, to_dicts, to_message
+from langchain_gpu.schemas import to_tool
 
 
 class ChatGPU(RunsGenerator, BaseChatModel):
@@ -90,7 +90,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         """Count the tokens of the prompt that the chat becomes in the model's own template."""
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
-        definitions = [convert_to_openai_tool(tool) for tool in tools or ()]
+        definitions = [to_tool(tool) for tool in tools or ()]
         with self._hold() as generator:
             return generator.count_chat_tokens(to_dicts(messages), definitions)
 
@@ -111,7 +111,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
             strict: Ask for schemas in OpenAI's strict form.
             **kwargs: Bound as they are.
         """
-        formatted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        formatted = [to_tool(tool, strict=strict) for tool in tools]
         choice = _tool_choice(tool_choice)
         return super().bind(tools=formatted, tool_choice=choice, **kwargs)
 

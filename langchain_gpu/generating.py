@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -18,10 +18,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PrivateAttr,
     SecretStr,
     field_validator,
 )
+from typing_extensions import override
 
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.events import Listener
@@ -38,6 +38,7 @@ from langchain_gpu.hardware.devices import Device
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
+from langchain_gpu.shown import shown, shown_url
 
 T = TypeVar("T")
 
@@ -132,7 +133,9 @@ class RunsGenerator(BaseModel):
     on_event: Listener | None = Field(default=None, exclude=True)
     """Called for fallbacks and wrong plans; see `langchain_gpu.events`."""
 
-    _loaded: Loaded = PrivateAttr(default_factory=Loaded)
+    loaded: Loaded = Field(default_factory=Loaded, exclude=True, repr=False)
+    """The engine, which a copy with other sampling settings shares. A field, for LangChain makes
+    the copies of `configurable_fields` from the fields."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -152,6 +155,10 @@ class RunsGenerator(BaseModel):
     def _duration(cls, keep_alive: float | str | None) -> float | str | None:
         seconds_of(keep_alive)
         return keep_alive
+
+    @property
+    def _loaded(self) -> Loaded:
+        return self.loaded
 
     @property
     def model_name(self) -> str:
@@ -180,7 +187,7 @@ class RunsGenerator(BaseModel):
 
     def close(self) -> None:
         """Free the model's memory, once calls under way are done. The next call loads it again."""
-        self._loaded.keeper.close()
+        self.loaded.keeper.close()
 
     def __enter__(self) -> Self:
         return self
@@ -193,7 +200,13 @@ class RunsGenerator(BaseModel):
         """What tells one model's answers from another's, for LangChain's caches."""
         names = ("model", "backend", "base_url", "stop", "model_kwargs", *PER_CALL)
         weights = ("dtype", "n_ctx", "load_kwargs")
-        return {name: getattr(self, name) for name in (*names, *weights)}
+        settings = {name: shown(getattr(self, name)) for name in (*names, *weights)}
+        return {**settings, "base_url": shown_url(self.base_url)}
+
+    @override
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_url(value) if name == "base_url" else shown(value)
 
     @contextmanager
     def _hold(self) -> Iterator[Generator]:
@@ -221,10 +234,10 @@ class RunsGenerator(BaseModel):
     def _current(self) -> Loaded:
         """The engine of these settings: a copy with others must not answer with the first one's."""
         settings = (self.model, self.backend, self._options())
-        if self._loaded.settings not in (None, settings):
-            self._loaded = Loaded()
-        self._loaded.settings = settings
-        return self._loaded
+        if self.loaded.settings not in (None, settings):
+            self.loaded = Loaded()
+        self.loaded.settings = settings
+        return self.loaded
 
     def _options(self) -> Options:
         placing = {name: getattr(self, name) for name in _PLACING}
@@ -279,7 +292,7 @@ class RunsGenerator(BaseModel):
         }
 
     def _metadata(self, generator: Generator) -> dict[str, Any]:
-        backend = self._loaded.choice.backend if self._loaded.choice else self.backend
+        backend = self.loaded.choice.backend if self.loaded.choice else self.backend
         return {"model_name": self.model, "backend": backend, "device": str(generator.device)}
 
 

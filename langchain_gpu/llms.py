@@ -6,20 +6,29 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseLLM
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
+from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.calls import entered, langchain_errors
-from langchain_gpu.generating import RunsGenerator
+from langchain_gpu.calls import configs_of, entered, langchain_errors
+from langchain_gpu.generating import PER_CALL, RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request, collect
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.messages import end_metadata
+
+# What a call may set and a copy may hold. A time-out changes no answer, and a server's connection.
+_KEYED = tuple(name for name in PER_CALL if name != "timeout")
+_LEFT = ("tags", "metadata", "run_name", "run_id", "model", "stream", "timeout")
 
 
 class GPULLM(RunsGenerator, BaseLLM):
@@ -72,6 +81,95 @@ class GPULLM(RunsGenerator, BaseLLM):
         check_text("the text", text)
         with self._hold() as generator:
             return generator.tokenize(text)
+
+    @override
+    def generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Go on with every prompt; settings of the call are part of the key in LangChain's caches.
+
+        Args:
+            prompts: Texts.
+            stop: Strings that end an answer.
+            callbacks: See `BaseLLM.generate`.
+            **kwargs: Tags, metadata and names of the run, and settings of the call.
+        """
+        model, named = self._holding(kwargs)
+        return super(GPULLM, model).generate(prompts, stop, callbacks, **named)
+
+    @override
+    async def agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Do the same as `generate` without blocking."""
+        model, named = self._holding(kwargs)
+        return await super(GPULLM, model).agenerate(prompts, stop, callbacks, **named)
+
+    @override
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Go on with all inputs, in one call of the engine.
+
+        Args:
+            inputs: Texts.
+            config: Its `max_concurrency` bounds the texts of one call.
+            return_exceptions: Return errors in the place of answers, each in its own place.
+            **kwargs: Settings of the calls.
+        """
+        if not return_exceptions or not inputs:
+            return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+        configs, width = configs_of(len(inputs), config)
+        with self._announced(len(inputs), width):
+            # One by one, in threads: BaseLLM would give every text the error of one.
+            return super(BaseLLM, self).batch(inputs, configs, return_exceptions=True, **kwargs)
+
+    @override
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Do the same as `batch` without blocking."""
+        if not return_exceptions or not inputs:
+            return await super().abatch(
+                inputs, config, return_exceptions=return_exceptions, **kwargs
+            )
+        configs, width = configs_of(len(inputs), config)
+        async with entered(self._announced(len(inputs), width)):
+            return await super(BaseLLM, self).abatch(
+                inputs, configs, return_exceptions=True, **kwargs
+            )
+
+    def _holding(self, kwargs: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Return a copy with the settings of one call as its own, and what is left of `kwargs`.
+
+        BaseLLM looks answers up by the settings of the object alone: another temperature would get
+        the answer of the first.
+        """
+        own = {name: kwargs[name] for name in _KEYED if name in kwargs}
+        left = {name: kwargs[name] for name in _LEFT if name in kwargs}
+        rest = {name: kwargs[name] for name in kwargs if name not in own and name not in left}
+        if not (own or rest):
+            return self, left
+        extra = {**self.model_kwargs, **rest}
+        return self.model_copy(update={**own, "model_kwargs": extra}), left
 
     @property
     def _llm_type(self) -> str:
@@ -129,7 +227,8 @@ class GPULLM(RunsGenerator, BaseLLM):
             _check(generator)
             # By streams, which stop when the task is canceled; a blocking call would run on.
             free = asyncio.Semaphore(generator.max_batch)
-            answers = [_answer(generator, request, free) for request in requests]
+            told = run_manager if self.streaming else None
+            answers = [_answer(generator, request, free, told) for request in requests]
             with langchain_errors():
                 return self._result(generator, await _all(answers))
 
@@ -210,9 +309,18 @@ async def _tell(run_manager: AsyncCallbackManagerForLLMRun | None, delta: Delta)
         await run_manager.on_llm_new_token(delta.text)
 
 
-async def _answer(generator: Generator, request: Request, free: asyncio.Semaphore) -> Completion:
-    async with free, aclosing(pulled_async(generator.stream(request))) as deltas:
-        return collect([delta async for delta in deltas])
+async def _answer(
+    generator: Generator,
+    request: Request,
+    free: asyncio.Semaphore,
+    run_manager: AsyncCallbackManagerForLLMRun | None,
+) -> Completion:
+    deltas = []
+    async with free, aclosing(pulled_async(generator.stream(request))) as stream:
+        async for delta in stream:
+            await _tell(run_manager, delta)
+            deltas.append(delta)
+    return collect(deltas)
 
 
 async def _all(answers: Iterable[Coroutine[Any, Any, Completion]]) -> list[Completion]:

@@ -25,11 +25,11 @@ from langchain_core.output_parsers import (
     PydanticOutputParser,
 )
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.checks import check_text
+from langchain_gpu.schemas import to_json_schema
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (SystemMessage, "system"),
@@ -201,7 +201,7 @@ def response_format(schema: Any, method: str) -> dict[str, Any]:
     """
     if method == "json_mode":
         return {"type": "json_object"}
-    json_schema = convert_to_json_schema(schema)
+    json_schema = to_json_schema(schema)
     name = json_schema.get("title", "answer")
     return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
 

@@ -41,11 +41,16 @@ class Collector:
     Args:
         run: Generates until every row it is given is done; called from one thread at a time.
         most: Rows of one batch at most.
+
+    Attributes:
+        budget: Most tokens of a batch, counted as its rows times the longest that one may become;
+            None for no bound. A single row goes whatever its length.
     """
 
     def __init__(self, run: Callable[[Sequence[Row]], None], most: int) -> None:
         self._run = run
         self._most = most
+        self.budget: int | None = None
         self._changed = threading.Condition()
         self._waiting: deque[Row] = deque()
         self._running: Sequence[Row] = ()
@@ -106,6 +111,8 @@ class Collector:
                 self._changed.wait(patience)
             rows: list[Row] = []
             while self._waiting and len(rows) < self._most:
+                if not self._has_room(rows, self._waiting[0]):
+                    break
                 row = self._waiting.popleft()
                 if not row.done:  # canceled or late before its turn
                     rows.append(row)
@@ -113,6 +120,11 @@ class Collector:
             if not rows:
                 self._worker = None
             return rows
+
+    def _has_room(self, rows: Sequence[Row], row: Row) -> bool:
+        if not rows or row.done or self.budget is None:
+            return True
+        return (len(rows) + 1) * max(each.need for each in (*rows, row)) <= self.budget
 
     def _patience(self) -> float:
         """Seconds to wait for company."""

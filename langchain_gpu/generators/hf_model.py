@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from langchain_gpu._host_table import keep_on_cpu
-from langchain_gpu.events import warn_fallback
+from langchain_gpu.events import BudgetChanged, emit, warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
 from langchain_gpu.generators.hf_place import device_map, plan_model
@@ -30,7 +30,8 @@ class HFModel:
     """Weights and tokenizer, shared by every generator that asks for the same.
 
     When memory runs out, the rows that are not finished are split into smaller batches and go on
-    from the tokens they have; a single row moves to the CPU with the model, if the policy allows.
+    from the tokens they have, and later batches stay that small; a single row moves to the CPU with
+    the model, if the policy allows.
 
     Args:
         path: Folder with safetensors, or a `.gguf` file.
@@ -168,14 +169,27 @@ class HFModel:
         release(self.device)
         rows = [row for row in rows if not row.done]
         if len(rows) > 1:
+            self._remember(rows)
             half = len(rows) // 2
             self._advance(rows[:half])
             self._advance(rows[half:])
         elif rows and self._may_fall_back:
             self.model = self._to_cpu(self._open, str(problem))
+            self.rows.budget = None
             self._advance(rows)
         elif rows:
             raise problem
+
+    def _remember(self, rows: Sequence[Row]) -> None:
+        """Let no later batch become more than the larger half of this one, which was too much."""
+        longest = max(row.need for row in rows)
+        failed, half = len(rows) * longest, (len(rows) + 1) // 2 * longest
+        old = failed if self.rows.budget is None else min(self.rows.budget, failed)
+        self.rows.budget = min(old, half)
+        emit(
+            self._options.listener,
+            BudgetChanged(device=str(self.device), old_tokens=old, new_tokens=self.rows.budget),
+        )
 
     def _forward(self, rows: Sequence[Row]) -> None:
         """One `generate` over all rows, from the tokens they have."""

@@ -74,6 +74,11 @@ class Row:
         return self._limit - len(self.tokens)
 
     @property
+    def need(self) -> int:
+        """Most tokens it may come to, the prompt among them."""
+        return len(self.prompt) + self._limit
+
+    @property
     def usage(self) -> Usage:
         """Tokens so far."""
         return Usage(len(self.prompt), len(self.tokens))

@@ -35,48 +35,94 @@ def forced_format(tools: Sequence[Tool], choice: str) -> dict[str, Any]:
             known = [function["name"] for function in functions]
             raise ValueError(f"tool_choice={choice!r} is none of the tools {known}")
         functions = named
+    definitions: dict[str, Any] = {}
     calls = [
         {
             "type": "object",
             "properties": {
                 "name": {"const": function["name"]},
-                "arguments": function.get("parameters") or {"type": "object"},
+                "arguments": _lifted(function.get("parameters"), f"tool{at}_", definitions),
             },
             "required": ["name", "arguments"],
         }
-        for function in functions
+        for at, function in enumerate(functions)
     ]
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": "tool_call", "schema": {"anyOf": calls}},
-    }
+    schema: dict[str, Any] = {"anyOf": calls}
+    if definitions:
+        schema["$defs"] = definitions
+    return {"type": "json_schema", "json_schema": {"name": "tool_call", "schema": schema}}
 
 
-def recover_calls(deltas: Iterable[Delta], tools: Sequence[Tool]) -> Deltas:
-    """Turn an answer that is nothing but JSON calls of known tools into tool calls.
+def _lifted(
+    parameters: Mapping[str, Any] | None, prefix: str, definitions: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a schema that may stand inside another one: its definitions go to `definitions`."""
+    if not parameters:
+        return {"type": "object"}
+    own = {name: parameters.get(name, {}) for name in ("$defs", "definitions")}
+
+    def renamed(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {
+                name: _target(value, prefix) if name == "$ref" else renamed(value)
+                for name, value in part.items()
+            }
+        return [renamed(each) for each in part] if isinstance(part, list) else part
+
+    for each in own.values():
+        definitions |= {prefix + name: renamed(value) for name, value in each.items()}
+    schema: dict[str, Any] = renamed({k: v for k, v in parameters.items() if k not in own})
+    if '"#/$defs/' + prefix + '"' in json.dumps(schema) + json.dumps(definitions):  # to the root
+        definitions[prefix] = schema
+    return schema
+
+
+def _target(reference: Any, prefix: str) -> Any:
+    if reference == "#":
+        return f"#/$defs/{prefix}"
+    for place in ("#/$defs/", "#/definitions/"):
+        if isinstance(reference, str) and reference.startswith(place):
+            return f"#/$defs/{prefix}{reference.removeprefix(place)}"
+    return reference
+
+
+class Recovery:
+    """Turns an answer that is nothing but JSON calls of known tools into tool calls.
 
     Text that begins like a JSON object, or like a block of code that holds one, is held back until
     the end shows what it is; any other text passes at once.
+
+    Args:
+        tools: Tool definitions in the OpenAI format.
     """
-    names = {tool["function"]["name"] for tool in tools}
-    held = ""
-    passing = False
-    for delta in deltas:
-        if passing or not names:
-            yield delta
-            continue
-        held += delta.text
-        start = held.lstrip()
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._names = {tool["function"]["name"] for tool in tools}
+        self._held = ""
+        self._passing = not self._names
+
+    def __call__(self, delta: Delta) -> Delta | None:
+        """Return the piece to pass on; None while all of it is held back."""
+        if self._passing:
+            return delta
+        self._held += delta.text
+        start = self._held.lstrip()
         if start and not _BEGINNING.fullmatch(start):
-            passing = True
-            yield replace(delta, text=held)
-        elif delta.finish_reason is None:
-            if delta.reasoning or delta.tool_calls:
-                yield replace(delta, text="")
-        elif calls := _parse(start, names):
-            yield replace(delta, text="", tool_calls=calls, finish_reason="tool_calls")
-        else:
-            yield replace(delta, text=held)
+            self._passing = True
+            return replace(delta, text=self._held)
+        if delta.finish_reason is None:
+            return replace(delta, text="") if delta.reasoning or delta.tool_calls else None
+        if calls := _parse(start, self._names):
+            return replace(delta, text="", tool_calls=calls, finish_reason="tool_calls")
+        return replace(delta, text=self._held)
+
+
+def recover_calls(deltas: Iterable[Delta], tools: Sequence[Tool]) -> Deltas:
+    """Pass on what `Recovery` makes of each piece."""
+    recovery = Recovery(tools)
+    for delta in deltas:
+        if (passed := recovery(delta)) is not None:
+            yield passed
 
 
 def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
@@ -99,4 +145,4 @@ def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-__all__ = ["Tool", "forced_format", "recover_calls"]
+__all__ = ["Recovery", "Tool", "forced_format", "recover_calls"]

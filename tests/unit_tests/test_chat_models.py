@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from functools import wraps
@@ -15,12 +16,13 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import FakeListChatModel
+from langchain_core.load import dumps
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables import ConfigurableField, RunnableBinding
 from langchain_core.tools import tool
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from langchain_gpu import ChatGPU, generating
+from langchain_gpu import GPULLM, ChatGPU, generating
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
@@ -349,10 +351,79 @@ def test_structured_output_refuses_what_it_does_not_know(chat: ChatGPU) -> None:
         chat.with_structured_output(Person, bogus=1)
 
 
-def test_settings_are_cache_keys_and_secrets_are_not_shown(chat: ChatGPU) -> None:
-    secret = ChatGPU(model="m", api_key=SecretStr("sk-very-secret"))
-    assert "very-secret" not in repr(secret) + str(secret) + str(secret._serialized)
-    assert chat._identifying_params["temperature"] == 0
+class Node(BaseModel):
+    """A part that holds parts of its own kind."""
+
+    kids: list[Node] = []
+
+
+def test_a_recursive_schema_keeps_its_references(chat: ChatGPU) -> None:
+    bound = chat.bind_tools([Node], tool_choice="Node")
+    assert isinstance(bound, RunnableBinding)
+    parameters = bound.kwargs["tools"][0]["function"]["parameters"]
+    assert parameters["properties"]["kids"]["items"] == {"$ref": "#/$defs/Node"}
+    assert parameters["type"] == "object"
+    answer = chat.bind(max_tokens=60).with_structured_output(Node, include_raw=True)
+    text = answer.invoke("hello")["raw"].content
+    assert set(re.findall(r'"(\w*)"', text)) <= {"kids"}  # anything else was allowed inside
+
+
+@pytest.mark.parametrize("kind", [ChatGPU, GPULLM])
+def test_secrets_are_not_shown(kind: type[ChatGPU | GPULLM]) -> None:
+    secret = kind(
+        model="m",
+        api_key=SecretStr("sk-hidden-1"),
+        base_url="http://me:hidden-2@far.example/v1",
+        load_kwargs={"default_headers": {"X-Any": "hidden-3"}, "compile": True},
+        model_kwargs={"extra_headers": {"A": "hidden-4"}, "extra_body": {"api_key": "hidden-5"}},
+    )
+    said = [repr(secret), str(secret), dumps(secret), repr(secret._identifying_params)]
+    assert not [text for text in said if "hidden" in text]
+    assert "far.example" in said[0]
+    assert "X-Any" in said[0]
+    with pytest.raises(ValueError, match="must hold no user or password") as raised:
+        secret.invoke("hello")
+    assert "hidden" not in str(raised.value)
+
+
+def test_what_changes_answers_is_part_of_the_key_of_a_cache() -> None:
+    base = ChatGPU(model="m")
+    for other in (
+        {"dtype": "bfloat16"},
+        {"base_url": "http://a.example"},
+        {"load_kwargs": {"revision": "x"}},
+        {"model_kwargs": {"max_length": 3, "stop_token": "a"}},
+        {"temperature": 0.5},
+    ):
+        assert base._identifying_params != ChatGPU(model="m", **other)._identifying_params
+    assert base._identifying_params == ChatGPU(model="m", n_threads=2)._identifying_params
+
+
+def test_configurable_fields_load_no_model_of_their_own(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[Choice] = []
+
+    def counted(choice: Choice, options: Options) -> Generator:
+        loads.append(choice)
+        return create(choice, options)
+
+    monkeypatch.setattr(generating, "create", counted)
+    with ChatGPU(model=path, device="cpu", temperature=0) as model:
+        any_length = model.configurable_fields(max_tokens=ConfigurableField(id="length"))
+        for length in (1, 2, 3):
+            answer = any_length.with_config(configurable={"length": length}).invoke("hello")
+            assert answer.usage_metadata is not None
+            assert answer.usage_metadata["output_tokens"] == length
+        model.invoke("hello", max_tokens=1)
+        assert len(loads) == 1
+        any_window = model.configurable_fields(n_ctx=ConfigurableField(id="window"))
+        assert any_window.with_config(configurable={"window": 64}).invoke("hello", max_tokens=1)
+        assert len(loads) == 2  # another window is another engine
+        assert model.context_length == WINDOW
+
+
+def test_a_chunk_is_a_message_chunk(chat: ChatGPU) -> None:
     assert chunk_type(chat) is AIMessageChunk
 
 

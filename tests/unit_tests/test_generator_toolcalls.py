@@ -90,3 +90,30 @@ def test_plain_text_is_not_held_back() -> None:
 def test_without_tools_nothing_is_looked_at() -> None:
     answer = collect(recover_calls([*pieces(CALL), END], []))
     assert answer.text == CALL
+
+
+def test_definitions_of_every_tool_stand_where_their_references_point() -> None:
+    def of(name: str, kind: str) -> dict[str, Any]:
+        parameters = {
+            "type": "object",
+            "properties": {"a": {"$ref": "#/$defs/A"}, "again": {"$ref": "#"}},
+            "$defs": {"A": {"type": kind, "items": {"$ref": "#/$defs/A"}}},
+        }
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    schema = forced_format([of("f", "array"), of("g", "string")], "required")["json_schema"]
+    schema = schema["schema"]
+    f, g = (each["properties"]["arguments"]["properties"] for each in schema["anyOf"])
+
+    def at(reference: str) -> Any:
+        found = schema
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+        return found
+
+    assert at(f["a"]["$ref"])["type"] == "array"
+    assert at(at(f["a"]["$ref"])["items"]["$ref"])["type"] == "array"
+    assert at(g["a"]["$ref"])["type"] == "string"
+    assert at(f["again"]["$ref"])["properties"] == f
+    plain = {"type": "function", "function": {"name": "f"}}
+    assert "$defs" not in forced_format([plain], "f")["json_schema"]["schema"]

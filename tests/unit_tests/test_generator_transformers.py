@@ -318,6 +318,16 @@ def test_a_batch_that_does_not_fit_is_split(
     assert {1, 2} <= set(sizes)
 
 
+def test_the_next_batch_is_as_small_as_the_last_had_to_become(
+    engine: TransformersGenerator, small_card: Callable[..., Any]
+) -> None:
+    generator, sizes = small_card(rows=2, tokens=1000)
+    texts(generator)
+    sizes.clear()
+    assert texts(generator) == texts(engine)
+    assert max(sizes) == 2  # nothing was tried that had failed before
+
+
 def test_memory_that_ends_in_mid_answer_moves_to_the_cpu_and_goes_on(
     engine: TransformersGenerator, small_card: Callable[..., Any]
 ) -> None:

@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).parents[2] / "langchain_gpu"
 
 # From the ground up. A module may import its own floor's package and the floors below.
 FLOORS = [
-    {"_extras", "events"},
+    {"_extras", "events", "shown"},
     {"hardware", "models"},
     {"planner"},
     {"_host_table", "_llama", "servers"},
     {"engine", "generators", "search", "store"},
+    {"schemas"},
     {"calls", "generating", "messages", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders", "corpus", "distributed"},

@@ -210,3 +210,37 @@ def test_llama_cpp_chats_carry_log_probabilities() -> None:
 def test_options_are_the_engines(path: str) -> None:
     with pytest.raises(ValueError, match="n_gpu_layers"):
         GPULLM(model=path, n_gpu_layers=3).invoke("hello")
+
+
+async def test_streaming_inside_ainvoke_tells_the_callbacks_too(path: str) -> None:
+    ear = Ear()
+    with GPULLM(model=path, streaming=True, **SETTINGS) as model:
+        text = await model.ainvoke("hello", config={"callbacks": [ear]})
+    assert ear.heard == text
+
+
+async def test_settings_of_the_call_are_part_of_the_key_of_a_cache(llm: GPULLM) -> None:
+    cached = llm.model_copy(update={"cache": InMemoryCache()})
+    text = cached.invoke("hello")
+    assert cached.invoke("hello") == text
+    assert cached.invoke("hello", max_tokens=2) == llm.invoke("hello", max_tokens=2) != text
+    sampled: dict[str, Any] = {"temperature": 2.0, "seed": 3}
+    assert cached.invoke("hello", **sampled) == llm.invoke("hello", **sampled) != text
+    assert cached.invoke("hello", top_k=1) == text
+    assert (await cached.ainvoke("hello", max_tokens=1)) != text
+    assert cached.max_tokens == 6
+    assert cached._loaded is llm._loaded  # no call loads a model of its own
+
+
+async def test_errors_of_a_batch_are_returned_where_they_belong(llm: GPULLM) -> None:
+    inputs: list[Any] = ["hello", "x" * 1000, "", "a"]
+    expected = [llm.invoke("hello"), ContextOverflowError, ValueError, llm.invoke("a")]
+    for answers in (
+        llm.batch(inputs, return_exceptions=True),
+        await llm.abatch(inputs, return_exceptions=True),
+    ):
+        found = [each if isinstance(each, str) else type(each) for each in answers]
+        assert found == expected
+    with pytest.raises(ValueError, match="prompt 2 is empty"):
+        llm.batch(inputs)
+    assert llm.batch([], return_exceptions=True) == []

@@ -257,23 +257,40 @@ def collect(deltas: Iterable[Delta]) -> Completion:
     )
 
 
+_EMPTY = Delta()
+
+
+class Timer:
+    """Passes on the pieces that hold something, and writes the timings onto the last one.
+
+    The clock starts when the object is made.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._first: float | None = None
+
+    def __call__(self, delta: Delta) -> Delta | None:
+        """Return the piece to pass on; None for an empty one."""
+        if delta == _EMPTY:
+            return None
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now
+        if delta.finish_reason is None:
+            return delta
+        begun = self._first
+        later = delta.usage.output_tokens - 1 if delta.usage else 0
+        rate = later / (now - begun) if later > 0 and now > begun else None
+        return replace(delta, timings=Timings(begun - self._start, now - self._start, rate))
+
+
 def timed(deltas: Iterable[Delta]) -> Deltas:
     """Pass on the pieces that hold something, and write the timings onto the last one."""
-    start = time.perf_counter()
-    first: float | None = None
-    empty = Delta()
+    timer = Timer()
     for delta in deltas:
-        if delta == empty:
-            continue
-        now = time.perf_counter()
-        if first is None:
-            first = now
-        if delta.finish_reason is None:
-            yield delta
-            continue
-        later = delta.usage.output_tokens - 1 if delta.usage else 0
-        rate = later / (now - first) if later > 0 and now > first else None
-        yield replace(delta, timings=Timings(first - start, now - start, rate))
+        if (passed := timer(delta)) is not None:
+            yield passed
 
 
 __all__ = [
@@ -285,6 +302,7 @@ __all__ = [
     "Message",
     "PromptTooLongError",
     "Request",
+    "Timer",
     "Timings",
     "ToolCall",
     "Usage",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,16 +18,16 @@ from langchain_gpu.generators.base import (
     Message,
     PromptTooLongError,
     Request,
+    Timer,
     ToolCall,
     Usage,
-    timed,
 )
 from langchain_gpu.generators.llama_body import body_of, explained
 from langchain_gpu.generators.llama_start import start
 from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.pump import pulled
+from langchain_gpu.generators.pump import Pushed, Sink
 from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 
 
@@ -81,24 +80,23 @@ class LlamaCppGenerator:
             ValueError: The model's chat template cannot describe tools, the format cannot be
                 enforced, or llama.cpp knows no such option.
         """
-        server = self._open
-        body = body_of(request, server)
 
-        def push(sink: Callable[[Delta], bool]) -> None:
-            chunks = _Chunks(sink)
-            (server.chat if request.prompt is None else server.complete)(body, chunks)
+        def push(sink: Sink[Delta]) -> None:
+            server = self._open
+            body = body_of(request, server)
+            chunks = _Chunks(sink, request.tools)
+            try:
+                (server.chat if request.prompt is None else server.complete)(body, chunks)
+            except LlamaError as error:
+                if error.details.get("type") == "exceed_context_size_error":
+                    found = error.details
+                    raise PromptTooLongError(found["n_prompt_tokens"], found["n_ctx"]) from error
+                raise
+            except ValueError as error:
+                raise explained(error) from error
             chunks.finish()
 
-        try:
-            with closing(pulled(push, timeout=request.timeout)) as deltas:
-                yield from recover_calls(timed(deltas), request.tools)
-        except LlamaError as error:
-            if error.details.get("type") == "exceed_context_size_error":
-                details = error.details
-                raise PromptTooLongError(details["n_prompt_tokens"], details["n_ctx"]) from error
-            raise
-        except ValueError as error:
-            raise explained(error) from error
+        return Pushed(push, timeout=request.timeout)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""
@@ -130,8 +128,10 @@ class LlamaCppGenerator:
 class _Chunks:
     """llama.cpp's chunks in, deltas out. The last delta waits for the chunk with the usage."""
 
-    def __init__(self, sink: Callable[[Delta], bool]) -> None:
+    def __init__(self, sink: Sink[Delta], tools: Sequence[Mapping[str, Any]]) -> None:
         self._sink = sink
+        self._timer = Timer()
+        self._recovery = Recovery(tools)
         self._reason: str | None = None
         self._usage: Mapping[str, Any] | None = None
 
@@ -142,7 +142,7 @@ class _Chunks:
         choice = chunk["choices"][0]
         self._reason = choice.get("finish_reason") or self._reason
         piece = choice.get("delta") or {"content": choice.get("text")}
-        return self._sink(
+        return self._pass_on(
             Delta(
                 text=piece.get("content") or "",
                 logprobs=tuple(
@@ -162,7 +162,12 @@ class _Chunks:
             self._usage["completion_tokens"],
             details.get("cached_tokens", 0),
         )
-        self._sink(Delta(finish_reason=cast("FinishReason", self._reason), usage=usage))
+        self._pass_on(Delta(finish_reason=cast("FinishReason", self._reason), usage=usage))
+
+    def _pass_on(self, delta: Delta) -> bool:
+        # Here, and not where the pieces are awaited: nobody is woken up for an empty one.
+        passed = self._timer(delta)
+        return self._sink(None if passed is None else self._recovery(passed))
 
 
 def _logprob(each: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,13 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+Sink = Callable[[T | None], bool]
+"""Takes an item, or None for none; True says that nobody listens any more."""
 
 # How long the end of the process waits for engines to notice that nobody listens any more. A thread
 # that comes back from native code into a dead interpreter would abort the process.
@@ -55,51 +59,51 @@ class Stoppable(Generator[T, None, None]):
         self._stop()
 
 
-def pulled(
-    push: Callable[[Callable[[T], bool]], None], *, timeout: float | None
-) -> Generator[T, None, None]:
-    """Run `push` in a thread and yield what it pushes.
+class Pushed(Generator[T, None, None]):
+    """What an engine pushes, as a generator. Its thread starts when the first item is asked for.
 
     The queue has no bound of its own: a stream is never longer than the model's window, and an
     engine in native code would not wait for a slow reader anyway.
 
     Args:
-        push: Called with a sink. It hands every item to the sink and returns soon after the sink
-            has returned True, which means that nobody listens any more.
+        push: Called with a sink. It hands every item to the sink, or None to ask only whether
+            somebody listens, and returns soon after the sink has returned True: nobody does.
         timeout: Seconds from the first item asked for to the end; None waits.
 
     Raises:
         TimeoutError: The next item was not there in time. The thread is told to stop.
         BaseException: Whatever `push` raised.
     """
+
+    def __init__(self, push: Callable[[Sink[T]], None], *, timeout: float | None) -> None:
+        self.push = push
+        self.timeout = timeout
+        self._items = _pulled(push, timeout)
+
+    def send(self, _: None) -> T:
+        """Return the next item."""
+        return next(self._items)
+
+    def throw(self, *error: Any) -> T:
+        """Raise inside the generator."""
+        return self._items.throw(*error)
+
+    def close(self) -> None:
+        """Tell the thread to stop."""
+        self._items.close()
+
+
+def _pulled(push: Callable[[Sink[T]], None], timeout: float | None) -> Generator[T, None, None]:
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-    cancelled = threading.Event()
-
-    def sink(item: T) -> bool:
-        items.put(item)
-        return cancelled.is_set()
-
-    def work() -> None:
-        try:
-            push(sink)
-        except BaseException as error:  # noqa: BLE001  it is raised where the answer is awaited
-            items.put(_End(error))
-        else:
-            items.put(_End(None))
-        finally:
-            _running.pop(threading.current_thread(), None)
-
+    cancelled = _started(push, items.put, "langchain-gpu-stream")
     deadline = None if timeout is None else time.monotonic() + timeout
-    thread = threading.Thread(target=work, name="langchain-gpu-stream", daemon=True)
-    _running[thread] = cancelled
-    thread.start()
     try:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
                 item = items.get(timeout=left)
             except queue.Empty:
-                raise TimeoutError(f"the answer was not complete after {timeout} s") from None
+                raise _late(timeout) from None
             if not isinstance(item, _End):
                 yield item
             elif item.error is not None:
@@ -113,40 +117,30 @@ def pulled(
 async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """Run a blocking generator in a thread of its own and yield what it yields.
 
-    Leaving early, or being canceled, closes the generator when its next item comes; at once where
-    it is `Stoppable`.
+    What is `Pushed` comes from the engine's thread directly. Leaving early, or being canceled,
+    closes the generator when its next item comes; at once where it is `Stoppable`.
 
     Raises:
         BaseException: Whatever the generator raised.
     """
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[T | _End] = asyncio.Queue()
-    cancelled = threading.Event()
 
-    def tell(item: T | _End) -> None:
+    def put(item: T | _End) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-    def work() -> None:
-        error: BaseException | None = None
-        try:
-            with contextlib.closing(items):
-                for item in items:
-                    if cancelled.is_set():
-                        break
-                    tell(item)
-        except BaseException as caught:  # noqa: BLE001  it is raised where the item is awaited
-            error = caught
-        finally:
-            _running.pop(threading.current_thread(), None)
-        tell(_End(error))
-
-    thread = threading.Thread(target=work, name="langchain-gpu-async", daemon=True)
-    _running[thread] = cancelled
-    thread.start()
+    push = items.push if isinstance(items, Pushed) else partial(_push_all, items)
+    timeout = items.timeout if isinstance(items, Pushed) else None
+    cancelled = _started(push, put, "langchain-gpu-async")
+    deadline = None if timeout is None else loop.time() + timeout
     try:
         while True:
-            item = await arrived.get()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await arrived.get()
+            except TimeoutError:
+                raise _late(timeout) from None
             if not isinstance(item, _End):
                 yield item
             elif item.error is not None:
@@ -159,6 +153,44 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
             items.stop()
 
 
+def _push_all(items: Generator[T, None, None], sink: Sink[T]) -> None:
+    with contextlib.closing(items):
+        for item in items:
+            if sink(item):
+                return
+
+
+def _started(
+    push: Callable[[Sink[T]], None], put: Callable[[T | _End], object], name: str
+) -> threading.Event:
+    """Run `push` in a thread that puts its items, and at last an `_End`; the result stops it."""
+    cancelled = threading.Event()
+
+    def sink(item: T | None) -> bool:
+        if item is not None:
+            put(item)
+        return cancelled.is_set()
+
+    def work() -> None:
+        try:
+            push(sink)
+        except BaseException as error:  # noqa: BLE001  it is raised where the item is awaited
+            put(_End(error))
+        else:
+            put(_End(None))
+        finally:
+            _running.pop(threading.current_thread(), None)
+
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    _running[thread] = cancelled
+    thread.start()
+    return cancelled
+
+
+def _late(timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"the answer was not complete after {timeout} s")
+
+
 @atexit.register
 def _stop_all() -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
@@ -168,4 +200,4 @@ def _stop_all() -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-__all__ = ["Stoppable", "pulled", "pulled_async"]
+__all__ = ["Pushed", "Sink", "Stoppable", "pulled_async"]

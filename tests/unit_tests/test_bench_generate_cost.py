@@ -40,6 +40,24 @@ def test_a_stream_is_one_thread_and_no_further_request(chat: ChatGPU, server: Ll
     assert counts == {"threads": 3, "requests": 0}
 
 
+async def test_a_task_that_streams_is_one_thread_too(
+    chat: ChatGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [piece async for piece in chat.astream("Hi", max_tokens=1)]
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def starting(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    assert [piece async for piece in chat.astream("Hi", max_tokens=2)]
+    assert (await chat.ainvoke("Hi", max_tokens=2)).content
+    ours = [name for name in names if name.startswith("langchain-gpu")]
+    assert ours == ["langchain-gpu-async"] * 2
+
+
 def test_what_is_started_and_asked_is_counted(server: LlamaServer) -> None:
     start = threading.Thread.start
     with generate_cost.counted(server) as counts:

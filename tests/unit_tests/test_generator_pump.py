@@ -12,9 +12,9 @@ from itertools import count
 
 import pytest
 
-from langchain_gpu.generators.pump import Stoppable, pulled, pulled_async
+from langchain_gpu.generators.pump import Pushed, Stoppable, pulled_async
 
-Sink = Callable[[int], bool]
+Sink = Callable[[int | None], bool]
 
 
 class Endless:
@@ -36,7 +36,7 @@ def test_items_keep_their_order() -> None:
         for number in range(1000):
             assert sink(number) is False
 
-    assert list(pulled(push, timeout=None)) == list(range(1000))
+    assert list(Pushed(push, timeout=None)) == list(range(1000))
 
 
 def test_an_error_comes_after_the_items_before_it() -> None:
@@ -44,7 +44,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         sink(1)
         raise KeyError("broken")
 
-    items = pulled(push, timeout=None)
+    items = Pushed(push, timeout=None)
     assert next(items) == 1
     with pytest.raises(KeyError, match="broken"):
         next(items)
@@ -52,7 +52,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
 
 def test_closing_early_stops_the_pushing_side() -> None:
     endless = Endless()
-    items = pulled(endless, timeout=None)
+    items = Pushed(endless, timeout=None)
     assert [next(items), next(items)] == [0, 1]
     items.close()
     assert endless.stopped.wait(30)
@@ -67,7 +67,7 @@ def test_a_silent_engine_runs_into_the_time_out_and_is_told_to_stop() -> None:
             told.set()
 
     with pytest.raises(TimeoutError, match=r"0\.05 s"):
-        list(pulled(push, timeout=0.05))
+        list(Pushed(push, timeout=0.05))
     released.set()
     assert told.wait(30)
 
@@ -75,7 +75,7 @@ def test_a_silent_engine_runs_into_the_time_out_and_is_told_to_stop() -> None:
 def test_a_talkative_engine_runs_into_the_time_out_too() -> None:
     endless = Endless()
     with pytest.raises(TimeoutError):
-        list(pulled(endless, timeout=0.2))
+        list(Pushed(endless, timeout=0.2))
     assert endless.stopped.wait(30)
 
 
@@ -83,8 +83,8 @@ def test_a_process_with_a_running_stream_ends_by_itself() -> None:
     script = """
 import time
 from itertools import count
-from langchain_gpu.generators.pump import pulled
-items = pulled(lambda sink: next(n for n in count() if sink(n) or time.sleep(0.001)), timeout=None)
+from langchain_gpu.generators.pump import Pushed
+items = Pushed(lambda sink: next(n for n in count() if sink(n) or time.sleep(0.001)), timeout=None)
 print(next(items))
 """
     done = subprocess.run(  # noqa: S603  this interpreter, the script above
@@ -184,3 +184,70 @@ async def test_a_task_that_is_canceled_stops_what_hangs() -> None:
     for reader in readers:
         await asyncio.to_thread(reader.join, 10)  # it would wait for 20 seconds by itself
         assert not reader.is_alive()
+
+
+def test_an_engine_may_ask_whether_anybody_listens() -> None:
+    """One that holds its text back has nothing to hand over, and still has to notice."""
+    stopped = threading.Event()
+
+    def push(sink: Sink) -> None:
+        sink(1)
+        while not sink(None):
+            time.sleep(0.001)
+        stopped.set()
+
+    items = Pushed(push, timeout=None)
+    assert next(items) == 1
+    items.close()
+    assert stopped.wait(30)
+
+
+def test_nobody_is_given_what_is_none() -> None:
+    def push(sink: Sink) -> None:
+        sink(None)
+        sink(2)
+
+    assert list(Pushed(push, timeout=None)) == [2]
+
+
+async def test_an_engine_hands_its_items_to_a_loop_from_its_own_thread() -> None:
+    threads: set[str] = set()
+
+    def push(sink: Sink) -> None:
+        threads.add(threading.current_thread().name)
+        for number in range(1000):
+            assert sink(number) is False
+
+    before = threading.active_count()
+    items = pulled_async(Pushed(push, timeout=None))
+    assert await anext(items) == 0
+    assert threading.active_count() <= before + 1
+    assert [number async for number in items] == list(range(1, 1000))
+    assert threads == {"langchain-gpu-async"}
+
+
+async def test_an_engine_is_told_that_a_task_is_gone() -> None:
+    endless = Endless()
+    items = pulled_async(Pushed(endless, timeout=None))
+    assert [await anext(items), await anext(items)] == [0, 1]
+    await items.aclose()
+    assert await asyncio.to_thread(endless.stopped.wait, 30)
+
+
+async def test_the_time_out_of_an_engine_holds_for_tasks_too() -> None:
+    endless = Endless()
+    with pytest.raises(TimeoutError, match=r"not complete after 0\.2 s"):
+        async for _ in pulled_async(Pushed(endless, timeout=0.2)):
+            pass
+    assert await asyncio.to_thread(endless.stopped.wait, 30)
+
+
+async def test_an_engines_error_comes_after_its_items() -> None:
+    def push(sink: Sink) -> None:
+        sink(1)
+        raise TimeoutError("the engine's own")
+
+    items = pulled_async(Pushed(push, timeout=5.0))
+    assert await anext(items) == 1
+    with pytest.raises(TimeoutError, match="the engine's own"):
+        await anext(items)

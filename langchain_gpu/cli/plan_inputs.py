@@ -94,11 +94,15 @@ def component(
         ValueError: It cannot do what it is wanted for.
     """
     from langchain_gpu.models.headers import read_info
+    from langchain_gpu.models.resolve import ModelNotFoundError
     from langchain_gpu.planner import Chat, Encoder
     from langchain_gpu.planner.gguf_encoder import WINDOW
 
     role, model = _split(text)
-    info: ModelInfo = read_info(model, quantization=quantization)
+    try:
+        info: ModelInfo = read_info(model, quantization=quantization)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(_in_one_line(str(error))) from error
     if info.format == "gguf":
         dtype = None  # `check_dtype` says so where no other model takes it
     if role == "chat" or (not role and info.role == "decoder"):
@@ -108,6 +112,13 @@ def component(
     )
     # What llama.cpp is given to read where nobody asks for another window.
     return replace(found, max_length=WINDOW) if info.format == "gguf" else found
+
+
+def _in_one_line(message: str) -> str:
+    """Return why a model was not found, and each place once where it was looked for."""
+    first, *rest = message.splitlines()
+    tried = dict.fromkeys(line.removeprefix("  - ") for line in rest if line.startswith("  - "))
+    return f"{first}; looked for on this machine: {'; '.join(tried)}" if tried else message
 
 
 def index_of(text: str) -> Index:

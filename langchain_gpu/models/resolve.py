@@ -172,7 +172,7 @@ class _Hub:
             tried.append(f"{where}: huggingface_hub is missing (pip install huggingface-hub)")
             return None
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
         repo, _, tag = name.partition(":")
@@ -196,6 +196,10 @@ class _Hub:
             return self._pick(folder, tag)
         except HFValidationError:
             tried.append(f"{where}: {name!r} is no hub name")
+        except LocalEntryNotFoundError as error:
+            # Of the cache its own words are long, and about its caller's arguments.
+            said = "not there" if local_files_only else _first_line(error)
+            tried.append(f"{where} {name}: {said}")
         except (OSError, ValueError) as error:  # what the hub raises, network errors included
             tried.append(f"{where} {name}: {_first_line(error)}")
         finally:

@@ -12,6 +12,7 @@ import pytest
 
 from langchain_gpu.cli import main
 from langchain_gpu.hardware.devices import list_devices
+from tests.unit_tests import scripted_hub
 from tests.unit_tests.machines import MACHINES
 from tests.unit_tests.planned_models import (
     GIB,
@@ -261,6 +262,40 @@ def test_a_model_that_is_nowhere(call: Call) -> None:
     assert err.startswith("Error: ")
     assert "no/where" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("model", "broken", "why", "places"),
+    [
+        ("org/none", "", "RepositoryNotFoundError", ["path org/none", "cache org/none"]),
+        ("org/none", "down", "ConnectError: Name or", ["path org/none", "cache org/none"]),
+        ("rerank:org/none", "500", "HfHubHTTPError", ["path org/none", "cache org/none"]),
+        ("org/closed", "", "ask for access at huggingface.co", ["cache org/closed"]),
+        ("org/none:Q4_K_M", "", "RepositoryNotFoundError", ["cache org/none:Q4_K_M"]),
+        ("none", "", "namespace/name", ["path none", "sentence-transformers/none"]),
+    ],
+)
+def test_a_hub_name_that_leads_nowhere_is_one_line(
+    call: Call, tmp_path: Path, *, model: str, broken: str, why: str, places: list[str]
+) -> None:
+    write_config(tmp_path / "org" / "closed", LLAMA_3_8B)
+    with scripted_hub.serve(tmp_path) as hub:
+        hub.broken = broken
+        code, out, err = call(model)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1, err
+    assert why in err
+    assert "looked for on this machine: local path" in err
+    for place in places:
+        assert f"local {place}: " in err or f"cache {place}: not there" in err, err
+    assert err.count("local path") == 1  # each place once, though two formats are looked for
+
+
+def test_offline_says_so(call: Call) -> None:
+    code, _, err = call("org/none")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "offline" in err.lower() or "HF_HUB_OFFLINE" in err
 
 
 def test_a_cache_of_llama_cpp_is_none_of_transformers(call: Call) -> None:

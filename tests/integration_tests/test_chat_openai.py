@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from pydantic import BaseModel
 
-from langchain_gpu import ChatGPU
+from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.models.resolve import resolve
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
 from tests.integration_tests.servers import Running, vllm_chat
@@ -210,6 +210,27 @@ class TestVLLM:
         with pytest.raises(RefusedError, match="no model 'other'; it serves qwen"):
             chats(model="other").invoke("hi")
 
+    def test_plain_prompts(self, vllm: Running) -> None:
+        place = {"base_url": vllm.url, "temperature": 0, "timeout": 120}
+        prompt = "The capital of France is"
+        with GPULLM(model="qwen", **place) as llm:
+            text = llm.invoke(prompt, max_tokens=6)
+            assert text.startswith(" Paris")
+            assert "".join(llm.stream(prompt, max_tokens=6)) == text
+            assert asyncio.run(llm.ainvoke(prompt, max_tokens=6)) == text
+            assert llm.batch([prompt] * 6, max_tokens=6) == [text] * 6
+            assert llm.invoke("1, 2, 3,", stop=[" 6"], max_tokens=20) == " 4, 5,"
+            scored = llm.generate([prompt], max_tokens=2, logprobs=True, top_logprobs=2)
+            info = getattr(scored.generations[0][0], "generation_info", {})
+            first = info["logprobs"]["content"][0]
+            assert (first["token"], len(first["top_logprobs"])) == (" Paris", 2)
+            assert info["usage"]["output_tokens"] == 2
+            # Without a length the rest of the window is asked for, and not the server's 16 tokens.
+            counting = llm.invoke(", ".join(map(str, range(40))) + ",", stop=["70"])
+            assert counting.strip().endswith("69,")
+            with pytest.raises(ContextOverflowError, match="context window holds 4096"):
+                llm.invoke("word " * 5000)
+
 
 class TestStandard(ChatModelIntegrationTests):
     url: str
@@ -277,6 +298,22 @@ class TestLlamaServer:
     def test_too_long(self, chat: ChatGPU) -> None:
         with pytest.raises(ContextOverflowError, match="context window holds 512"):
             chat.invoke("word " * 900)
+
+    def test_plain_prompts(self, llama: str) -> None:
+        place = {"base_url": llama, "api_key": KEY, "temperature": 0, "timeout": 120}
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        prompt = "The capital of France is"
+        with GPULLM(model="smol", max_tokens=5, **place) as llm:
+            text = llm.invoke(prompt)
+            assert text.startswith(" Paris")
+            assert "".join(llm.stream(prompt)) == text
+            enforced = llm.invoke("JSON: ", response_format=wanted, max_tokens=20)
+            assert enforced.strip().startswith("{")
+            scored = llm.generate([prompt], logprobs=True, top_logprobs=2)
+            info = getattr(scored.generations[0][0], "generation_info", {})
+            first = info["logprobs"]["content"][0]
+            assert (first["token"], len(first["top_logprobs"])) == (" Paris", 2)
 
     @pytest.mark.parametrize("key", [None, "wrong-key"])
     def test_another_key(self, llama: str, key: str | None) -> None:

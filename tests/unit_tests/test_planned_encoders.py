@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from langchain_gpu import GPUEmbeddings, GPURerank
+from langchain_gpu._host_table import HostTable, keep_on_cpu
 from langchain_gpu.engine import backends, embedder, planned
 from langchain_gpu.engine.config import EmbedderConfig
-from langchain_gpu._host_table import HostTable, keep_on_cpu
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
 from langchain_gpu.events import FallbackWarning, FellBack, GPUWarning, PlanMissed
 from langchain_gpu.hardware.devices import Device, select_device

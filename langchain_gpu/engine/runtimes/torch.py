@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from langchain_gpu._host_table import keep_on_cpu
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, kernel_for
 from langchain_gpu.engine.runtimes.buckets import Filled, view
 from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
 from langchain_gpu.engine.runtimes.graphs import LARGEST_HIDDEN, Graphs
-from langchain_gpu._host_table import keep_on_cpu
 from langchain_gpu.engine.runtimes.landing import land, pinned
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
 from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, positions_of, prove

@@ -116,4 +116,6 @@ class Loop:
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=_GRACE))
             loop.run_until_complete(self._closing())
+            # Clients leave generators half read, whose ends would be tasks that nobody runs.
+            loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()

@@ -210,7 +210,8 @@ def _ours(backend: str, chat: ChatGPU) -> Streamer:
 
 def _model_of(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
-    return str(config.get("_model_name_or_path") or folder.name)
+    named = str(config.get("_model_name_or_path") or folder.name)
+    return f"{named}, as {config.get('dtype', 'stored')}"
 
 
 def _get(url: str) -> Any:

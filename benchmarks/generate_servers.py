@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def run_ollama(
         server = servers.ollama(
             folder, Path(work), models, threads=threads, slots=slots, lifetime=lifetime
         )
-        with _started("Ollama", server) as url:
+        with started("Ollama", server) as url:
             streamers, chat = by_ollama(url, slots=slots, window=window)
             with chat:
                 version = _get(f"{url}/api/version")
@@ -163,7 +164,7 @@ def run_vllm(folder: Path, *, slots: int, window: int, lifetime: int) -> Iterato
     options += ["--max-num-seqs", str(slots), "--no-enable-prefix-caching"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         server = servers.vllm(folder, Path(work), folder / QWEN, MODEL, *options, lifetime=lifetime)
-        with _started("vLLM", server) as url:
+        with started("vLLM", server) as url:
             streamers, chat = by_vllm(url, slots=slots)
             with chat:
                 version = _get(f"{url}/version")
@@ -185,14 +186,26 @@ def needed(folder: Path, what: str) -> None:
 
 
 @contextmanager
-def _started(name: str, server: AbstractContextManager[servers.Running]) -> Iterator[str]:
+def started(name: str, server: AbstractContextManager[servers.Running]) -> Iterator[str]:
+    """Run a server and give its address.
+
+    Raises:
+        LeftOutError: It did not start, or ended before the block did.
+    """
     with ExitStack() as stack:
         try:
             running = stack.enter_context(server)
         except RuntimeError as error:
             said = str(error).strip().splitlines()
             raise LeftOutError(f"{name} did not start: {said[-1]}") from error
-        yield running.url
+        try:
+            yield running.url
+        except Exception as error:
+            with suppress(subprocess.TimeoutExpired):  # its connections end a little before it
+                running.process.wait(2)
+            if running.process.poll() is None:
+                raise
+            raise LeftOutError(f"{name} ended in the middle; a longer --lifetime?") from error
 
 
 def _ours(backend: str, chat: ChatGPU) -> Streamer:
@@ -219,4 +232,13 @@ def _get(url: str) -> Any:
         return json.load(answer)
 
 
-__all__ = ["LeftOutError", "Served", "by_ollama", "by_vllm", "needed", "run_ollama", "run_vllm"]
+__all__ = [
+    "LeftOutError",
+    "Served",
+    "by_ollama",
+    "by_vllm",
+    "needed",
+    "run_ollama",
+    "run_vllm",
+    "started",
+]

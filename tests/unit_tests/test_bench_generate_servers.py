@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,15 @@ import httpx2
 import pytest
 
 from benchmarks import bench_generate
-from benchmarks.generate_servers import LeftOutError, by_ollama, by_vllm, run_ollama, run_vllm
+from benchmarks.generate_servers import (
+    LeftOutError,
+    by_ollama,
+    by_vllm,
+    run_ollama,
+    run_vllm,
+    started,
+)
+from benchmarks.servers import Running
 from tests.unit_tests.chat_script import CHAT, chatting, says
 from tests.unit_tests.scripted_ollama import FakeOllama
 from tests.unit_tests.scripted_server import Asked, Reply, models, serving
@@ -84,3 +94,16 @@ def test_a_server_that_does_not_start_is_left_out_with_its_last_words(tmp_path: 
         run_ollama(tmp_path, tmp_path / "m.gguf", threads=1, **ROOM),
     ):
         pass
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [("0", LeftOutError), ("60", OSError)])
+def test_a_server_that_ends_in_the_middle_costs_only_its_own_rows(
+    tmp_path: Path, seconds: str, expected: type[Exception]
+) -> None:
+    with subprocess.Popen(["sleep", seconds]) as process:  # noqa: S603, S607 - our own
+        running = Running("http://h:1", tmp_path / "log", process)
+        if seconds == "0":
+            process.wait(30)
+        with pytest.raises(expected), started("Ollama", nullcontext(running)):
+            raise OSError("connection reset")
+        process.kill()

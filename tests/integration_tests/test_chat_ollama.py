@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,11 +17,12 @@ from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from pydantic import BaseModel
 
-from langchain_gpu import ChatGPU
+from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import DeviceNotFoundError
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
 from tests.integration_tests.servers import Running, ollama, recipes
+from tests.integration_tests.slow import skip_unless_asked, skip_unless_own
 
 pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
 
@@ -62,6 +62,12 @@ def qwen(server: Running) -> Iterator[ChatGPU]:
     with ChatGPU(**qwen_settings(server)) as chat:
         _ = chat.devices
         yield chat
+
+
+@pytest.fixture(scope="module")
+def asked_to_wait() -> None:
+    """Prompts with several tools take minutes: this Ollama has no fast kernels for the weights."""
+    skip_unless_asked("this Ollama reads some five tokens of Qwen in a second of a core")
 
 
 def qwen_settings(server: Running) -> dict[str, Any]:
@@ -190,6 +196,22 @@ def test_what_is_wrong_is_said(make: Callable[..., ChatGPU], server: Running) ->
         make(model_kwargs={"think": True}).invoke("Hi.")
 
 
+async def test_plain_prompts_are_continued(server: Running) -> None:
+    place = {"backend": "ollama", "base_url": server.url, "timeout": 300}
+    small = {"temperature": 0, "max_tokens": 5, "n_ctx": 128, "n_threads": 1}
+    with GPULLM(model="smollm2", **place, **small) as llm:
+        prompt = "The capital of France is"
+        text = llm.invoke(prompt)
+        assert text.startswith(" Paris")  # no template stands between: it is no chat's answer
+        assert "".join(llm.stream(prompt)) == text
+        assert await llm.ainvoke(prompt) == text
+        assert llm.batch([prompt, "One, two, three,"])[1].strip().startswith("four")
+        usage = (llm.generate([prompt]).llm_output or {})["token_usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 5)
+        with pytest.raises(ContextOverflowError, match="context window holds 128"):
+            llm.invoke("word " * 400)
+
+
 def test_auto_finds_ollama_behind_the_address(make: Callable[..., ChatGPU]) -> None:
     chat = make(backend="auto", max_tokens=1)
     assert chat.backend_reason.startswith("ollama: ")
@@ -208,7 +230,19 @@ def test_a_schema_is_enforced(qwen: ChatGPU) -> None:
     assert person == Person(name="Bob", age=31)
 
 
-def test_an_agent_calls_its_tool_and_answers_with_its_result(qwen: ChatGPU) -> None:
+def test_a_tool_is_called(qwen: ChatGPU) -> None:
+    """One call, as short as a prompt with tools can be."""
+    answer = qwen.bind_tools([get_weather]).invoke("What is the weather in Paris?")
+    assert isinstance(answer, AIMessage)
+    assert [(each["name"], each["args"]) for each in answer.tool_calls] == [
+        ("get_weather", {"city": "Paris"})
+    ]
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+
+
+def test_an_agent_calls_its_tool_and_answers_with_its_result(
+    asked_to_wait: None, qwen: ChatGPU
+) -> None:
     agent = create_agent(qwen, [get_weather], system_prompt="Use the tools.")
     found = agent.invoke({"messages": [HumanMessage("What is the weather in Paris?")]})
     _, call, result, answer = found["messages"][:4]
@@ -242,7 +276,8 @@ class _Suite(ChatModelIntegrationTests):
 
 class TestSmolLM2(_Suite):
     @pytest.fixture(autouse=True)
-    def _place(self, server: Running) -> None:
+    def _place(self, request: pytest.FixtureRequest, server: Running) -> None:
+        skip_unless_own(request.node.name)
         more = {"model": "smollm2", "n_ctx": 1024, "max_tokens": 100}
         type(self).settings = {**qwen_settings(server), **more}
 
@@ -255,11 +290,7 @@ class TestSmolLM2(_Suite):
         super().test_json_mode(model)
 
 
-@pytest.mark.skipif(
-    "LANGCHAIN_GPU_SLOW" not in os.environ,
-    reason="this Ollama reads a few tokens of Qwen a second: set LANGCHAIN_GPU_SLOW=1 to wait",
-)
 class TestQwen(_Suite):
     @pytest.fixture(autouse=True)
-    def _place(self, qwen: ChatGPU, server: Running) -> None:
+    def _place(self, asked_to_wait: None, qwen: ChatGPU, server: Running) -> None:
         type(self).settings = qwen_settings(server)

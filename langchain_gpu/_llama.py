@@ -24,7 +24,12 @@ import numpy as np
 import xllamacpp
 from numpy.typing import NDArray
 
+from langchain_gpu.models.gguf import read_head
+from langchain_gpu.models.info import HeaderError
+
 _MAGIC = b"GGUF"
+# llama.cpp's own limit, and what its 32 bits hold.
+_MOST_LAYERS, _MOST_TOKENS = 512, 2**31 - 1
 _VERSIONS = (2, 3)
 # Longest path a Unix socket may have, with room for systems that allow less than Linux's 107.
 _SOCKET_PATH = 100
@@ -324,6 +329,19 @@ def check_gguf(path: Path) -> None:
     version = int.from_bytes(head[4:], "little")
     if version not in _VERSIONS:
         raise ModelLoadError(f"{path}: GGUF version {version} is not known, only {_VERSIONS}")
+    _check_counts(path)
+
+
+def _check_counts(path: Path) -> None:
+    """Refuse counts at which llama.cpp ends the whole process instead of refusing the file."""
+    try:
+        facts = read_head(path).facts
+    except (HeaderError, OSError):  # llama.cpp has its own words for it
+        return
+    for name, most in (("block_count", _MOST_LAYERS), ("context_length", _MOST_TOKENS)):
+        count = facts.get(f"{facts.get('general.architecture')}.{name}", 1)
+        if isinstance(count, int) and not 0 < count <= most:
+            raise ModelLoadError(f"{path}: the file is damaged: its {name} is {count:,}")
 
 
 def free_cores(cores: int) -> int:

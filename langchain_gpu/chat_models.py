@@ -20,8 +20,9 @@ from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request, collect
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
-from langchain_gpu.messages import response_format, structured, to_chunk, to_dicts, to_message
+from langchain_gpu.messages import response_format, to_chunk, to_dicts, to_message
 from langchain_gpu.schemas import to_tool
+from langchain_gpu.structured import structured
 
 
 class ChatGPU(RunsGenerator, BaseChatModel):
@@ -29,12 +30,19 @@ class ChatGPU(RunsGenerator, BaseChatModel):
 
     Setup:
         `pip install "langchain-gpu[llama-cpp]"` for GGUF files,
-        `pip install "langchain-gpu[local]"` for safetensors.
+        `pip install "langchain-gpu[local]"` for safetensors,
+        `pip install "langchain-gpu[openai]"`, `[ollama]` or `[triton]` for a model behind a server.
 
     Key arguments:
-        model: A `.gguf` file, a folder with safetensors, the name of an installed model package, or
-            a name on the hub (alias `model_name`).
-        backend: `"auto"` takes `"llama_cpp"` for GGUF and `"transformers"` for safetensors.
+        model: A `.gguf` file, a folder with safetensors, the name of an installed model package, a
+            name on the hub, or a server's own name of a model (alias `model_name`).
+        backend: `"auto"` takes `"llama_cpp"` for GGUF, `"transformers"` for safetensors, and asks
+            the server at `base_url` what it is: `"openai"` (vLLM, SGLang, llama-server, NIM, TGI),
+            `"ollama"` or `"triton"`.
+        base_url: Address of a server; the key it asks for goes into `api_key`.
+        temperature, top_p, max_tokens, stop, seed, timeout: How an answer is written; each may be
+            given with a call instead. Other options go to the engine under its own names, as
+            `model_kwargs` or with the call; `transformers` and `llama_cpp` refuse unknown ones.
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"` or `"cpu"`.
         n_ctx: Window of one chat in tokens, prompt and answer together.
         fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
@@ -57,7 +65,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         ```
 
     Structured output (a grammar lets the model write nothing else; for safetensors it takes
-    `pip install "langchain-gpu[grammar]"`):
+    `pip install "langchain-gpu[grammar]"`, and a server enforces it itself):
         ```python
         class Person(BaseModel):
             name: str
@@ -71,7 +79,13 @@ class ChatGPU(RunsGenerator, BaseChatModel):
 
     Constructing it loads nothing; the first call does, and `close()` frees it. It is safe to use
     from several threads: `llama_cpp` works on `n_parallel` chats at once, with `transformers` they
-    share forwards, and several `ChatGPU` of one file and the same settings share the weights.
+    share forwards, a server is sent `n_parallel` at once, and several `ChatGPU` of one file and the
+    same settings share the weights. `llama_cpp` holds Python's lock while it loads: an event loop
+    that must not wait calls `chat.devices` in its start-up.
+
+    A model's chat template is a program that its makers wrote. `transformers` and `llama_cpp` run
+    it where it reaches no Python object and no file, but nothing bounds how long it runs: take
+    models from people you trust.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
@@ -107,7 +121,8 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         Args:
             tools: Anything LangChain can turn into a tool definition.
             tool_choice: `"auto"`, `"none"`, `"any"` (or True) for any one of them, or a tool's
-                name. A forced call is enforced by a grammar.
+                name. In this process a forced call is enforced by a grammar; a server enforces it
+                in its own way, or says that it cannot.
             strict: Ask for schemas in OpenAI's strict form.
             **kwargs: Bound as they are.
         """
@@ -128,14 +143,18 @@ class ChatGPU(RunsGenerator, BaseChatModel):
 
         Args:
             schema: Pydantic class, TypedDict or JSON schema; None only for `"json_mode"`.
-            method: `"json_schema"` enforces the schema with a grammar and works with any model;
-                `"function_calling"` needs a model that knows tools; `"json_mode"` enforces JSON.
+            method: `"json_schema"` enforces the schema with a grammar and works with any model,
+                here and behind a server; `"function_calling"` needs a model that knows tools;
+                `"json_mode"` enforces JSON.
             include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of raising.
             strict: For interchangeability: a grammar is always strict.
             **kwargs: None are known.
 
         Raises:
             ValueError: No schema where one is needed, or an unknown method or argument.
+
+        The runnable raises OutputParserException for an answer that is not of the schema, or that
+        `max_tokens` or the window cut before it was whole.
         """
         if kwargs:
             raise ValueError(f"with_structured_output knows no argument {', '.join(kwargs)}")

@@ -39,12 +39,15 @@ class GPULLM(RunsGenerator, BaseLLM):
 
     Setup:
         `pip install "langchain-gpu[llama-cpp]"` for GGUF files,
-        `pip install "langchain-gpu[local]"` for safetensors.
+        `pip install "langchain-gpu[local]"` for safetensors,
+        `pip install "langchain-gpu[openai]"` or `[ollama]` for a model behind a server.
 
     Key arguments:
-        model: A `.gguf` file, a folder with safetensors, the name of an installed model package, or
-            a name on the hub (alias `model_name`).
-        backend: `"auto"` takes `"llama_cpp"` for GGUF and `"transformers"` for safetensors.
+        model: A `.gguf` file, a folder with safetensors, the name of an installed model package, a
+            name on the hub, or a server's own name of a model (alias `model_name`).
+        backend: `"auto"` takes `"llama_cpp"` for GGUF, `"transformers"` for safetensors, and asks
+            the server at `base_url` what it is.
+        base_url: Address of a server; the key it asks for goes into `api_key`.
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"` or `"cpu"`.
         fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
             `"error"` raises.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import itemgetter
 from typing import Any
 
 from langchain_core.messages import (
@@ -19,13 +18,6 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
-from langchain_core.output_parsers import (
-    BaseOutputParser,
-    JsonOutputParser,
-    PydanticOutputParser,
-)
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.checks import check_text
@@ -206,26 +198,4 @@ def response_format(schema: Any, method: str) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
 
 
-def structured(answer: Runnable[Any, Any], schema: Any, *, include_raw: bool) -> Runnable[Any, Any]:
-    """Parse `answer`, a chat model bound to a JSON format, into `schema`.
-
-    Args:
-        answer: Gives messages whose text is JSON.
-        schema: A pydantic class gives instances of it; anything else a dict.
-        include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of raising.
-    """
-    parser: BaseOutputParser[Any] = JsonOutputParser()
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        parser = PydanticOutputParser(pydantic_object=schema)
-    if not include_raw:
-        return answer | parser
-    parsed = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
-    )
-    unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=answer) | parsed.with_fallbacks(
-        [unparsed], exception_key="parsing_error"
-    )
-
-
-__all__ = ["end_metadata", "response_format", "structured", "to_chunk", "to_dicts", "to_message"]
+__all__ = ["end_metadata", "response_format", "to_chunk", "to_dicts", "to_message"]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langchain_gpu._extras import is_installed, require
+from langchain_gpu.hardware.memory import is_out_of_memory
 
 # What `load_kwargs` may hold; everything else would be lost or run code nobody has read.
 _OPTIONS = frozenset(
@@ -46,6 +50,10 @@ _NEEDS = {
 }
 
 
+class ModelFilesError(RuntimeError):
+    """Files of a model cannot be loaded; the message names their folder."""
+
+
 def check_options(load: Mapping[str, Any]) -> None:
     """Look at `load_kwargs` before anything is loaded.
 
@@ -68,8 +76,13 @@ def places_itself(load: Mapping[str, Any]) -> bool:
 
 
 def load_tokenizer(path: Path, load: Mapping[str, Any]) -> Any:
-    """Return the tokenizer of a folder or a `.gguf` file."""
-    return AutoTokenizer.from_pretrained(*_source(path)[0], **_source(path)[1], **_code(load))
+    """Return the tokenizer of a folder or a `.gguf` file.
+
+    Raises:
+        ModelFilesError: Its files are damaged.
+    """
+    with _named(path):
+        return AutoTokenizer.from_pretrained(*_source(path)[0], **_source(path)[1], **_code(load))
 
 
 def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
@@ -77,7 +90,8 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
 
     Raises:
         ImportError: The checkpoint is quantized by a library that is not installed.
-        ValueError: The weights are pickled.
+        ModelFilesError: The files are damaged.
+        ValueError: The weights are pickled, or transformers does not know such a model.
     """
     options = {name: value for name, value in load.items() if name not in _ELSEWHERE}
     positional, named = _source(path)
@@ -89,10 +103,34 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     if options.get("device_map") is not None:
         require("accelerate", extra="local-gguf")
     try:
-        model = AutoModelForCausalLM.from_pretrained(*positional, dtype=dtype, **named)
+        with _named(path):
+            model = AutoModelForCausalLM.from_pretrained(*positional, dtype=dtype, **named)
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(f"{path}: {error} is needed by its quantization") from error
     return model.eval()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the model in what its readers raise about its files; they name neither."""
+    try:
+        yield
+    except (SafetensorError, JSONDecodeError, ArithmeticError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+    else:
+        return
+    raise ModelFilesError(
+        f"{path}: transformers could not load this model: its files are incomplete or damaged, or "
+        f"do not belong together ({reason})"
+    )
 
 
 def _source(path: Path) -> tuple[tuple[Path], dict[str, Any]]:
@@ -135,4 +173,4 @@ def _check_folder(path: Path, options: Mapping[str, Any]) -> None:
             )
 
 
-__all__ = ["check_options", "load_model", "load_tokenizer", "places_itself"]
+__all__ = ["ModelFilesError", "check_options", "load_model", "load_tokenizer", "places_itself"]

@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from jinja2 import TemplateError
+
 from langchain_gpu.generators.base import (
     Completion,
     Delta,
@@ -196,13 +198,16 @@ class TransformersGenerator:
             )
         if tools:
             self._formats.check_tools()
-        with hf.tokenizer_lock:
-            encoded = hf.tokenizer.apply_chat_template(
-                [_readable(message) for message in messages],
-                tools=[dict(tool) for tool in tools] or None,
-                add_generation_prompt=True,
-                return_dict=True,
-            )
+        try:
+            with hf.tokenizer_lock:
+                encoded = hf.tokenizer.apply_chat_template(
+                    [_readable(message) for message in messages],
+                    tools=[dict(tool) for tool in tools] or None,
+                    add_generation_prompt=True,
+                    return_dict=True,
+                )
+        except TemplateError as error:  # also what a template says of roles that it refuses
+            raise ValueError(f"the model's chat template refuses this chat: {error}") from error
         ids: list[int] = encoded["input_ids"]
         return ids
 

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from functools import wraps
@@ -14,13 +15,14 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.exceptions import ContextOverflowError
+from langchain_core.exceptions import ContextOverflowError, OutputParserException
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.runnables import ConfigurableField, RunnableBinding
 from langchain_core.tools import tool
 from pydantic import BaseModel, SecretStr, ValidationError
+from typing_extensions import TypedDict
 
 from langchain_gpu import GPULLM, ChatGPU, generating
 from langchain_gpu.generators.base import Generator
@@ -250,6 +252,41 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         ChatGPU(model=str(file)).invoke("hello")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"<html>not found</html>"),
+        ("tokenizer.json", b"{"),
+    ],
+)
+def test_damaged_files_of_a_folder_are_named(
+    path: str, tmp_path: Path, name: str, content: bytes
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(path, folder)
+    (folder / name).write_bytes(content)
+    with pytest.raises(RuntimeError, match=f"{folder}: .*incomplete or damaged"):
+        ChatGPU(model=str(folder), device="cpu").invoke("hello")
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+    ],
+)
+def test_a_template_that_refuses_or_escapes_is_an_error(
+    tmp_path: Path, template: str, named: str
+) -> None:
+    with (
+        ChatGPU(model=build_chat(tmp_path, template=template), device="cpu") as chat,
+        pytest.raises(ValueError, match=f"chat template refuses this chat: .*{named}"),
+    ):
+        chat.invoke("hello")
+
+
 def test_an_overflow_can_fall_back_to_another_model(chat: ChatGPU) -> None:
     other = FakeListChatModel(responses=["from the other"])
     both = chat.with_fallbacks([other], exceptions_to_handle=(ContextOverflowError,))
@@ -363,9 +400,29 @@ def test_a_recursive_schema_keeps_its_references(chat: ChatGPU) -> None:
     parameters = bound.kwargs["tools"][0]["function"]["parameters"]
     assert parameters["properties"]["kids"]["items"] == {"$ref": "#/$defs/Node"}
     assert parameters["type"] == "object"
-    answer = chat.bind(max_tokens=60).with_structured_output(Node, include_raw=True)
+    longer = chat.model_copy(update={"max_tokens": 60})
+    answer = longer.with_structured_output(Node, include_raw=True)
     text = answer.invoke("hello")["raw"].content
     assert set(re.findall(r'"(\w*)"', text)) <= {"kids"}  # anything else was allowed inside
+
+
+class Many(TypedDict):
+    """Numbers."""
+
+    numbers: list[int]
+
+
+def test_json_that_was_cut_is_not_completed_in_silence(chat: ChatGPU) -> None:
+    short = chat.model_copy(update={"max_tokens": 14})
+    for schema in (Many, Person):
+        cut = short.with_structured_output(schema)
+        with pytest.raises(OutputParserException, match="cut before its JSON was whole.*max_token"):
+            cut.invoke("hello")
+        with pytest.raises(OutputParserException, match="cut before"):
+            list(cut.stream("hello"))
+        raw = short.with_structured_output(schema, include_raw=True).invoke("hello")
+        assert raw["parsed"] is None
+        assert "cut before" in str(raw["parsing_error"])
 
 
 @pytest.mark.parametrize("kind", [ChatGPU, GPULLM])

@@ -25,6 +25,7 @@ from langchain_gpu._llama import (
     shared_server,
 )
 from langchain_gpu.models.resolve import resolve
+from tests.unit_tests.tiny_gguf import gguf
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HELLO = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 5}
@@ -66,6 +67,20 @@ def test_what_is_no_model_is_refused_by_name(
     with pytest.raises(ModelLoadError, match=complaint) as caught:
         LlamaServer(settings(path))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "count"),
+    [("block_count", 0), ("block_count", 4_000_000_000), ("context_length", 0)],
+)
+def test_a_count_that_would_end_the_process_is_refused(
+    key: str, count: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.gguf"
+    facts = {"general.architecture": "llama", f"llama.{key}": count}
+    path.write_bytes(gguf(facts, {"token_embd.weight": (0, (32, 32))}))
+    with pytest.raises(ModelLoadError, match=rf"damaged\.gguf: .* its {key} is {count:,}"):
+        LlamaServer(settings(path))
 
 
 @pytest.mark.models

@@ -21,7 +21,8 @@ from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
-from langchain_gpu.messages import response_format, structured, to_chunk, to_dicts, to_message
+from langchain_gpu.messages import response_format, to_chunk, to_dicts, to_message
+from langchain_gpu.structured import structured
 
 USAGE = Usage(7, 5, cached_tokens=2)
 TIMINGS = Timings(0.5, 1.0, 8.0)

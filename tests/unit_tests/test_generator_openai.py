@@ -252,7 +252,7 @@ class TestTools:
         ],
     )
     def test_choices(self, server: Scripted, opens: Opens, choice: str, sent: Any) -> None:
-        opens().generate([ask(tools=[ADD], tool_choice=choice), ask(tool_choice=choice)])
+        opens().generate([ask(tools=[ADD], tool_choice=choice), ask()])
         bodies = server.of(CHAT)
         assert sorted(str(body.get("tool_choice")) for body in bodies) == sorted(
             ["None", str(sent)]

@@ -32,8 +32,10 @@ class TestChatGPUIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        engine = {"device": "cpu", "n_ctx": 1024, "n_parallel": 2, "n_threads": 1}
-        return {"model": SMOLLM2, "temperature": 0, "max_tokens": 100, **engine}
+        engine: dict[str, Any] = {"device": "cpu", "n_ctx": 1024, "n_parallel": 2, "n_threads": 1}
+        # Else a model this small writes one string of the JSON until it is cut.
+        engine["model_kwargs"] = {"repeat_penalty": 1.2}
+        return {"model": SMOLLM2, "temperature": 0, "max_tokens": 200, **engine}
 
     @property
     def has_tool_calling(self) -> bool:

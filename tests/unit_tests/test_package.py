@@ -75,7 +75,8 @@ def test_the_base_is_light() -> None:
 def test_the_extras() -> None:
     extras = set(metadata("langchain-gpu").get_all("Provides-Extra") or [])
     promised = {"local", "faiss", "faiss-gpu", "faiss-gpu-cuvs", "llama-cpp", "openvino", "cli"}
-    promised |= {"onnx", "onnx-gpu", "openvino-int8", "remote"}
+    promised |= {"onnx", "onnx-gpu", "openvino-int8", "remote", "openai", "ollama", "triton"}
+    promised |= {"local-gguf", "grammar"}
     assert extras == promised
 
 

@@ -125,6 +125,9 @@ class RunsModel(BaseModel):
                 dtype = str(named).removeprefix("torch.")
         if weights:
             options["model_kwargs"] = weights
+        plan = None if self.plan is None else component_of(self.plan, self._role, self.model)
+        if dtype == "auto" and plan is not None and plan.dtype is not None:
+            dtype = plan.dtype
         return EmbedderConfig(
             model=self.model,
             device=device,
@@ -134,7 +137,7 @@ class RunsModel(BaseModel):
             max_batch_tokens=self.max_batch_tokens,
             where=where,
             options=options,
-            plan=None if self.plan is None else component_of(self.plan, self._role, self.model),
+            plan=plan,
             server=Server(
                 url=self.base_url,
                 api_key=self.api_key.get_secret_value() if self.api_key else None,

@@ -16,7 +16,7 @@ from langchain_gpu._host_table import keep_on_cpu
 from langchain_gpu.events import BudgetChanged, emit, warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
-from langchain_gpu.generators.hf_place import device_map, plan_model
+from langchain_gpu.generators.hf_place import device_map, is_parted, plan_model
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Chooser
@@ -87,7 +87,7 @@ class HFModel:
         if not self._places_itself:
             dtype = str(self._dtype).removeprefix("torch.")
             planned = plan_model(path, self.device, dtype, self._options)
-        if planned is not None and _is_parted(planned):
+        if planned is not None and is_parted(planned):
             load["device_map"] = device_map(path, planned)
             self._places_itself = True
             self._tell(planned)
@@ -142,7 +142,9 @@ class HFModel:
 
     @property
     def _dtype(self) -> torch.dtype:
-        name = self.device.dtype if self._options.dtype == "auto" else self._options.dtype
+        name, planned = self._options.dtype, self._options.plan
+        if name == "auto":
+            name = (planned and planned.dtype) or self.device.dtype
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
@@ -266,11 +268,6 @@ def _where(model: Any, planned: Device) -> Device:
         return planned
     reason = f"transformers placed it: {spread or model.device}"
     return replace(planned if kind != "cpu" else select_device("cpu"), reason=reason)
-
-
-def _is_parted(planned: ComponentPlan) -> bool:
-    """Say whether layers lie on more than one device."""
-    return sum(bool(share.layers) for share in planned.shares) > 1
 
 
 @dataclass(eq=False)

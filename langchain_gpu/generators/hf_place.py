@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from langchain_gpu._extras import install_line, is_installed
 from langchain_gpu.generators.registry import Options
-from langchain_gpu.hardware.devices import Device, select_device
+from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory
-from langchain_gpu.models.headers import read_info
-from langchain_gpu.models.info import HeaderError, ModelInfo
-from langchain_gpu.planner import Chat, ComponentPlan, Policy, plan
+from langchain_gpu.models.info import ModelInfo
+from langchain_gpu.planner import Chat, ComponentPlan, Policy
+from langchain_gpu.planner.alone import plan_alone
 from langchain_gpu.planner.components import DTYPE_BYTES
 from langchain_gpu.planner.drive import DoesNotFitError
 
@@ -37,29 +37,28 @@ def plan_model(path: Path, device: Device, dtype: str, options: Options) -> Comp
         return options.plan
     if device.kind == "cpu" or path.is_file() or options.load.get("quantization_config"):
         return None
-    device = replace(device, memory_free=free_memory(device))
-    info = _read(path)
-    if device.memory_free is None or info is None:
-        return None
-    window = min(options.n_ctx or _WINDOW, info.context_length or _WINDOW, _WINDOW)
-    chat = Chat(info=info, context=window, dtype=dtype, engine="transformers")
-    opened = [str(device)] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+    def chat(info: ModelInfo) -> Chat | None:
+        if info.dtype not in DTYPE_BYTES or info.role != "decoder":
+            return None
+        window = min(options.n_ctx or _WINDOW, info.context_length or _WINDOW, _WINDOW)
+        return Chat(info=info, context=window, dtype=dtype, engine="transformers")
+
     policy = Policy(partial=options.fallback == "cpu")
-    found = plan([chat], [device, select_device("cpu")], policy, opened=opened)[chat.name]
+    found = plan_alone(path, replace(device, memory_free=free_memory(device)), chat, policy)
+    if found is None:
+        return None
     if found.decision == "refused" or (found.decision == "cpu" and options.fallback == "error"):
         raise DoesNotFitError(found)
-    if len(found.shares) > 1 and found.decision != "cpu" and not is_installed("accelerate"):
+    if is_parted(found) and not is_installed("accelerate"):
         reason = f"{found.reason}, for which accelerate is missing ({install_line('local-gguf')})"
         return replace(found, decision="cpu", reason=reason)
     return found
 
 
-def _read(path: Path) -> ModelInfo | None:
-    try:
-        info = read_info(path)
-    except (HeaderError, OSError):  # loading it will say what is wrong, in its own words
-        return None
-    return info if info.dtype in DTYPE_BYTES and info.role == "decoder" else None
+def is_parted(planned: ComponentPlan) -> bool:
+    """Say whether layers lie on more than one device."""
+    return sum(bool(share.layers) for share in planned.shares) > 1
 
 
 def device_map(path: Path, planned: ComponentPlan) -> dict[str, str | int]:
@@ -94,7 +93,11 @@ def device_map(path: Path, planned: ComponentPlan) -> dict[str, str | int]:
 
 
 def _place(device: str) -> str | int:
-    return "cpu" if device == "cpu" else int(device.partition(":")[2] or 0)
+    """Return a device as accelerate names it: CUDA's and ROCm's by number."""
+    kind, _, index = device.partition(":")
+    if kind in {"cuda", "rocm"}:
+        return int(index or 0)
+    return "mps" if kind == "mps" else device
 
 
 def _blocks(model: Any, config: Any) -> tuple[str, int]:
@@ -128,4 +131,4 @@ def _others(model: Any, placed: set[str]) -> list[str]:
     return found
 
 
-__all__ = ["device_map", "plan_model"]
+__all__ = ["device_map", "is_parted", "plan_model"]

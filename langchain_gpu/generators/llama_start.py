@@ -20,9 +20,9 @@ from langchain_gpu.events import warn_fallback
 from langchain_gpu.generators.placing import Place, fall_back, place_layers
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.hardware.devices import Device, select_device
-from langchain_gpu.models.headers import read_info
-from langchain_gpu.models.info import HeaderError
-from langchain_gpu.planner import Chat, ComponentPlan, Policy, plan
+from langchain_gpu.models.info import ModelInfo
+from langchain_gpu.planner import Chat, ComponentPlan, Policy
+from langchain_gpu.planner.alone import plan_alone
 from langchain_gpu.planner.drive import DoesNotFitError, check_taken, tensor_split
 
 # Four chats at once write 1.6 times as many tokens as one after the other on a two-core CPU.
@@ -104,22 +104,17 @@ def _own_plan(path: Path, options: Options, place: Place) -> ComponentPlan | Non
     """Plan against what is free now; None where the user placed the layers, or nothing is known."""
     if options.n_gpu_layers is not None:
         return None
-    try:
-        info = read_info(path)
-        cpu = select_device("cpu")
-        devices = [cpu] if place.device.kind == "cpu" else [place.device, cpu]
-        chat = Chat(info=info, context=options.n_ctx, sequences=options.n_parallel or SLOTS)
-        policy = Policy(context=WINDOW, min_context=_FEWEST)
-        found = plan([chat], devices, policy)[chat.name]
-    except (HeaderError, OSError):  # llama.cpp has its own words for a file that it cannot read
+
+    def chat(info: ModelInfo) -> Chat:
+        return Chat(info=info, context=options.n_ctx, sequences=options.n_parallel or SLOTS)
+
+    policy = Policy(context=WINDOW, min_context=_FEWEST)
+    found = plan_alone(path, place.device, chat, policy)
+    if found is None:
         return None
-    except ValueError as error:
-        if "memory is known" in str(error):
-            return None
-        raise
     if found.decision == "refused":
         raise DoesNotFitError(found)
-    wanted = options.n_ctx or min(WINDOW, info.context_length or WINDOW)
+    wanted = options.n_ctx or min(WINDOW, found.model_context or WINDOW)
     if found.context is not None and found.context < wanted:
         warn_fallback(
             options.listener,

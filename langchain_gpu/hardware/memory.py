@@ -144,6 +144,14 @@ def _free_on_card(device: Device) -> int | None:
     return _ask_driver(device.kind, index)
 
 
+def has_context(device: Device) -> bool:
+    """Say whether torch has opened a GPU in this process, so that its own overhead is taken."""
+    torch = _loaded_torch()
+    if torch is None or device.kind not in {"cuda", "rocm", "xpu"}:
+        return False
+    return bool((torch.xpu if device.kind == "xpu" else torch.cuda).is_initialized())
+
+
 def _ask_driver(kind: str, index: int) -> int | None:
     if kind == "cuda":
         gpus = visible_nvidia(read_nvidia().gpus, os.environ)
@@ -159,4 +167,4 @@ def _loaded_torch() -> Any:
     return None if half_way else torch
 
 
-__all__ = ["free_memory", "is_out_of_memory", "release"]
+__all__ = ["free_memory", "has_context", "is_out_of_memory", "release"]

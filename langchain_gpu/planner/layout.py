@@ -178,8 +178,8 @@ def _alone(layer: int) -> _Part:
 
 def _output(chat: Chat, part: _Part) -> tuple[Weights, ...]:
     info = chat.info
-    # A tied matrix is there once on one device, and twice where it is needed on two.
-    if info.tied and not part.embedding:
+    # llama.cpp copies a tied matrix to where it predicts words; transformers has it in one place.
+    if info.tied and not part.embedding and chat.runs_on == "llama_cpp":
         return info.output, info.embedding
     return (info.output,)
 

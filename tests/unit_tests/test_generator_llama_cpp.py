@@ -16,6 +16,7 @@ from langchain_gpu import _llama
 from langchain_gpu._llama import ModelLoadError
 from langchain_gpu.events import FallbackWarning, GPUWarning
 from langchain_gpu.generators import llama_start as back_end
+from langchain_gpu.generators import placing
 from langchain_gpu.generators.base import PromptTooLongError, Request, collect
 from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
 from langchain_gpu.generators.placing import Place
@@ -270,7 +271,7 @@ def test_a_model_too_large_for_the_gpu_goes_to_the_cpu(
 class TestPlanned:
     def test_no_memory_holds_it(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         small = Device(kind="cpu", name="small", reason="", memory_total=2**27, memory_free=2**26)
-        monkeypatch.setattr(back_end, "select_device", lambda _: small)
+        monkeypatch.setattr(placing, "select_device", lambda _: small)
         with pytest.raises(DoesNotFitError, match="MiB on cpu can be had: .* are missing"):
             LlamaCppGenerator(path, replace(SETTINGS, n_ctx=344))
 
@@ -279,7 +280,7 @@ class TestPlanned:
     ) -> None:
         free = 2**20 * 210
         short = Device(kind="cpu", name="short", reason="", memory_total=free, memory_free=free)
-        monkeypatch.setattr(back_end, "select_device", lambda _: short)
+        monkeypatch.setattr(placing, "select_device", lambda _: short)
         options = replace(SETTINGS, n_ctx=None, n_parallel=2)
         with pytest.warns(FallbackWarning, match="the window of .* runs on 512 tokens, not 4,096"):
             engine = LlamaCppGenerator(path, options)

@@ -24,7 +24,7 @@ from langchain_gpu.generators.hf_place import device_map, plan_model
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.hardware.devices import Device, select_device
-from langchain_gpu.planner import ComponentPlan, Share, Term
+from langchain_gpu.planner import ComponentPlan, Share, Term, alone
 from langchain_gpu.planner.drive import DoesNotFitError
 from tests.unit_tests.tiny_chat import build_chat
 
@@ -81,6 +81,12 @@ def test_every_weight_has_one_place(config: PreTrainedConfig, tmp_path: Path) ->
     assert places["lm_head"] == (0 if config.tie_word_embeddings else "cpu")
 
 
+def test_devices_have_accelerates_names(tmp_path: Path) -> None:
+    CONFIGS[0].save_pretrained(tmp_path)
+    for device, name in (("cuda:1", 1), ("rocm:0", 0), ("mps:0", "mps"), ("xpu:1", "xpu:1")):
+        assert set(device_map(tmp_path, parts((device, 4))).values()) == {name}
+
+
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     CONFIGS[0].save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="the plan places 3 layers, and .* has 4"):
@@ -93,7 +99,7 @@ class TestPlan:
         def make(free: int, ram: int = 2**34) -> Device:
             cpu = Device(kind="cpu", name="", reason="", memory_total=ram, memory_free=ram)
             monkeypatch.setattr(hf_place, "free_memory", lambda _: free)
-            monkeypatch.setattr(hf_place, "select_device", lambda _: cpu)
+            monkeypatch.setattr(alone, "select_device", lambda _: cpu)
             return Device(
                 kind="cuda", index=0, name="", reason="", memory_total=free, memory_free=free
             )

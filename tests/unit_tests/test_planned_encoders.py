@@ -19,7 +19,7 @@ from langchain_gpu.engine.runtimes.torch import TorchEncoder
 from langchain_gpu.events import FallbackWarning, FellBack, GPUWarning, PlanMissed
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.models.headers import read_info
-from langchain_gpu.planner import ComponentPlan, Encoder, Share, Term, imagined, plan
+from langchain_gpu.planner import ComponentPlan, Encoder, Share, Term, alone, imagined, plan
 from langchain_gpu.planner.drive import DoesNotFitError
 
 TEXTS = ["a short one", "and some more words", "", "x"]
@@ -136,7 +136,7 @@ class TestOwnPlan:
     ) -> None:
         config, device = EmbedderConfig(model=tiny("bert")), on(256 * MIB)
         closed = planned.plan_encoder(config, device)
-        monkeypatch.setattr(planned, "_has_context", lambda _: True)
+        monkeypatch.setattr(alone, "has_context", lambda _: True)
         opened = planned.plan_encoder(config, device)
         assert closed is not None
         assert opened is not None
@@ -181,6 +181,9 @@ class TestGivenPlan:
         embeddings.on_event = lambda event: sizes.append(event.padded_tokens)
         embeddings.embed_documents(["some words here"] * 40)
         assert max(sizes) <= 64 < sum(sizes)
+        half = replace(both["embedder"], dtype="bfloat16")
+        assert GPUEmbeddings(model=model, plan=half)._config().dtype == "bfloat16"
+        assert GPUEmbeddings(model=model, plan=half, dtype="float32")._config().dtype == "float32"
         assert GPURerank(model=model, plan=both)._config().plan is both["reranker"]
         one = plan([Encoder(info=info, role="reranker")], imagined([], 2**33))
         with pytest.raises(ValueError, match="says 0 times where an embedder goes"):

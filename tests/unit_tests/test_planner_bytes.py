@@ -11,6 +11,8 @@ import pytest
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.info import ModelInfo
 from langchain_gpu.planner import Chat, ComponentPlan, Encoder, Policy, plan
+from langchain_gpu.planner.layout import lay
+from langchain_gpu.planner.pools import make_pools
 from langchain_gpu.planner.suggest import BITS, with_bits
 from tests.unit_tests.planned_models import (
     GIB,
@@ -251,6 +253,18 @@ def test_a_tied_matrix_is_there_twice_where_two_devices_need_it() -> None:
     assert {share.device for share in gguf.shares} == {"cuda:0", "cpu"}
     torch = plan([Chat(info=uneven(tied=True, gguf=False))], machine(24))["chat"]
     assert torch.bytes_for("weights") == info.weight_bytes
+    # transformers leaves the one matrix where the table is, also when layers lie elsewhere.
+    parted = lay(
+        Chat(info=uneven(tied=True, gguf=False)),
+        512,
+        make_pools(machine(24))[:1],
+        make_pools(machine(24))[1],
+        on_gpu=1,
+        embedding_on_cpu=False,
+    )
+    assert parted is not None
+    weights = [term.bytes for share in parted for term in share.terms if term.what == "weights"]
+    assert (len(parted), sum(weights)) == (2, info.weight_bytes)
 
 
 def test_terms_add_up_to_what_is_given_away(llama_gguf: ModelInfo) -> None:

@@ -21,9 +21,8 @@ from langchain_gpu.engine.tasks.score import Pair, ScoreOptions
 from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
 
-if TYPE_CHECKING:  # each brings its own client
-    from langchain_gpu.engine.remote.rerank import RemoteReranker
-    from langchain_gpu.engine.remote.triton_rerank import TritonReranker
+if TYPE_CHECKING:
+    from langchain_gpu.engine.remote.reranker import Reranker
 
 Activation = Literal["sigmoid", "identity"]
 Scores = NDArray[np.float32]
@@ -222,7 +221,7 @@ class RemoteScorer:
         self._remote.close()
 
 
-def _remote(config: EmbedderConfig) -> RemoteReranker | TritonReranker:
+def _remote(config: EmbedderConfig) -> Reranker:
     if config.backend == "triton":
         require_triton()
         from langchain_gpu.engine.remote.triton_rerank import TritonReranker

@@ -81,6 +81,11 @@ class Request:
     timeout: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def callable_tools(self) -> Sequence[Mapping[str, Any]]:
+        """The tools that the answer may call."""
+        return self.tools if self.tool_choice != "none" else ()
+
     def __post_init__(self) -> None:
         """Refuse what no engine can do.
 

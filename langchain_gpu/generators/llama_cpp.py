@@ -84,7 +84,7 @@ class LlamaCppGenerator:
         def push(sink: Sink[Delta]) -> None:
             server = self._open
             body = body_of(request, server)
-            chunks = _Chunks(sink, request.tools)
+            chunks = _Chunks(sink, request.callable_tools)
             try:
                 (server.chat if request.prompt is None else server.complete)(body, chunks)
             except LlamaError as error:

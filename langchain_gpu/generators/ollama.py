@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_gpu.generators.base import (
-    Completion,
     Deltas,
     Message,
     PromptTooLongError,
@@ -31,18 +29,15 @@ from langchain_gpu.generators.ollama_place import (
     report,
 )
 from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
-from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.remote import Put, streamed
+from langchain_gpu.generators.registry import Options, check_load, refuse
+from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import RefusedError, ServerError
-from langchain_gpu.servers.http import retrying
 from langchain_gpu.servers.ollama import OllamaClient
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _CHATS = 4  # at the same time; Ollama lets further ones wait, and their time-out runs
 _LOAD_SECONDS = 600.0  # large models come from slow disks
@@ -51,7 +46,7 @@ _TICK = 0.05  # seconds between two looks
 _RELOADED = 0.3e9  # nanoseconds: looking a loaded model up takes far less
 
 
-class OllamaGenerator:
+class OllamaGenerator(RemoteGenerator):
     """A model that Ollama runs. Making the object has Ollama load it.
 
     Answers always stream, so that one that nobody waits for any more ends on the server too.
@@ -70,33 +65,26 @@ class OllamaGenerator:
         ValueError: An option that Ollama does not have.
     """
 
-    plain_prompts = True
+    _client: OllamaClient
 
     def __init__(self, model: str, options: Options) -> None:
         refuse(options, "ollama", "dtype")
         options = by_plan(options)
+        check_load(options, "ollama", ("pull", "timeout", *sorted(LOAD_OPTIONS)))
         load = dict(options.load)
         pull, seconds = load.pop("pull", False), load.pop("timeout", _LOAD_SECONDS)
-        if unknown := sorted(set(load) - LOAD_OPTIONS):
-            known = ", ".join(["pull", "timeout", *sorted(LOAD_OPTIONS)])
-            raise ValueError(f"load_kwargs of the back end 'ollama' are {known}, not {unknown}")
         self._load = {**load, **load_options(options)}
-        self._options = options
         self._seconds = float(seconds)
-        self._n_parallel = options.n_parallel or _CHATS
-        self._slots = asyncio.Semaphore(self._n_parallel)
         self._warned = False
         self._placed: Placed | None = None
         url = options.server.url
-        self._client = OllamaClient(
-            address.check_url(url) if url else address.ollama_url(), options.server
-        )
-        # Nothing on the client's thread holds this object: dropping it ends the thread.
-        weakref.finalize(self, self._client.close)
+        url = address.check_url(url) if url else address.ollama_url()
+        client = OllamaClient(url, options.server)
+        super().__init__(model, client, options, _CHATS)
         self._ours = False
         try:
-            self._model: Model = self._run(fetch(self._client, model, self._seconds, pull=pull))
-            self._run(self._start())
+            self._model: Model = client.run(fetch(client, model, self._seconds, pull=pull))
+            client.run(self._start())
         except BaseException:
             self.close()
             raise
@@ -111,15 +99,6 @@ class OllamaGenerator:
         """Tokens of one chat, prompt and answer together."""
         said = self._placed.window if self._placed else None
         return said or window_of(self._model, self._load)
-
-    @property
-    def max_batch(self) -> int:
-        """Chats in flight at the same time; more of them wait."""
-        return self._n_parallel
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer every request, `max_batch` at a time."""
-        return generate_all(self.stream, requests, width=self._n_parallel)
 
     def stream(self, request: Request) -> Deltas:
         """Ask, and yield the answer piece by piece; closing the iterator ends it on the server too.
@@ -138,9 +117,7 @@ class OllamaGenerator:
                 f"with_structured_output(schema, method='json_schema')"
             )
         body = body_of(self._model.name, request, self._load, self._options.keep_alive)
-        tools = request.tools if request.tool_choice != "none" else ()
-        seconds = request.timeout or self._options.server.timeout
-        return streamed(self._client, partial(self._answer, path_of(request), body, seconds), tools)
+        return self._started(request, partial(self._answer, path_of(request), body))
 
     def tokenize(self, text: str) -> list[int]:
         """Raise: Ollama shows no token ids.
@@ -176,7 +153,7 @@ class OllamaGenerator:
         if self._ours:
             self._ours = False
             with suppress(ServerError, RuntimeError):  # it is gone, or will go by its own clock
-                self._run(self._unload())
+                self._client.run(self._unload())
         self._client.close()
 
     async def _start(self) -> None:
@@ -220,8 +197,7 @@ class OllamaGenerator:
             logger.warning("cannot see where %s runs now: %s", self._model.name, error)
 
     async def _answer(self, path: str, body: dict[str, Any], seconds: float, put: Put) -> None:
-        attempts = retrying(self._options.server.max_retries, within=seconds)
-        async with within(self._client.host, seconds, "finish the answer"), self._slots:
+        async with self._attempts(seconds) as attempts:
             try:
                 await attempts(self._attempt, path, body, put)
             except RefusedError as error:
@@ -229,18 +205,7 @@ class OllamaGenerator:
 
     async def _attempt(self, path: str, body: dict[str, Any], put: Put) -> None:
         pieces = Pieces(self._client.host)
-
-        def take(line: dict[str, Any]) -> None:
-            if (delta := pieces.read(line)) is not None:
-                put(delta)
-
-        try:
-            await self._client.stream(path, body, take)
-        except ServerError as error:
-            # What was handed out cannot be taken back; what is done is whole.
-            error.again = error.again and not pieces.begun
-            if pieces.last is None:
-                raise
+        await put_all(pieces, put, partial(self._client.stream, path, body))
         last = pieces.end()
         if ((pieces.last or {}).get("load_duration") or 0) > _RELOADED:
             await self._look_again()
@@ -257,9 +222,6 @@ class OllamaGenerator:
         if error.status == 404:  # noqa: PLR2004  it was there when this object was made
             return await self._model.missing(self._client, error)
         return error
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._client.start(work)()
 
 
 __all__ = ["OllamaGenerator"]

@@ -77,7 +77,7 @@ def body_of(
         if "format" in body:
             raise ValueError("'format' and response_format say the same: give one of them")
         body["format"] = _format(request.response_format)
-    if request.tools and request.tool_choice != "none":
+    if request.callable_tools:
         body["tools"] = list(request.tools)
         if request.tool_choice != "auto":  # Ollama has no such choice; a schema enforces it
             body["format"] = _format(forced_format(request.tools, request.tool_choice))
@@ -122,6 +122,7 @@ class Pieces:
 
     Attributes:
         begun: Whether a piece was given out: the answer cannot be asked for again.
+        ended: Whether the server has said that the answer is done: it is whole.
         last: The line that ended the answer.
     """
 
@@ -130,6 +131,11 @@ class Pieces:
         self._calls = 0
         self.begun = False
         self.last: Mapping[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """See the class."""
+        return self.last is not None
 
     def read(self, line: Mapping[str, Any]) -> Delta | None:
         """Return what a line adds to the answer; None if nothing.

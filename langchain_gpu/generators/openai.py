@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import warnings
-import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_gpu.events import TruncationWarning
-from langchain_gpu.generators.base import (
-    Completion,
-    Deltas,
-    Message,
-    PromptTooLongError,
-    Request,
-)
+from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.openai_models import Served, served, window_in
 from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
 from langchain_gpu.generators.openai_route import Route, explained, route_of
-from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.registry import Options, refuse
-from langchain_gpu.generators.remote import Put, streamed
-from langchain_gpu.hardware.devices import Device
+from langchain_gpu.generators.registry import Options, check_load, refuse
+from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.servers import address
-from langchain_gpu.servers.deadline import within
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
-from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.openai import OpenAIClient
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _CHATS = 64  # at the same time; servers batch what they are given together
-_LOADABLE = frozenset({"default_headers", "default_query"})
+_LOADABLE = ("default_headers", "default_query")
 
 
-class OpenAIGenerator:
+class OpenAIGenerator(RemoteGenerator):
     """A model behind any server that speaks OpenAI's form.
 
     Answers always stream, so that one that nobody waits for any more ends on the server too.
@@ -55,38 +42,25 @@ class OpenAIGenerator:
         ValueError: An option that a server's model does not have.
     """
 
-    plain_prompts = True
+    _client: OpenAIClient
 
     def __init__(self, model: str, options: Options) -> None:
         refuse(options, "openai", "dtype", "device", "n_gpu_layers", "n_threads", "keep_alive")
-        if unknown := sorted(set(options.load) - _LOADABLE):
-            known = ", ".join(sorted(_LOADABLE))
-            raise ValueError(f"load_kwargs of the back end 'openai' are {known}, not {unknown}")
+        check_load(options, "openai", _LOADABLE)
         if options.server.url is None:
             raise ValueError("backend='openai' needs base_url: the address of the server")
         url = address.check_url(options.server.url)
         headers = {**options.server.headers, **options.load.get("default_headers", {})}
-        self._server = replace(options.server, headers=headers)
-        self._model = model
-        self._n_ctx = options.n_ctx
-        self._n_parallel = options.n_parallel or _CHATS
-        self._slots = asyncio.Semaphore(self._n_parallel)
+        server = replace(options.server, headers=headers)
+        client = OpenAIClient(url, server, options.load.get("default_query"))
+        super().__init__(model, client, replace(options, server=server), _CHATS)
         self._asks_usage = True  # until the server refuses to say
         self._counts = True  # until it turns out to count no tokens
-        self._client = OpenAIClient(url, self._server, options.load.get("default_query"))
-        # Nothing on the client's thread holds this object: dropping it ends the thread.
-        weakref.finalize(self, self._client.close)
         try:
-            self._served = self._run(_look(self._client, url, model))
+            self._served = client.run(_look(client, url, model))
         except BaseException:
-            self._client.close()
+            client.close()
             raise
-
-    @property
-    def device(self) -> Device:
-        """The server."""
-        host = self._client.host
-        return Device(kind="remote", name=host, reason=f"{host} serves {self._model}")
 
     @property
     def context_length(self) -> int:
@@ -95,22 +69,13 @@ class OpenAIGenerator:
         Raises:
             NotImplementedError: The server does not say, and `n_ctx` is not given.
         """
-        known = [size for size in (self._served.window, self._n_ctx) if size is not None]
+        known = [size for size in (self._served.window, self._options.n_ctx) if size is not None]
         if not known:
             raise NotImplementedError(
-                f"{self._client.host} does not say how long the window of {self._model} is: "
+                f"{self._client.host} does not say how long the window of {self._name} is: "
                 f"give n_ctx"
             )
         return min(known)
-
-    @property
-    def max_batch(self) -> int:
-        """Chats in flight at the same time; more of them wait."""
-        return self._n_parallel
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer every request, `max_batch` at a time."""
-        return generate_all(self.stream, requests, width=self._n_parallel)
 
     def stream(self, request: Request) -> Deltas:
         """Ask, and yield the answer piece by piece; closing the iterator ends it on the server too.
@@ -125,9 +90,8 @@ class OpenAIGenerator:
                 off in the middle.
             ValueError: An extra option that the call itself sets.
         """
-        route = route_of(self._model, request, self._served)
-        seconds = request.timeout or self._server.timeout
-        return streamed(self._client, partial(self._answer, route, seconds), request.tools)
+        route = route_of(self._name, request, self._served)
+        return self._started(request, partial(self._answer, route))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens.
@@ -137,7 +101,7 @@ class OpenAIGenerator:
         """
         if self._served.owner == "llamacpp":
             return self._tokens({"content": text, "add_special": False})
-        return self._tokens({"model": self._model, "prompt": text, "add_special_tokens": False})
+        return self._tokens({"model": self._name, "prompt": text, "add_special_tokens": False})
 
     def count_chat_tokens(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -153,15 +117,10 @@ class OpenAIGenerator:
         if self._served.owner == "llamacpp":
             prompt = self._beside("/apply-template", chat).get("prompt")
             return len(self._tokens({"content": prompt, "add_special": False}))
-        return len(self._tokens({"model": self._model, **chat}))
-
-    def close(self) -> None:
-        """End what is under way and close all connections."""
-        self._client.close()
+        return len(self._tokens({"model": self._name, **chat}))
 
     async def _answer(self, route: Route, seconds: float, put: Put) -> None:
-        attempts = retrying(self._server.max_retries, within=seconds)
-        async with within(self._client.host, seconds, "finish the answer"), self._slots:
+        async with self._attempts(seconds) as attempts:
             try:
                 if route.unbounded:
                     route = await self._bounded(route)
@@ -175,7 +134,7 @@ class OpenAIGenerator:
             return route
         try:
             window = self.context_length
-            body = {"model": self._model, "prompt": route.prompt}
+            body = {"model": self._name, "prompt": route.prompt}
             answer = await self._client.ask(f"{self._served.root}/tokenize", body)
             tokens = len(answer["tokens"])
         except (NotImplementedError, RefusedError, KeyError, TypeError):
@@ -190,24 +149,15 @@ class OpenAIGenerator:
         if not self._asks_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
         pieces = route.pieces(self._client.host)
-
-        def take(chunk: Any) -> None:
-            if (delta := pieces.read(chunk)) is not None:
-                put(delta)
-
+        ask = partial(self._client.stream, self._served.base + route.path, body)
         try:
-            await self._client.stream(self._served.base + route.path, body, take)
+            await put_all(pieces, put, ask)
         except RefusedError as error:
             if "stream_options" not in body or "stream_options" not in error.detail:
                 raise
             self._asks_usage = False
             await self._attempt(route, put)
             return
-        except ServerError as error:
-            # What was handed out cannot be taken back; what has a finish_reason is whole.
-            error.again = error.again and not pieces.begun
-            if not pieces.ended:
-                raise
         last = pieces.end()
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
@@ -228,7 +178,7 @@ class OpenAIGenerator:
         """Ask for what servers have beside the OpenAI form."""
         host = self._client.host
         try:
-            answer = self._run(self._client.ask(self._served.root + path, body))
+            answer = self._client.run(self._client.ask(self._served.root + path, body))
         except RefusedError as error:
             if not error.no_such_place:
                 raise
@@ -245,9 +195,6 @@ class OpenAIGenerator:
         if not isinstance(tokens, list):
             raise BadAnswerError(f"{self._client.host} answered /tokenize without a list of tokens")
         return tokens
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._client.start(work)()
 
 
 async def _look(client: OpenAIClient, url: str, model: str) -> Served:

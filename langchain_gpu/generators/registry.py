@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ class Options:
     n_gpu_layers: int | None = None
     n_threads: int | None = None
     keep_alive: float | str | None = None
-    load: Mapping[str, Any] = field(default_factory=dict)
+    load: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
     server: Server = field(default_factory=Server)
     plan: ComponentPlan | None = None
     listener: Listener | None = None
@@ -238,6 +238,14 @@ def refuse(options: Options, backend: str, *names: str) -> None:
             raise ValueError(f"{name}={value!r} has no meaning for the back end {backend!r}")
 
 
+def check_load(options: Options, backend: str, known: Iterable[str]) -> None:
+    """Raise ValueError if `load_kwargs` hold what the back end does not know."""
+    if unknown := sorted(set(options.load) - set(known)):
+        raise ValueError(
+            f"load_kwargs of the back end {backend!r} are {', '.join(known)}, not {unknown}"
+        )
+
+
 def _gguf(files: Resolved) -> Choice:
     reason = f"{files.path.name} is a GGUF file: {files.reason}"
     return Choice("llama_cpp", files.name, reason, files)
@@ -253,6 +261,7 @@ __all__ = [
     "Fallback",
     "Options",
     "back_end",
+    "check_load",
     "check_name",
     "choose",
     "create",

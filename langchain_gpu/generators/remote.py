@@ -1,47 +1,145 @@
-"""Answers that a server's client brings in on its own thread, as streams that can be stopped."""
+"""What every model behind a server does: chats in flight, answers as streams that can be ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import asyncio
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from langchain_gpu.generators.base import Delta, Deltas, timed
+from langchain_gpu.generators.base import Completion, Delta, Deltas, Request, timed
+from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
+from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.deadline import within
+from langchain_gpu.servers.errors import ServerError
+from langchain_gpu.servers.http import retrying
 from langchain_gpu.servers.loop import Flight
 
 Put = Callable[[Delta], None]
+Take = Callable[[Any], object]
 
 
-class Client(Protocol):
-    """What starts a coroutine on a loop of its own."""
+class Pieces(Protocol):
+    """Reads one answer in a server's own form."""
 
-    def start(self, work: Coroutine[Any, Any, None]) -> Flight[None]:
-        """Start it; calling the result waits for it."""
+    @property
+    def begun(self) -> bool:
+        """Whether a piece was given out: the answer cannot be asked for again."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known why the answer ended: it is whole."""
+
+    def read(self, item: Any, /) -> Delta | None:
+        """Return what the next part of a stream adds to the answer; None if nothing."""
 
 
-def streamed(
-    client: Client,
-    answer: Callable[[Put], Coroutine[Any, Any, None]],
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> Deltas:
-    """Start an answer and return the stream of its pieces; stopping that ends it on the server too.
+class RemoteGenerator(ABC):
+    """A model behind a server, whatever is spoken there.
 
     Args:
-        client: On whose loop it runs.
-        answer: Makes the coroutine that asks the server; it is given where to put the pieces.
-        tools: Tools whose calls may stand in the text.
+        model: The server's name of the model.
+        client: Reaches the server.
+        options: `n_parallel` bounds the chats in flight.
+        chats: As many where it is not given.
+    """
+
+    plain_prompts = True
+
+    def __init__(self, model: str, client: Client, options: Options, chats: int) -> None:
+        self._name = model
+        self._client: Client = client
+        self._options = options
+        self._n_parallel = options.n_parallel or chats
+        self._slots = asyncio.Semaphore(self._n_parallel)
+        # Nothing on the client's thread holds this object: dropping it ends the thread.
+        weakref.finalize(self, client.close)
+
+    @property
+    def device(self) -> Device:
+        """The server."""
+        return self._client.device_of(self._name)
+
+    @property
+    def max_batch(self) -> int:
+        """Chats in flight at the same time; more of them wait."""
+        return self._n_parallel
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer every request, `max_batch` at a time."""
+        return generate_all(self.stream, requests, width=self._n_parallel)
+
+    @abstractmethod
+    def stream(self, request: Request) -> Deltas:
+        """Ask, and yield the answer piece by piece; closing the iterator ends it on the server."""
+
+    def close(self) -> None:
+        """End what is under way and close all connections."""
+        self._client.close()
+
+    def _started(
+        self, request: Request, answer: Callable[[float, Put], Coroutine[Any, Any, None]]
+    ) -> Deltas:
+        """Start an answer and return the stream of its pieces.
+
+        Args:
+            request: What is asked.
+            answer: Makes the coroutine that asks the server. It is given the seconds it may take,
+                and where to put the pieces; what it raises comes out of the stream.
+
+        Raises:
+            RuntimeError: The client is closed.
+        """
+        # Without a bound: an answer is never longer than the model's window.
+        items: SimpleQueue[Delta | None] = SimpleQueue()
+        seconds = request.timeout or self._options.server.timeout
+        flight = self._client.start(answer(seconds, items.put))
+        flight.then(partial(items.put, None))
+        deltas = recover_calls(timed(_landed(flight, items)), request.callable_tools)
+        return Stoppable(deltas, flight.cancel)
+
+    @asynccontextmanager
+    async def _attempts(self, seconds: float) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+        """Wait for a place among the chats in flight, and give what repeats an attempt there.
+
+        Raises:
+            ServerTimeoutError: What is awaited inside took longer.
+        """
+        async with within(self._client.host, seconds, "finish the answer"), self._slots:
+            yield retrying(self._options.server.max_retries, within=seconds)
+
+
+async def put_all(pieces: Pieces, put: Put, stream: Callable[[Take], Awaitable[None]]) -> None:
+    """Put what is read of a streamed answer, all but its last piece.
+
+    Args:
+        pieces: Reads it.
+        put: Takes the pieces.
+        stream: Asks the server, and hands every part of its stream on.
 
     Raises:
-        RuntimeError: The client is closed.
-        Exception: From the stream, whatever the coroutine raised.
+        ServerError: It broke off before the answer was whole.
     """
-    # Without a bound: an answer is never longer than the model's window.
-    items: SimpleQueue[Delta | None] = SimpleQueue()
-    flight = client.start(answer(items.put))
-    flight.then(lambda: items.put(None))
-    return Stoppable(recover_calls(timed(_landed(flight, items)), tools), flight.cancel)
+
+    def take(item: Any) -> None:
+        if (delta := pieces.read(item)) is not None:
+            put(delta)
+
+    try:
+        await stream(take)
+    except ServerError as error:
+        # What was handed out cannot be taken back; what has ended is whole.
+        error.again = error.again and not pieces.begun
+        if not pieces.ended:
+            raise
 
 
 def _landed(flight: Flight[None], items: SimpleQueue[Delta | None]) -> Deltas:
@@ -51,4 +149,4 @@ def _landed(flight: Flight[None], items: SimpleQueue[Delta | None]) -> Deltas:
     flight()
 
 
-__all__ = ["Client", "Put", "streamed"]
+__all__ = ["Pieces", "Put", "RemoteGenerator", "Take", "put_all"]

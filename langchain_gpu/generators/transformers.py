@@ -107,7 +107,7 @@ class TransformersGenerator:
                 row.cancel()
             raise
         return [
-            self._formats.with_calls(answer, request, row) if request.tools else answer
+            self._formats.with_calls(answer, request, row) if request.callable_tools else answer
             for request, row, answer in zip(requests, rows, answers, strict=True)
         ]
 
@@ -124,7 +124,9 @@ class TransformersGenerator:
         self._open.rows.submit([row])
         try:
             deltas = timed(_pulled(row, pieces))
-            yield from self._formats.calls(deltas, request, row) if request.tools else deltas
+            yield from (
+                self._formats.calls(deltas, request, row) if request.callable_tools else deltas
+            )
         finally:
             row.cancel()
 

@@ -125,7 +125,7 @@ class Form:
         filled: Filled = {}
         if prompt is None:
             filled[_MESSAGES] = [json.dumps(list(request.messages))]
-            if request.tools and request.tool_choice != "none":
+            if request.callable_tools:
                 filled["tools"] = [json.dumps(list(request.tools))]
         elif self.prompt is not None:
             filled[self.prompt.name] = [prompt]

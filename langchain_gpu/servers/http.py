@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -14,19 +13,17 @@ from tenacity.stop import stop_after_attempt, stop_base, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
 from langchain_gpu.servers import address
+from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     ServerTimeoutError,
     ServerUnreachableError,
 )
-from langchain_gpu.servers.loop import Flight, Loop
 from langchain_gpu.servers.replies import Replies
-from langchain_gpu.servers.server import Server
+from langchain_gpu.servers.server import CONNECT_SECONDS, Server
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
-_CONNECT = 10.0  # seconds: a server that is there accepts at once
 _BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)  # full jitter
 
 
@@ -35,7 +32,7 @@ def new_transport() -> httpx.AsyncBaseTransport | None:
     return None
 
 
-class JsonClient:
+class JsonClient(Client):
     """Asks one server, with a bounded number of requests in flight.
 
     Redirects are not followed: an API that moved should be named where it is, and a key must not
@@ -53,21 +50,12 @@ class JsonClient:
 
     def __init__(self, url: str, server: Server) -> None:
         self.url = address.check_url(url)
-        self.host = address.host_of(self.url)
+        super().__init__(address.host_of(self.url), self._close)
         self._server = server
         self._headers = address.headers_of(server)
         self._replies = Replies(self.host, server)
         self._client: httpx.AsyncClient | None = None
         self._slots: asyncio.Semaphore | None = None
-        self._loop = Loop(self._close)
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
-        """Start a coroutine that asks the server; calling the result waits for it."""
-        return self._loop.submit(work)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine that asks the server, and wait for it."""
-        return self._loop.submit(work)()
 
     async def get(self, url: str) -> Any:
         """Return the JSON at `url`."""
@@ -81,10 +69,6 @@ class JsonClient:
             ServerError: It did not do it, although it was asked several times.
         """
         return await self._ask("POST", url, json.dumps(body, separators=(",", ":")).encode())
-
-    def close(self) -> None:
-        """Cancel what is under way, and close all connections."""
-        self._loop.close()
 
     async def _ask(self, method: str, url: str, content: bytes | None) -> Any:
         if self._client is None or self._slots is None:
@@ -129,7 +113,7 @@ class JsonClient:
         return httpx.AsyncClient(
             headers={"Content-Type": "application/json", **self._headers},
             timeout=httpx.Timeout(
-                self._server.timeout, connect=min(_CONNECT, self._server.timeout)
+                self._server.timeout, connect=min(CONNECT_SECONDS, self._server.timeout)
             ),
             limits=httpx.Limits(
                 max_connections=self._server.concurrency,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import httpx
 import ollama
 
 from langchain_gpu.servers import address, http
+from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
@@ -19,14 +20,9 @@ from langchain_gpu.servers.errors import (
     ServerError,
     ServerUnreachableError,
 )
-from langchain_gpu.servers.loop import Flight, Loop
 from langchain_gpu.servers.replies import Replies
-from langchain_gpu.servers.server import Server
+from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
-T = TypeVar("T")
-
-_CONNECT = 10.0  # seconds: a server that is there accepts at once
-_ASK = 30.0  # seconds for a question whose answer the server has at hand
 # What Ollama says inside a stream about the request itself, under the status 200.
 _REFUSALS = ("invalid", "does not support", "unsupported")
 
@@ -49,8 +45,8 @@ class _Official(ollama.AsyncClient):
         return cast("AsyncGenerator[dict[str, Any], None]", found)
 
 
-class OllamaClient:
-    """Asks one Ollama. Every wait is a task on a loop of its own, so that it can be ended at once.
+class OllamaClient(Client):
+    """Asks one Ollama.
 
     Redirects are not followed: a key must not travel to another host. The key is `server.api_key`,
     or OLLAMA_API_KEY as everywhere with Ollama.
@@ -64,24 +60,20 @@ class OllamaClient:
     """
 
     def __init__(self, url: str, server: Server) -> None:
-        self.host = address.host_of(url)
+        host = address.host_of(url)
         server = replace(server, api_key=server.api_key or os.environ.get("OLLAMA_API_KEY"))
         self._server = server
-        self._replies = Replies(self.host, server)
+        self._replies = Replies(host, server)
         self._client = _Official(
             url,
             headers=address.headers_of(server),
-            timeout=httpx.Timeout(None, connect=_CONNECT),  # `within` bounds the rest
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `within` bounds the rest
             follow_redirects=False,
             trust_env=not address.is_loopback(url),
             transport=http.new_transport(),
             event_hooks={"response": [self._check]},
         )
-        self._loop = Loop(self._client.close)
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
-        """Start a coroutine that asks the server; calling the result waits for it."""
-        return self._loop.submit(work)
+        super().__init__(host, self._client.close)
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
@@ -97,7 +89,7 @@ class OllamaClient:
             RefusedError: The server will not do it, however often it is asked.
             ServerError: It did not do it, although it was asked several times.
         """
-        seconds = seconds or min(_ASK, self._server.timeout)
+        seconds = seconds or min(ASK_SECONDS, self._server.timeout)
         async with within(self.host, seconds, f"answer {path}"):
             return await http.retrying(self._server.max_retries, within=seconds)(
                 self._once, path, body
@@ -116,10 +108,6 @@ class OllamaClient:
             async with aclosing(await self._client.lines(path, body)) as lines:
                 async for line in lines:
                     take(line)
-
-    def close(self) -> None:
-        """End what is under way and close all connections."""
-        self._loop.close()
 
     async def _once(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         with self._errors():

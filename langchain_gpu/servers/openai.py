@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 
 from langchain_gpu.servers import address
+from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     ServerUnreachableError,
 )
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.loop import Flight, Loop
 from langchain_gpu.servers.replies import Replies, words_of
-from langchain_gpu.servers.server import Server
+from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
-T = TypeVar("T")
-
-_CONNECT = 10.0  # seconds: a server that is there accepts at once
-_ASK = 30.0  # seconds for a question whose answer the server has at hand
 _NO_KEY = "none"  # the client insists on a key; servers without keys read over it
 _CUT_OFF = frozenset({"RemoteProtocolError", "ReadError"})
 
@@ -33,8 +29,8 @@ def new_transport() -> Any:
     return None
 
 
-class OpenAIClient:
-    """Asks one server. Every wait is a task on a loop of its own, so that it can be ended at once.
+class OpenAIClient(Client):
+    """Asks one server that speaks OpenAI's form.
 
     Attempts are repeated by `retrying` and not by the client: its waits know nothing of a deadline,
     and it does not repeat a stream that breaks before it has brought anything. Redirects are not
@@ -51,9 +47,9 @@ class OpenAIClient:
     """
 
     def __init__(self, url: str, server: Server, query: Mapping[str, str] | None = None) -> None:
-        self.host = address.host_of(url)
+        host = address.host_of(url)
         self._server = server
-        self._replies = Replies(self.host, server)
+        self._replies = Replies(host, server)
         address.headers_of(server)  # refuses what cannot be sent, without showing it
         client = openai.AsyncOpenAI(
             base_url=url,
@@ -62,7 +58,7 @@ class OpenAIClient:
             default_headers=server.headers,
             default_query=query,
             max_retries=0,
-            timeout=openai.Timeout(None, connect=_CONNECT),
+            timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
             http_client=openai.DefaultAsyncHttpxClient(
                 transport=new_transport(),
                 follow_redirects=False,
@@ -71,11 +67,7 @@ class OpenAIClient:
         )
         client.organization = client.project = None
         self._client = client
-        self._loop = Loop(client.close)
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
-        """Start a coroutine that asks the server; calling the result waits for it."""
-        return self._loop.submit(work)
+        super().__init__(host, client.close)
 
     async def ask(self, url: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON that answers `body`, or a GET without one.
@@ -84,7 +76,7 @@ class OpenAIClient:
             RefusedError: The server will not do it, however often it is asked.
             ServerError: It did not do it, although it was asked several times.
         """
-        seconds = min(_ASK, self._server.timeout)
+        seconds = min(ASK_SECONDS, self._server.timeout)
         async with within(self.host, seconds, f"answer {url}"):
             return await retrying(self._server.max_retries, within=seconds)(self._ask, url, body)
 
@@ -112,10 +104,6 @@ class OpenAIClient:
                     raise self._no_form(kind, text)
                 async for chunk in stream:
                     take(chunk)
-
-    def close(self) -> None:
-        """End what is under way and close all connections."""
-        self._loop.close()
 
     async def _ask(self, url: str, body: Mapping[str, Any] | None) -> Any:
         with self._errors():
@@ -159,7 +147,7 @@ class OpenAIClient:
         cause = error.__cause__ or error
         name = type(cause).__name__
         if isinstance(error, openai.APITimeoutError):
-            what = f"did not accept a connection within {_CONNECT:g} seconds"
+            what = f"did not accept a connection within {CONNECT_SECONDS:g} seconds"
         else:
             what = "broke the connection" if name in _CUT_OFF else "cannot be reached"
         words = self._replies.clean(str(cause) or name)

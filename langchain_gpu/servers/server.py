@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+CONNECT_SECONDS = 10.0
+"""How long a connection may take: a server that is there accepts at once."""
+ASK_SECONDS = 30.0
+"""How long a question may take whose answer a server has at hand."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:

@@ -14,6 +14,7 @@ from tritonclient.grpc import aio as triton
 from tritonclient.utils import InferenceServerException
 
 from langchain_gpu.servers import address
+from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import (
     RefusedError,
     ServerError,
@@ -21,8 +22,7 @@ from langchain_gpu.servers.errors import (
     ServerUnreachableError,
 )
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.loop import Flight, Loop
-from langchain_gpu.servers.server import Server
+from langchain_gpu.servers.server import ASK_SECONDS, Server
 from langchain_gpu.servers.triton_errors import Faults
 from langchain_gpu.servers.triton_model import TritonModel
 from langchain_gpu.servers.triton_tensors import Arrays, Input, read
@@ -30,7 +30,6 @@ from langchain_gpu.servers.triton_tensors import Arrays, Input, read
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_ASK = 30.0  # seconds for a question whose answer the server has at hand
 _RECONNECT = 2000  # milliseconds: gRPC itself waits up to two minutes before it looks again
 _LARGEST = 2**31 - 1  # bytes of a message: gRPC's own limit is 4 MB, less than a batch of vectors
 
@@ -40,8 +39,8 @@ def channel_target(place: address.GrpcPlace) -> str:
     return place.host
 
 
-class TritonClient:
-    """Asks one Triton server. Every wait is a task on a loop of its own, and can be ended at once.
+class TritonClient(Client):
+    """Asks one Triton server.
 
     Proxies are taken from the environment, except for a server on this machine.
 
@@ -59,7 +58,7 @@ class TritonClient:
         if server.url is None:
             raise ValueError("backend='triton' needs base_url: the server, as grpc://HOST:8001")
         self._place = address.grpc_place(server.url)
-        self.host = self._place.host
+        super().__init__(self._place.host, self._close)
         self._server = server
         # gRPC takes names of headers in lower case only. With the last one, a stream that fails
         # says with which status.
@@ -68,19 +67,6 @@ class TritonClient:
         self._faults = Faults(self.host, server)
         self._client: Any = None
         self._slots: asyncio.Semaphore | None = None
-        self._loop = Loop(self._close)
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
-        """Start a coroutine that asks the server; calling the result waits for it."""
-        return self._loop.submit(work)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine that asks the server, and wait for it."""
-        return self._loop.submit(work)()
-
-    def close(self) -> None:
-        """Cancel what is under way, and close the connection. May be called again."""
-        self._loop.close()
 
     async def describe(self, model: str) -> TritonModel:
         """Return a model's configuration.
@@ -92,7 +78,7 @@ class TritonClient:
         try:
             answer = await self._patiently(
                 lambda client: client.get_model_config(model, headers=self._headers),
-                min(_ASK, self._server.timeout),
+                min(ASK_SECONDS, self._server.timeout),
             )
         except ServerUnreachableError as error:
             raise ServerUnreachableError(
@@ -143,7 +129,6 @@ class TritonClient:
         inputs: Sequence[Input],
         outputs: Sequence[str],
         take: Callable[[Arrays], object],
-        parameters: Mapping[str, Any] | None = None,
     ) -> None:
         """Hand every response to `take`; a true value from it ends the stream. Asks once.
 
@@ -155,7 +140,6 @@ class TritonClient:
             "model_name": model,
             "inputs": [each.sent() for each in inputs],
             "outputs": [InferRequestedOutput(name) for name in outputs],
-            "parameters": dict(parameters or {}),
         }
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
@@ -221,7 +205,7 @@ class TritonClient:
         try:
             index = await self._patiently(
                 lambda client: client.get_model_repository_index(headers=self._headers),
-                min(_ASK, self._server.timeout),
+                min(ASK_SECONDS, self._server.timeout),
             )
         except ServerError as other:
             logger.warning("%s does not list its models: %s", self.host, other)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,28 +24,10 @@ from langchain_gpu.engine.tasks.embed import (
     surrogate_problem,
 )
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
-from langchain_gpu.servers.loop import Flight
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Client(Protocol):
-    """Reaches a server, whatever is spoken there."""
-
-    @property
-    def host(self) -> str:
-        """Host and port, for messages."""
-
-    def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
-        """Start a coroutine that asks the server; calling the result waits for it."""
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine that asks the server, and wait for it."""
-
-    def close(self) -> None:
-        """Cancel what is under way, and close all connections."""
 
 
 class RemoteEncoder(ABC):
@@ -79,9 +61,7 @@ class RemoteEncoder(ABC):
         self._max_items = config.server.batch_size
         self._in_flight = config.server.concurrency
         self._cuts = Cuts(client.host)
-        self._device = Device(
-            kind="remote", name=client.host, reason=f"{client.host} serves {config.model}"
-        )
+        self._device = client.device_of(config.model)
         self._dimension = 0
         # An encoder that is forgotten still ends its thread.
         self._closing = weakref.finalize(self, client.close)

@@ -1,0 +1,162 @@
+"""What every reranker behind a server does: pairs go out, scores come back, in order."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langchain_gpu.engine.remote.halves import by_halves
+from langchain_gpu.engine.tasks.embed import TextTooLongError, check_texts, surrogate_problem
+from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError
+
+OnLong = Literal["truncate", "error"]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the pairs of a query and its documents.
+
+    Attributes:
+        query: What is asked.
+        documents: What might answer it.
+        start: Position of the first document in the caller's sequence.
+        on_long: See `Reranker.score`.
+    """
+
+    query: str
+    documents: Sequence[str]
+    start: int
+    on_long: OnLong
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, part: slice) -> Part:
+        first = part.indices(len(self))[0]
+        return replace(self, documents=self.documents[part], start=self.start + first)
+
+
+class Reranker(ABC):
+    """A cross-encoder behind a server, whatever is spoken there.
+
+    Args:
+        model: Its name there.
+        client: Reaches the server. It is closed with this object, or where this cannot be built.
+        max_items: Pairs per request at most.
+    """
+
+    def __init__(self, model: str, client: Client, max_items: int) -> None:
+        self._model = model
+        self._client: Client = client
+        self._max_items = max_items
+        self._closing = weakref.finalize(self, client.close)
+        try:
+            client.run(self._connect())
+        except BaseException:
+            self._closing()
+            raise
+        self.device = client.device_of(model)
+
+    def score(
+        self, query: str, documents: Sequence[str], *, on_long: OnLong = "truncate"
+    ) -> Scores:
+        """Score documents, several requests in flight.
+
+        Args:
+            query: What is asked.
+            documents: What might answer it.
+            on_long: For pairs beyond the model's window: `"truncate"` has the server cut them
+                where it can, `"error"` refuses them.
+
+        Returns:
+            Scores as the server computes them, higher is better, in the order of the documents.
+            Shape (documents,). Most servers return probabilities, some raw logits.
+
+        Raises:
+            TextTooLongError: The server refuses a pair for its length; names the document.
+            ServerError: The server did not do it.
+            TypeError: The query or a document is no text.
+            ValueError: A text cannot be sent.
+        """
+        _check_sendable(query, documents)
+        step = self._max_items
+        flights = [
+            self._client.start(self._scores(Part(query, documents[at : at + step], at, on_long)))
+            for at in range(0, len(documents), step)
+        ]
+        try:
+            scores = [flight() for flight in flights]
+        finally:
+            for flight in flights:
+                flight.cancel()
+        return np.concatenate([np.empty(0, np.float32), *scores])
+
+    def close(self) -> None:
+        """Cancel what is under way and close the connections."""
+        self._closing()
+
+    @abstractmethod
+    async def _connect(self) -> None:
+        """Find out how the server wants to be asked."""
+
+    @abstractmethod
+    async def _ask(self, part: Part) -> Scores:
+        """Ask for one score per document."""
+
+    async def _scores(self, part: Part) -> Scores:
+        return await by_halves(part, self._ask, self._named, self._too_many)
+
+    def _finite(self, scores: Scores, part: Part) -> Scores:
+        """Return the scores.
+
+        Raises:
+            BadAnswerError: One is not finite; names the document.
+        """
+        finite = np.isfinite(scores)
+        if not finite.all():
+            bad = part.start + int(np.flatnonzero(~finite)[0])
+            raise BadAnswerError(f"{self._client.host} returned no finite score for document {bad}")
+        return scores
+
+    def _named(self, part: Part, error: RefusedError) -> Exception:
+        text = f"document {part.start} was refused: {error}"
+        if error.too_long:
+            remedy = "split it, or choose on_long='truncate'"
+            if part.on_long == "truncate":
+                remedy = "the server does not cut it, so split it"
+            return TextTooLongError(
+                f"{text}. With the query it is longer than the model's window: {remedy}"
+            )
+        return RefusedError(text, status=error.status or 0, detail=error.detail)
+
+    def _too_many(self, items: int) -> None:
+        if items <= self._max_items:
+            self._max_items = max(1, items // 2)
+
+
+def _check_sendable(query: str, documents: Sequence[str]) -> None:
+    """Refuse what no server can be sent.
+
+    Raises:
+        TypeError: The query or a document is no text.
+        ValueError: A text cannot be encoded; the message names it.
+    """
+    if not isinstance(query, str):
+        raise TypeError(f"the query is {type(query).__name__}, not str")
+    if isinstance(documents, str | bytes):
+        raise TypeError(f"documents is one {type(documents).__name__}; pass a list: [document]")
+    check_texts(documents)
+    for name, text in [
+        ("the query", query),
+        *((f"document {i}", t) for i, t in enumerate(documents)),
+    ]:
+        if (problem := surrogate_problem(text)) is not None:
+            raise ValueError(f"{name} {problem}")

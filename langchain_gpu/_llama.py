@@ -24,6 +24,7 @@ import numpy as np
 import xllamacpp
 from numpy.typing import NDArray
 
+from langchain_gpu.models.ggml_types import CACHE_TYPES
 from langchain_gpu.models.gguf import read_head
 from langchain_gpu.models.info import HeaderError
 
@@ -41,18 +42,6 @@ _POOLINGS = {
     "rank": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK,
 }
 _LOOK_SECONDS = 0.1
-CACHE_TYPES = {
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "q8_0": "Q8_0",
-    "q5_1": "Q5_1",
-    "q5_0": "Q5_0",
-    "q4_1": "Q4_1",
-    "q4_0": "Q4_0",
-    "iq4_nl": "IQ4_NL",
-}
-"""llama.cpp's types of a KV cache, by the names used here."""
 
 
 class ModelLoadError(RuntimeError):
@@ -90,7 +79,7 @@ class LlamaSettings:
             file names. `"rank"` has the server score documents.
         fit: Let llama.cpp lower what was left to it (`n_gpu_layers=-1`) until the model fits.
         tensor_split: Shares of the layers per GPU, to spread them; empty for `main_gpu` alone.
-        cache_dtype: Type of the KV cache, a key of `CACHE_TYPES`.
+        cache_dtype: Type of the KV cache, a key of `models.ggml_types.CACHE_TYPES`.
         ubatch: Tokens computed in one step.
         verbosity: How much llama.cpp writes to stderr: 0 errors, 4 its buffers too.
     """
@@ -411,7 +400,7 @@ def _parameters(settings: LlamaSettings) -> Any:
 def _cache_type(name: str) -> Any:
     if name not in CACHE_TYPES:
         raise ValueError(f"cache type {name!r} is not known; take one of {', '.join(CACHE_TYPES)}")
-    return getattr(xllamacpp.ggml_type, f"GGML_TYPE_{CACHE_TYPES[name]}")
+    return getattr(xllamacpp.ggml_type, f"GGML_TYPE_{CACHE_TYPES[name].name}")
 
 
 def _raise_error(answer: Any) -> None:

@@ -171,18 +171,19 @@ def size_of(text: str, option: str, *, zero: bool = False) -> int:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-def devices(memory: str | None, ram: str | None) -> list[Device] | None:
-    """Make up the machine that was asked for; None for this one.
+def devices(memory: str | None, ram: str | None) -> list[Device]:
+    """Make up the machine that was asked for, or take this one, as free as it is now.
 
     Raises:
         BadParameter: A size is none, or RAM was named for no machine.
     """
+    from langchain_gpu.hardware.devices import list_devices
     from langchain_gpu.planner import imagined
 
     if memory is None:
         if ram is not None:
             raise typer.BadParameter("it belongs to --device-memory", param_hint="--ram")
-        return None
+        return list_devices()
     sizes = []
     if memory.strip() != "0":
         sizes = [size_of(text, "--device-memory") for text in memory.split(",")]

@@ -15,13 +15,13 @@ from langchain_gpu.planner.suggest import BITS, with_bits
 
 
 def quantizations(
-    components: Sequence[Component], devices: Sequence[Device] | None, policy: Policy
+    components: Sequence[Component], devices: Sequence[Device], policy: Policy
 ) -> list[dict[str, Any]]:
     """Plan the first chat model once for each of its quantizations, the largest first.
 
     Args:
         components: All that is to be placed; the others stay as they are.
-        devices: Where; None for this machine.
+        devices: Where.
         policy: What must be respected.
 
     Raises:

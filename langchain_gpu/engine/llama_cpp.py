@@ -30,7 +30,8 @@ from langchain_gpu.engine.tasks.embed import (
 )
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
-from langchain_gpu.planner.gguf_encoder import STEP, WINDOW, slots_of
+from langchain_gpu.planner.arithmetic import rounded
+from langchain_gpu.planner.gguf_encoder import WINDOW, slots_of
 
 _OPTIONS = ("n_ctx", "n_gpu_layers", "n_parallel", "n_threads", "pooling")
 _POOLINGS = (None, "mean", "cls", "last")
@@ -253,7 +254,7 @@ class LlamaCppEncoder:
         self._server = shared_server(
             LlamaSettings(
                 path=self._path,
-                n_ctx=-(-self._asked // STEP) * STEP,  # a text beyond its work space is fatal
+                n_ctx=rounded(self._asked),  # a text beyond its work space is fatal
                 n_parallel=self._options.get("n_parallel") or slots,
                 n_gpu_layers=n_gpu_layers,
                 main_gpu=main_gpu,

@@ -19,6 +19,11 @@ class GgmlType(NamedTuple):
     block: int
     bytes: int
 
+    @property
+    def bits(self) -> float:
+        """Bits of one number, with its part of the block's scales."""
+        return 8 * self.bytes / self.block
+
 
 # By the number that stands in the file. The numbers left out were types of 2023 and 2024 that
 # llama.cpp has withdrawn.
@@ -59,6 +64,20 @@ GGML_TYPES: Mapping[int, GgmlType] = {
     41: GgmlType("Q1_0", 128, 18),
 }
 
+_BY_NAME = {kind.name: kind for kind in GGML_TYPES.values()}
+CACHE_TYPES: Mapping[str, GgmlType] = {
+    "float32": _BY_NAME["F32"],
+    "float16": _BY_NAME["F16"],
+    "bfloat16": _BY_NAME["BF16"],
+    "q8_0": _BY_NAME["Q8_0"],
+    "q5_1": _BY_NAME["Q5_1"],
+    "q5_0": _BY_NAME["Q5_0"],
+    "q4_1": _BY_NAME["Q4_1"],
+    "q4_0": _BY_NAME["Q4_0"],
+    "iq4_nl": _BY_NAME["IQ4_NL"],
+}
+"""llama.cpp's types of a KV cache, by the names used here."""
+
 # What `general.file_type` says of the whole file.
 FILE_TYPES: Mapping[int, str] = {
     0: "F32",
@@ -98,4 +117,4 @@ FILE_TYPES: Mapping[int, str] = {
     40: "Q1_0",
 }
 
-__all__ = ["FILE_TYPES", "GGML_TYPES", "GgmlType"]
+__all__ = ["CACHE_TYPES", "FILE_TYPES", "GGML_TYPES", "GgmlType"]

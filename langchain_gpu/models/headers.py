@@ -13,7 +13,7 @@ from langchain_gpu.models.hf_config import read_config
 from langchain_gpu.models.hf_info import describe_config, describe_safetensors
 from langchain_gpu.models.info import HeaderError, ModelInfo
 from langchain_gpu.models.model_files import HubFiles, LocalFiles, ModelFiles
-from langchain_gpu.models.resolve import ModelNotFoundError, choose_gguf, resolve
+from langchain_gpu.models.resolve import PART, ModelNotFoundError, choose_gguf, is_gguf, resolve
 from langchain_gpu.models.st_header import StTensor, parse_index, parse_json, parse_st_header
 
 _CONFIG = "config.json"
@@ -21,7 +21,6 @@ _INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _MAX_CONFIG = 10 << 20
 _MAX_INDEX = 64 << 20
-_PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
 _TAG = re.compile(
     r"(?:UD-)?(?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32)"
     r"(?=[-_.]|$)",
@@ -36,7 +35,7 @@ def read_info(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> ModelInfo:
-    """Describe a model by its headers: a few kilobytes are read, of the hub's files too.
+    """Describe a model by its headers: a few megabytes are read at most, of the hub's files too.
 
     Args:
         model: A folder with `config.json` (and safetensors), a `.gguf` file (of several parts any),
@@ -98,7 +97,7 @@ def list_quantizations(
         files = HubFiles(str(model).partition(":")[0], revision=revision, token=token)
     sums: dict[str, int] = {}
     for file, size in files.sizes().items():
-        if _is_gguf(file) and (not path.is_file() or _whole(file) == _whole(path.name)):
+        if is_gguf(file) and (not path.is_file() or _whole(file) == _whole(path.name)):
             sums[_whole(file)] = sums.get(_whole(file), 0) + size
     if not sums:
         raise ModelNotFoundError(f"{files.where} holds no .gguf models")
@@ -149,7 +148,7 @@ def _read_files(
     name: str, files: ModelFiles, sizes: Mapping[str, int], quantization: str | None
 ) -> ModelInfo:
     has_weights = any("/" not in file and file.endswith(".safetensors") for file in sizes)
-    has_gguf = any(_is_gguf(file) for file in sizes)
+    has_gguf = any(is_gguf(file) for file in sizes)
     if quantization is not None or (has_gguf and not (has_weights and _CONFIG in sizes)):
         return _read_gguf(name, files, sizes, choose_gguf(sizes, quantization or "")[0])
     if _CONFIG not in sizes:
@@ -204,10 +203,10 @@ def _headers(
 
 def _read_gguf(name: str, files: ModelFiles, sizes: Mapping[str, int], file: str) -> ModelInfo:
     parts = [file]
-    if (part := _PART.search(file)) is not None:
+    if (part := PART.search(file)) is not None:
         parts = [
-            f"{file[: part.start()]}-{number:05d}-of-{part[2]}{file[part.end() :]}"
-            for number in range(1, int(part[2]) + 1)
+            f"{file[: part.start()]}-{number:05d}-of-{part[1]}{file[part.end() :]}"
+            for number in range(1, int(part[1]) + 1)
         ]
         _require(files, sizes, parts)
     heads = []
@@ -261,13 +260,9 @@ def _small(files: ModelFiles, sizes: Mapping[str, int], file: str, limit: int) -
     return data
 
 
-def _is_gguf(file: str) -> bool:
-    return file.lower().endswith(".gguf") and "mmproj" not in file.lower()
-
-
 def _whole(file: str) -> str:
     """A part's name without its number."""
-    return _PART.sub("", file)
+    return PART.sub("", file)
 
 
 def _tag(file: str) -> str:

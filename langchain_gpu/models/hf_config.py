@@ -137,7 +137,7 @@ def read_config(config: Mapping[str, Any], *, file: str = "config.json") -> Arch
     )
 
 
-def windows(fields: Fields, layers: int) -> list[int | None]:
+def _windows(fields: Fields, layers: int) -> list[int | None]:
     """Return how many tokens each layer looks back: None for all, 0 for a layer without a cache.
 
     A family that is not known here and lists no `layer_types` is taken to look back over
@@ -184,7 +184,7 @@ def _caches(fields: Fields, layers: int, kv_heads: int, head_dim: int) -> tuple[
     wide = fields.optional("global_head_dim")
     sharing = fields.optional("num_kv_shared_layers", least=0) or 0
     caches = []
-    for layer, window in enumerate(windows(fields, layers)):
+    for layer, window in enumerate(_windows(fields, layers)):
         if window == 0 or layer >= layers - sharing:  # keeps a state, or reads another layer's
             caches.append(LayerCache(keys=0, values=0))
         elif window is None and wide is not None:  # Gemma 4
@@ -247,4 +247,4 @@ def _dtype(fields: Fields) -> str:
     return "float32"  # what torch makes where a configuration says nothing
 
 
-__all__ = ["MAX_LAYERS", "Architecture", "read_config", "windows"]
+__all__ = ["MAX_LAYERS", "Architecture", "read_config"]

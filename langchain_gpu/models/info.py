@@ -6,23 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from langchain_gpu.models.ggml_types import CACHE_TYPES
+
 WeightFormat = Literal["gguf", "safetensors", "config"]
 Role = Literal["encoder", "decoder"]
-CACHE_BITS: Mapping[str, float] = {
-    "float32": 32,
-    "float16": 16,
-    "bfloat16": 16,
-    "f32": 32,
-    "f16": 16,
-    "bf16": 16,
-    "q8_0": 8.5,
-    "q5_1": 6,
-    "q5_0": 5.5,
-    "q4_1": 5,
-    "q4_0": 4.5,
-    "iq4_nl": 4.5,
-    "fp8": 8,
-}
+CACHE_BITS: Mapping[str, float] = {name: kind.bits for name, kind in CACHE_TYPES.items()}
 """Bits of one number in a KV cache; blocks of 32 of llama.cpp's types carry their scales."""
 
 

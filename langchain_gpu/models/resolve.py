@@ -14,7 +14,8 @@ from langchain_gpu._extras import is_installed
 from langchain_gpu.models.packages import PACKAGES, Format, verify
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+"""What tells the parts of one GGUF model apart; its group is how many there are."""
 _COMMON_QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q8_0", "f16", "bf16")
 # No pickled weights (*.bin, *.pt), no code: what is not fetched cannot run.
 _SAFE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
@@ -216,6 +217,11 @@ class _Hub:
         return _check_local(folder, "safetensors")
 
 
+def is_gguf(file: str) -> bool:
+    """Say whether a file is a GGUF model by its name; the projectors of multimodal ones are not."""
+    return file.lower().endswith(".gguf") and "mmproj" not in file.lower()
+
+
 def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
     """Choose one model among the files of a repository: its parts in order, if it has several.
 
@@ -228,9 +234,7 @@ def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
     Raises:
         ModelNotFoundError: No file fits, or parts of the chosen one are missing.
     """
-    models = sorted(
-        file for file in files if file.lower().endswith(".gguf") and "mmproj" not in file.lower()
-    )
+    models = sorted(file for file in files if is_gguf(file))
     fitting = [file for file in models if tag.lower() in file.lower()]
     # As a word of its own first: F16 also stands in BF16, Q4_0 in Q4_0_8_8.
     word_of_its_own = re.compile(rf"(?<![a-z0-9]){re.escape(tag.lower())}(?![a-z0-9_])")
@@ -245,10 +249,10 @@ def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
         if word in Path(file).name.lower()
     ]
     first = (wanted or fitting)[0]
-    part = _PART.search(first)
+    part = PART.search(first)
     if part is None:
         return [first]
-    parts = [file for file in models if _PART.sub("", file) == _PART.sub("", first)]
+    parts = [file for file in models if PART.sub("", file) == PART.sub("", first)]
     if len(parts) != int(part[1]):
         raise ModelNotFoundError(f"{first}: {len(parts)} of its {part[1]} parts are here")
     return parts

@@ -26,7 +26,8 @@ from langchain_gpu.models.info import CACHE_BITS, LayerCache, ModelInfo, Weights
 from langchain_gpu.planner.components import DTYPE_BYTES, Chat, Encoder
 from langchain_gpu.planner.terms import Term, size
 
-_PAD = 256
+STEP = 256
+"""llama.cpp rounds windows and caches up to this many tokens."""
 _HALF = 16
 # On x86 with AVX2 (llama.cpp's ggml/src/ggml-cpu/repack.cpp); other types need more than that.
 _REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
@@ -103,13 +104,11 @@ def chat_activations(chat: Chat, context: int) -> Term:
     wide = _width(info)
     if chat.runs_on == "llama_cpp":
         step = min(chat.ubatch, context * chat.sequences)
-        per_token = 4 * (3 * wide + 5 * info.hidden) + 2 * context + 24
+        written = f"(3 x {wide:,} + 5 x {info.hidden:,})"
+        reserved = llama_step(step, context, 3 * wide + 5 * info.hidden, written)
         logits = 4 * info.vocab * chat.sequences
-        formula = (
-            f"{step} tokens x (4 x (3 x {wide:,} + 5 x {info.hidden:,}) + 2 x {context:,} + 24) B "
-            f"+ {chat.sequences} x {info.vocab:,} x 4 B"
-        )
-        return Term("activations", step * per_token + logits, formula)
+        formula = f"{reserved.formula} + {chat.sequences} x {info.vocab:,} x 4 B"
+        return Term("activations", reserved.bytes + logits, formula)
     dtype = chat.dtype or info.dtype
     each = _computed(dtype if dtype in DTYPE_BYTES else "bfloat16")
     alive, written = _alive(info)
@@ -124,11 +123,28 @@ def chat_activations(chat: Chat, context: int) -> Term:
 def chat_inputs(chat: Chat, context: int) -> Term:
     """Return what the CPU needs where llama.cpp computes on GPUs only: the inputs of a step."""
     step = min(chat.ubatch, context * chat.sequences)
+    return llama_step(step, context, chat.info.hidden, f"{chat.info.hidden:,}")
+
+
+def llama_step(tokens: int, window: int, numbers: int, written: str) -> Term:
+    """Return what llama.cpp's scheduler reserves to compute one step.
+
+    Args:
+        tokens: Tokens of the step.
+        window: Tokens each of them may look back on: a row of the mask, in 16 bits.
+        numbers: Numbers of a token that live at the widest place, in 32 bits.
+        written: How they are counted.
+    """
     return Term(
         "activations",
-        step * (4 * chat.info.hidden + 2 * context + 24),
-        f"{step} tokens x (4 x {chat.info.hidden:,} + 2 x {context:,} + 24) B",
+        tokens * (4 * numbers + 2 * window + 24),
+        f"{tokens:,} tokens x (4 x {written} + 2 x {window:,} + 24) B",
     )
+
+
+def rounded(tokens: int) -> int:
+    """Return a window as llama.cpp makes it: rounded up to a multiple of `STEP`."""
+    return -(-tokens // STEP) * STEP
 
 
 def bytes_per_token(encoder: Encoder, dtype: str) -> int:
@@ -146,7 +162,7 @@ def _cells(cache: LayerCache, context: int, chat: Chat) -> int:
     if chat.runs_on != "llama_cpp":
         return context if cache.window is None else min(context, cache.window)
     cells = context if cache.window is None else min(context, cache.window + chat.ubatch)
-    return -(-cells // _PAD) * _PAD
+    return rounded(cells)
 
 
 def _cache_dtype(chat: Chat) -> str:
@@ -190,10 +206,14 @@ def _count(params: int) -> str:
 
 
 __all__ = [
+    "STEP",
     "bytes_per_token",
     "chat_activations",
     "chat_inputs",
     "encoder_activations",
     "kv_cache",
+    "llama_step",
+    "repacked",
+    "rounded",
     "weights",
 ]

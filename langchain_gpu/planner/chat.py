@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from langchain_gpu.planner.arithmetic import STEP
 from langchain_gpu.planner.components import Chat
 from langchain_gpu.planner.layout import lay
 from langchain_gpu.planner.policy import Policy
@@ -11,7 +12,6 @@ from langchain_gpu.planner.pools import Pool, most_left
 from langchain_gpu.planner.suggest import beyond_window, suggest
 from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, size
 
-_STEP = 256
 _Found = tuple[Decision, int, tuple[Share, ...], int, bool]
 
 
@@ -45,7 +45,7 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
         role=chat.role,
         model=chat.info.name,
         decision=decision,
-        reason=_reason(chat, wanted, found, gpus),
+        reason=_reason(chat, wanted, found, gpus, policy),
         shares=shares,
         context=context,
         model_context=chat.info.context_length,
@@ -85,11 +85,11 @@ def _with_less(
     chat: Chat, wanted: int, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
 ) -> _Found | None:
     """Find the longest context, in steps, with which everything lies on GPUs."""
-    low, high = -(-policy.min_context // _STEP), (wanted - 1) // _STEP
+    low, high = -(-policy.min_context // STEP), (wanted - 1) // STEP
     best = None
     while low <= high:
         middle = (low + high) // 2
-        found = _on_gpus(chat, middle * _STEP, gpus, cpu, policy)
+        found = _on_gpus(chat, middle * STEP, gpus, cpu, policy)
         if found is not None:
             best, low = found, middle + 1
         else:
@@ -126,7 +126,7 @@ def _could_be_better(found: _Found, gpus: Sequence[Pool]) -> bool:
     return found[0] == "partial" or (found[0] == "cpu" and bool(gpus))
 
 
-def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool]) -> str:
+def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool], policy: Policy) -> str:
     decision, context, shares, on_gpu, aside = found
     layers = chat.info.layers
     where = ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
@@ -146,7 +146,8 @@ def _reason(chat: Chat, wanted: int, found: _Found, gpus: Sequence[Pool]) -> str
         one = layers - on_gpu + bool(table) == 1
         stay = "stays" if one else "stay"
         return f"too large for the GPU: {kept} {stay} on the CPU{cut}: {where}"
-    why = "there is no GPU" if not gpus else "not one layer fits on a GPU"
+    why = "not one layer fits on a GPU" if policy.partial else "too large for a GPU, undivided"
+    why = why if gpus else "there is no GPU"
     return f"{why}{cut}: {where}"
 
 

@@ -20,8 +20,6 @@ from langchain_gpu.planner.terms import ComponentPlan, Share, Term, kept, size, 
 
 WINDOW = 2048
 """Tokens of the longest text where nothing else is asked for: room to compute in grows with it."""
-STEP = 256
-"""llama.cpp rounds windows up to this."""
 CPU_SLOTS, GPU_SLOTS = 1, 8
 """Texts at a time: on a CPU one after the other is as fast, a GPU wants more at once."""
 _CACHE_BYTES = 2
@@ -30,7 +28,7 @@ _CACHE_BYTES = 2
 def window_of(encoder: Encoder) -> int:
     """Return the tokens of the longest text, as llama.cpp is asked for them."""
     most = min(encoder.max_length, encoder.info.context_length or encoder.max_length)
-    return -(-most // STEP) * STEP
+    return arithmetic.rounded(most)
 
 
 def slots_of(device: str) -> int:
@@ -72,11 +70,7 @@ def on_gpu(encoder: Encoder, pool: Pool, cpu: Pool) -> tuple[Share, Share]:
         terms.append(Term("overhead", pool.overhead, "the device's own context"))
     host = (
         arithmetic.weights([info.embedding], None, "embedding table"),
-        Term(
-            "activations",
-            window * (4 * info.hidden + 2 * window + 24),
-            f"{window:,} tokens x (4 x {info.hidden:,} + 2 x {window:,} + 24) B",
-        ),
+        arithmetic.llama_step(window, window, info.hidden, f"{info.hidden:,}"),
         _outputs(info, GPU_SLOTS),
     )
     return Share(pool.device, tuple(terms), info.layers), Share(cpu.device, host, 0)
@@ -121,11 +115,7 @@ def _computed(info: ModelInfo, window: int) -> Term:
         rows, written = wide + 5 * hidden, f"({wide:,} + 5 x {hidden:,})"
     elif info.role == "decoder" and info.vocab > 3 * wide:
         rows, written = info.vocab + 5 * hidden, f"({info.vocab:,} + 5 x {hidden:,})"
-    return Term(
-        "activations",
-        window * (4 * rows + 2 * window + 24),
-        f"{window:,} tokens x (4 x {written} + 2 x {window:,} + 24) B",
-    )
+    return arithmetic.llama_step(window, window, rows, written)
 
 
 def _outputs(info: ModelInfo, slots: int) -> Term:
@@ -145,7 +135,6 @@ def _cache(info: ModelInfo, window: int, slots: int) -> list[Term]:
 __all__ = [
     "CPU_SLOTS",
     "GPU_SLOTS",
-    "STEP",
     "WINDOW",
     "on_cpu",
     "on_gpu",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 What = Literal["weights", "kv_cache", "activations", "index", "overhead"]
 Decision = Literal["whole", "spread", "partial", "cpu", "refused"]
@@ -115,10 +115,7 @@ class ComponentPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
-        sums = {
-            f"{what}_bytes": self.bytes_for(what)
-            for what in ("weights", "kv_cache", "activations", "index", "overhead")
-        }
+        sums = {f"{what}_bytes": self.bytes_for(what) for what in get_args(What)}
         return {**asdict(self), **sums, "total_bytes": self.bytes}
 
 

@@ -18,7 +18,8 @@ def verify(component: Component, planned: ComponentPlan) -> Measured:
 
     Raises:
         TypeError: It is an index.
-        ValueError: The plan refused it, or spreads a model of torch over several devices.
+        ValueError: The plan refused it, spreads a model of torch over several devices, or packs its
+            weights.
         ModelNotFoundError: Its files are not here.
         RuntimeError: llama.cpp could not load it, or said nothing of its buffers.
     """

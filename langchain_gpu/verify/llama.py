@@ -13,6 +13,7 @@ from langchain_gpu.models.resolve import ModelNotFoundError, resolve
 from langchain_gpu.planner import Chat, ComponentPlan, Encoder
 from langchain_gpu.planner.drive import main_device, tensor_split
 from langchain_gpu.planner.gguf_encoder import slots_of
+from langchain_gpu.planner.terms import MIB
 from langchain_gpu.verify.measured import Measured, compare
 
 # As in: load_tensors:   CPU_Mapped model buffer size =    92.10 MiB
@@ -28,7 +29,6 @@ _PURPOSE = {
 }
 _SECONDS = 600
 _SHOWN = 2000
-_MIB = 2**20
 
 
 def measure_llama(component: Chat | Encoder, planned: ComponentPlan) -> Measured:
@@ -120,7 +120,7 @@ def buffers(log: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for (_, kind, _), mib in last.items():
         purpose = _PURPOSE[kind]
-        found[purpose] = found.get(purpose, 0) + round(mib * _MIB)
+        found[purpose] = found.get(purpose, 0) + round(mib * MIB)
     return found
 
 

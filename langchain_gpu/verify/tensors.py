@@ -60,10 +60,11 @@ def measure_encoder(encoder: Encoder, planned: ComponentPlan) -> Measured:
 
     Raises:
         ModelNotFoundError: Its files are not here.
+        ValueError: Its weights would be packed.
     """
     path = resolve(encoder.info.name, local_files_only=True).path
     before = process_memory()
-    place, dtype = _place(planned), _dtype(planned.dtype)
+    place, dtype = _place(planned), _dtype(planned)
     # Its pooler is no part of a text's vector, and is not loaded by sentence-transformers either.
     model = AutoModel.from_pretrained(path, dtype=dtype, use_safetensors=True).to(place).eval()
     window = encoder.info.context_length or encoder.max_length
@@ -82,10 +83,11 @@ def measure_chat(chat: Chat, planned: ComponentPlan) -> Measured:
 
     Raises:
         ModelNotFoundError: Its files are not here.
+        ValueError: Its weights would be packed.
     """
     path = resolve(chat.info.name, local_files_only=True).path
     before = process_memory()
-    place, dtype = _place(planned), _dtype(planned.dtype or chat.info.dtype)
+    place, dtype = _place(planned), _dtype(planned)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
     model = model.to(place).eval()
     ids = torch.ones((chat.sequences, planned.context or 1), dtype=torch.long, device=place)
@@ -120,8 +122,13 @@ def _place(planned: ComponentPlan) -> str:
     return device.replace("rocm", "cuda")
 
 
-def _dtype(name: str | None) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name or "float32", torch.float32)
+def _dtype(planned: ComponentPlan) -> torch.dtype:
+    dtype = getattr(torch, planned.dtype or "", None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(
+            f"{planned.name}: {planned.dtype} is not measured here, only what torch loads as it "
+            f"is: take float32, bfloat16 or float16"
+        )
     return dtype
 
 

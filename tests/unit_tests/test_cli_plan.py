@@ -78,7 +78,7 @@ def found(call: Call, *arguments: str, code: int = 0) -> dict[str, Any]:
 def test_a_whole_rag_on_a_simulated_machine(
     call: Call, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("langchain_gpu.planner.plan")
+    module = importlib.import_module("langchain_gpu.hardware.devices")
     monkeypatch.setattr(module, "list_devices", lambda: list_devices(MACHINES[name]))
     code, out, err = call(*EVERYTHING)
     assert err == ""

@@ -114,7 +114,7 @@ class TestPlan:
 
         assert decision(2048 * MIB) == "whole"
         assert decision(64 * MIB) == "cpu"  # not even the card's own context
-        with pytest.raises(DoesNotFitError, match="not one layer fits on a GPU"):
+        with pytest.raises(DoesNotFitError, match="too large for a GPU, undivided"):
             decision(64 * MIB, fallback="error")
         with pytest.raises(DoesNotFitError, match="cannot be split"):
             plan_model(chat, on(MIB, ram=MIB // 8), "float32", Options())

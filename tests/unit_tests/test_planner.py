@@ -170,6 +170,8 @@ def test_no_policy_of_parts_no_parts() -> None:
             device = machine(gpu_for(chat, on_gpu), ram=8)
             found = plan([chat], device, Policy(reserve=0, partial=False))["chat"]
             assert found.decision == ("whole" if gguf and on_gpu == 6 else "cpu")
+            if found.decision == "cpu":  # a layer would fit, but alone it may not go
+                assert found.reason.startswith("too large for a GPU, undivided: ")
 
 
 def test_tokens_go_before_layers(llama: ModelInfo) -> None:

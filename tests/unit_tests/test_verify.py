@@ -198,6 +198,13 @@ def test_a_llama_of_transformers_takes_what_was_planned(tmp_path: Path, dtype: s
     assert found.predicted_bytes / found.measured_bytes == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "nf4", "float8"])
+def test_packed_weights_are_not_measured(tmp_path: Path, dtype: str) -> None:
+    chat = Chat(info=read_info(build_chat(tmp_path)), context=64, dtype=dtype)
+    with pytest.raises(ValueError, match=f"chat: {dtype} is not measured here"):
+        measured(chat)
+
+
 def test_tied_weights_are_there_once(tmp_path: Path) -> None:
     model = save(tmp_path, model_type="llama", tie_word_embeddings=True)
     _, found = measured(Chat(info=read_info(model), context=256))

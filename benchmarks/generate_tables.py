@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.marked import NONE, left_out, table
+
 Found = dict[str, Any]
 _TIMES = ("ttft", "itl", "tpot", "e2e")
-_NONE = "–"  # noqa: RUF001 - what a table has where there is no figure
 
 
 def section(found: Found) -> str:
@@ -25,10 +26,7 @@ def section(found: Found) -> str:
         parts += [f"{each['name']}, `{each['model']}`:", _streams(each["rows"], _SERVED)]
     lines = [["whole answers", "at once", "tokens/s", "ratio"]]
     lines += [_rates(row) for row in found["transformers"]]
-    parts += [_markdown(lines), _cost(found["own_cost"])]
-    if found["skipped"]:
-        left = "; ".join(f"{each['name']} ({each['reason']})" for each in found["skipped"])
-        parts.append(f"Left out of this run: {left}.")
+    parts += [table(lines), _cost(found["own_cost"]), *left_out(found["skipped"])]
     return "\n\n".join(parts)
 
 
@@ -44,7 +42,7 @@ def _streams(rows: Sequence[Found], head: Sequence[str]) -> str:
         if head is _SERVED:
             cells.append(f"{row['cpu_us_per_token']:,.0f} µs")
         lines.append(cells)
-    return _markdown(lines)
+    return table(lines)
 
 
 def _rates(row: Found) -> list[str]:
@@ -53,7 +51,7 @@ def _rates(row: Found) -> list[str]:
 
 
 def _ms(percentiles: Found | None) -> str:
-    return _NONE if percentiles is None else f"{percentiles['p50']:,.1f} ms"
+    return NONE if percentiles is None else f"{percentiles['p50']:,.1f} ms"
 
 
 def _cost(found: Found) -> str:
@@ -68,11 +66,6 @@ def _cost(found: Found) -> str:
         f"starts {threads} thread{'s' * (threads != 1)} and sends {requests} requests beside its "
         f"chat."
     )
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
 
 
 __all__ = ["section"]

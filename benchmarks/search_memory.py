@@ -32,6 +32,7 @@ from benchmarks.search_peers import (
     make_vectors,
 )
 from langchain_gpu import FAISSVectorStore
+from langchain_gpu.hardware.cpu import process_memory
 
 
 class Made(Given):
@@ -49,14 +50,14 @@ class Made(Given):
 
 
 def resident() -> int:
-    """Return the bytes of memory this process holds now, on Linux."""
+    """Return the bytes of memory this process holds once it has let go of what nobody needs."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmRSS")
+    held = process_memory()
+    if not held:
+        raise RuntimeError("this system does not say what a process holds")
+    return held
 
 
 def main() -> None:

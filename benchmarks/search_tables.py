@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+from benchmarks.marked import table
 
 Found = dict[str, Any]
 
@@ -25,7 +26,7 @@ def section(found: Found) -> str:
             cells += [f"{row['batch_ms']:,.1f} ms", f"{row['batch_ratio']:.2f}"]
             cells += [f"{row['single_us']:,} µs", f"{row['single_more_us']:,.0f} µs"]
             lines.append(cells)
-    parts = [intro, _markdown(lines)]
+    parts = [intro, table(lines)]
     for each in found["approximate"]:
         rows = "; ".join(_at_recall(row) for row in each["rows"])
         parts.append(f"`{each['index']}`, {each['size']:,} vectors: {rows}.")
@@ -75,11 +76,6 @@ def _memory(found: Found) -> list[str]:
         "matrix is counted, and `add_texts` gets its vectors from the embedding."
     )
     return [said]
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
 
 
 __all__ = ["section"]

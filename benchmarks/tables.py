@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import generate_tables, search_tables
+from benchmarks.marked import NONE, left_out, table
 
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
-_NONE = "–"  # noqa: RUF001 - what a table has where there is no figure
 Found = dict[str, Any]
 
 
@@ -93,9 +93,7 @@ def _cpu(found: Found) -> str:
     parts = [intro, _ratios(found)]
     if (rates := _rates(found)) is not None:
         parts.append(rates)
-    if found.get("skipped"):
-        left = "; ".join(f"{each['name']} ({each['reason']})" for each in found["skipped"])
-        parts.append(f"Left out of this run: {left}.")
+    parts += left_out(found.get("skipped", ()))
     if (scaling := found.get("scaling")) is not None:
         few, most = scaling["texts"]
         parts.append(
@@ -121,9 +119,9 @@ def _ratios(found: Found) -> str:
         least = min(row["min_cosine"] for row in rows)
         query = (each["query_ms"] or {}).get("p50")
         cells = [each["name"], *(f"{row['ratio']:.2f}" for row in rows), f"{least:.4f}"]
-        cells += [_NONE if query is None else f"{query} ms"]
+        cells += [NONE if query is None else f"{query} ms"]
         lines.append(cells + [_memory(each)] * measured)
-    return markdown(lines)
+    return table(lines)
 
 
 def _rates(found: Found) -> str | None:
@@ -136,7 +134,7 @@ def _rates(found: Found) -> str | None:
         cells = [each["name"], f"{row['documents_per_second']:,.0f}"]
         cells += [f"{row['tokens_per_second']:,}", _number(row["padding"], ".2f")]
         lines.append([*cells, _percent(row["peak_share"])])
-    return markdown(lines)
+    return table(lines)
 
 
 def _gpu(found: Found) -> str:
@@ -154,7 +152,7 @@ def _gpu(found: Found) -> str:
             cells = [row["name"], f"{row['documents_per_second']:,.0f}"]
             cells += [f"{row['tokens_per_second']:,}", _number(row["ratio"], ".1f")]
             lines.append([*cells, _percent(row["peak_share"])])
-        parts += [f"{case['model']}, {case['tokens_per_text']:.0f} tokens:", markdown(lines)]
+        parts += [f"{case['model']}, {case['tokens_per_text']:.0f} tokens:", table(lines)]
     if (parity := found.get("parity")) is not None:
         least = "; ".join(f"{name} {value:.5f}" for name, value in parity["min_cosine"].items())
         parts.append(f"Least cosine to float32 over {parity['texts']} texts: {least}.")
@@ -182,27 +180,18 @@ def rerank(found: Found) -> str:
         cells.append(f"{row['spearman']:.4f}")
         times = spent.get(row["name"], {})
         cells += [
-            _NONE if name not in times else f"{times[name]:,.1f} ms"
+            NONE if name not in times else f"{times[name]:,.1f} ms"
             for name in ("p50", "p95", "p99")
         ]
         lines.append(cells + [_number(gained.get(row["name"]), ".3f")] * (quality is not None))
-    texts.append(markdown(lines))
+    texts.append(table(lines))
     if quality is not None:
         texts.append(
             f"nDCG@10 on {quality['data']}, {quality['queries']} queries, the "
             f"{quality['candidates']} nearest by {quality['retriever']}: {quality['before']:.3f} "
             f"before reranking."
         )
-    if found["skipped"]:
-        left = "; ".join(f"{each['name']} ({each['reason']})" for each in found["skipped"])
-        texts.append(f"Left out of this run: {left}.")
-    return "\n\n".join(texts)
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table; the first line is its head."""
-    head, *body = [f"| {' | '.join(line)} |".replace("|  |", "| |", 1) for line in lines]
-    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+    return "\n\n".join([*texts, *left_out(found["skipped"])])
 
 
 def _place(device: Found) -> str:
@@ -223,7 +212,7 @@ def _texts(workload: Found) -> str:
 def _memory(contestant: Found) -> str:
     taken = contestant["peak_memory"] or {}
     most = taken.get("device_bytes", taken.get("bytes"))
-    return _NONE if most is None else f"{most / 2**20:,.0f} MiB"
+    return NONE if most is None else f"{most / 2**20:,.0f} MiB"
 
 
 def _peaks(taken: Sequence[Found]) -> str:
@@ -231,11 +220,11 @@ def _peaks(taken: Sequence[Found]) -> str:
 
 
 def _number(value: float | None, form: str) -> str:
-    return _NONE if value is None else format(value, form)
+    return NONE if value is None else format(value, form)
 
 
 def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.0%}"
+    return NONE if value is None else f"{value:.0%}"
 
 
 def main() -> None:

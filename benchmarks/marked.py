@@ -1,0 +1,22 @@
+"""Pieces of README's sections that every benchmark has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+NONE = "–"  # noqa: RUF001 - what a table has where there is no figure
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table; the first line is its head."""
+    head, *body = [f"| {' | '.join(line)} |".replace("|  |", "| |", 1) for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *body])
+
+
+def left_out(skipped: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the sentence on who did not take part and why; nothing where everybody did."""
+    named = "; ".join(f"{each['name']} ({each['reason']})" for each in skipped)
+    return [f"Left out of this run: {named}."] if named else []
+
+
+__all__ = ["NONE", "left_out", "table"]

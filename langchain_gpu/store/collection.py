@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import Batch, decode_metadata
-from langchain_gpu.store.documents import Documents, Entry
+from langchain_gpu.store.documents import Columns, Documents, Entry
 from langchain_gpu.store.gate import Gate
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT
@@ -62,12 +62,12 @@ class Words(Protocol):
 Fuse: TypeAlias = Callable[[Rows, Rows | None], tuple[NDArray[np.floating], Rows]]
 
 
-class Hit(NamedTuple):
-    """A document that was found."""
+class Hits(NamedTuple):
+    """What was found for one query, best first: in columns, as most of it is only handed on."""
 
-    entry: Entry
-    score: float
-    row: int
+    documents: Columns
+    scores: list[float]
+    rows: list[int]
 
 
 class Collection:
@@ -189,7 +189,7 @@ class Collection:
 
     def search(
         self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """Return the `k` nearest documents of each query, or all if there are fewer.
 
         Args:
@@ -200,19 +200,31 @@ class Collection:
         """
         allowed = self._admitted(where)
         with self._gate.reading():
-            return self._nearest(queries, k, allowed, *how)
+            pick = self._documents.pick
+            nearest = self._nearest(queries, k, allowed, *how)
+            return [Hits(pick(rows), scores, rows) for scores, rows in nearest]
+
+    def search_ids(
+        self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any
+    ) -> list[tuple[list[str], list[float]]]:
+        """Return ids and scores of what `search` finds, and look at no document."""
+        allowed = self._admitted(where)
+        with self._gate.reading():
+            pick = self._documents.pick_ids
+            nearest = self._nearest(queries, k, allowed, *how)
+            return [(pick(rows), scores) for scores, rows in nearest]
 
     def candidates(
         self, query: Matrix, k: int, where: Predicate | None = None, *how: Any
-    ) -> tuple[list[Hit], Matrix]:
+    ) -> tuple[Hits, Matrix]:
         """Return the `k` nearest documents of one query, and their vectors [hits, dimension]."""
         allowed = self._admitted(where)
         with self._gate.reading():
-            hits = self._nearest(query, k, allowed, *how)[0]
-            if self._index is None or not hits:
-                return [], np.empty((0, query.shape[1]), dtype=np.float32)
-            rows = np.array([hit.row for hit in hits], dtype=np.int64)
-            return hits, self._index.vectors(rows)
+            ((scores, rows),) = self._nearest(query, k, allowed, *how)
+            hits = Hits(self._documents.pick(rows), scores, rows)
+            if self._index is None or not rows:
+                return hits, np.empty((0, query.shape[1]), dtype=np.float32)
+            return hits, self._index.vectors(np.array(rows, dtype=np.int64))
 
     def fused(
         self,
@@ -222,7 +234,7 @@ class Collection:
         where: Predicate | None = None,
         *how: Any,
         fetch_k: int,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Return the `k` best documents of one query, as two rankings together have them.
 
         Args:
@@ -239,14 +251,12 @@ class Collection:
         self._count_words()  # the first time takes seconds, which writers do not wait for
         with self._gate.reading():
             if not len(self._documents):
-                return []
+                return Hits(Columns([], [], []), [], [])
             self._count_words(inside=True)  # what came in between
-            near = [hit.row for hit in self._nearest(query, fetch_k, allowed, *how)[0]]
+            ((_, near),) = self._nearest(query, fetch_k, allowed, *how)
             scores, rows = fuse(np.array(near, dtype=np.int64), allowed)
             best, measured = rows[:k].tolist(), scores[:k].tolist()
-            entries = self._documents.entries(best)
-            found = zip(entries, measured, best, strict=True)
-            return [Hit(entry, score, row) for entry, score, row in found if entry is not None]
+            return Hits(self._documents.pick(best), measured, best)
 
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
@@ -314,21 +324,20 @@ class Collection:
         # Rows that go before the search are not found, and no later document can have their number.
         return rows[np.fromiter(admitted, dtype=np.bool_, count=len(rows))]
 
-    def _nearest(self, queries: Matrix, k: int, allowed: Rows | None, *how: Any) -> list[list[Hit]]:
+    def _nearest(
+        self, queries: Matrix, k: int, allowed: Rows | None, *how: Any
+    ) -> list[tuple[list[float], list[int]]]:
+        """Return scores and rows for each query, best first."""
         k = min(k, len(self._documents) if allowed is None else len(allowed))
         if self._index is None or k == 0:
-            return [[] for _ in queries]
+            return [([], []) for _ in queries]
         scores, rows = self._search(self._index, queries, k, allowed, *how)
-        return [
-            [
-                Hit(entry, score, row)
-                for entry, score, row in zip(
-                    self._documents.entries(found), measured, found, strict=True
-                )
-                if entry is not None
-            ]
-            for found, measured in zip(rows.tolist(), scores.tolist(), strict=True)
-        ]
+        found = list(zip(scores.tolist(), rows.tolist(), strict=True))
+        if (rows[:, -1] >= 0).all():
+            return found
+        counts = (rows >= 0).sum(axis=1).tolist()  # what was not found stands at the end
+        pairs = zip(found, counts, strict=True)
+        return [(scores[:count], rows[:count]) for (scores, rows), count in pairs]
 
 
 def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
@@ -337,4 +346,4 @@ def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
         documents.remove(rows.tolist())
 
 
-__all__ = ["Collection", "Hit", "Index", "Predicate"]
+__all__ = ["Collection", "Hits", "Index", "Predicate"]

@@ -23,6 +23,14 @@ class Entry(NamedTuple):
     metadata: str
 
 
+class Columns(NamedTuple):
+    """Documents side by side, in lists of the same length."""
+
+    ids: list[str]
+    texts: list[str]
+    metadata: list[str]
+
+
 class Documents:
     """A table. Rows only grow and are never used twice. Not safe to change from two threads."""
 
@@ -66,41 +74,44 @@ class Documents:
         self._texts = list(compress(self._texts, keep))
         self._metadata = list(compress(self._metadata, keep))
 
-    def entry(self, row: int) -> Entry | None:
-        """Return the document of a row, None if it is gone (or -1)."""
-        position = bisect_left(self._rows, row)
-        if position == len(self._rows) or self._rows[position] != row:
-            return None
-        return Entry(self._ids[position], self._texts[position], self._metadata[position])
+    def pick(self, rows: Sequence[int]) -> Columns:
+        """Return the documents of rows that are here.
 
-    def entries(self, rows: Iterable[int]) -> list[Entry | None]:
-        """Return the documents of rows, as `entry` does one by one."""
-        column, ids, texts, metadata = self._rows, self._ids, self._texts, self._metadata
-        count = len(column)
-        first = column[0] if count else 0
-        found: list[Entry | None] = []
-        for row in rows:
-            position = row - first  # where nothing went; bisection would miss the cache all along
-            if not 0 <= position < count or column[position] != row:
-                position = bisect_left(column, row)
-            here = position < count and column[position] == row
-            found.append(
-                Entry(ids[position], texts[position], metadata[position]) if here else None
-            )
-        return found
+        Raises:
+            LookupError: One is not.
+        """
+        places = self._places(rows)
+        ids, texts, metadata = self._ids, self._texts, self._metadata
+        return Columns(
+            [ids[place] for place in places],
+            [texts[place] for place in places],
+            [metadata[place] for place in places],
+        )
+
+    def pick_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of rows that are here; their texts are not looked at.
+
+        Raises:
+            LookupError: One is not.
+        """
+        ids = self._ids
+        return [ids[place] for place in self._places(rows)]
 
     def get(self, id_: str) -> Entry | None:
         """Return the document of an id."""
         row = self._row_of.get(id_)
-        return None if row is None else self.entry(row)
+        if row is None:
+            return None
+        (place,) = self._places([row])
+        return Entry(self._ids[place], self._texts[place], self._metadata[place])
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows, increasing."""
         return np.array(self._rows, dtype=np.int64)
 
-    def columns(self) -> tuple[list[str], list[str], list[str]]:
-        """Return ids, texts and metadata by position; the lists are copies, the strings are not."""
-        return list(self._ids), list(self._texts), list(self._metadata)
+    def columns(self) -> Columns:
+        """Return all documents; the lists are copies, the strings are not."""
+        return Columns(list(self._ids), list(self._texts), list(self._metadata))
 
     def ids(self) -> list[str]:
         """Return the ids by position, as a copy of the list."""
@@ -113,6 +124,21 @@ class Documents:
     def metadata(self) -> list[str]:
         """Return the metadata by position, as a copy of the list."""
         return list(self._metadata)
+
+    def _places(self, rows: Sequence[int]) -> list[int]:
+        column, count = self._rows, len(self._rows)
+        first = column[0] if count else 0
+        whole = count > 0 and column[-1] - first == count - 1
+        if whole:  # nothing went, so the column need not be looked at: it is far from the cache
+            places = [row - first for row in rows]
+        else:
+            places = [bisect_left(column, row) for row in rows]
+        here = not places or (min(places) >= 0 and max(places) < count)
+        if here and not whole:
+            here = all(column[place] == row for place, row in zip(places, rows, strict=True))
+        if not here:
+            raise LookupError(f"not all of the rows {list(rows)} are here")
+        return places
 
     def lines(self) -> Iterator[bytes]:
         """Yield each document as a line of JSON: row, id, text, metadata."""
@@ -166,4 +192,4 @@ def parse_line(line: bytes) -> tuple[int, Entry]:
     return row, Entry(id_, text, encode_metadata(values["metadata"], row))
 
 
-__all__ = ["Documents", "Entry", "parse", "parse_line"]
+__all__ = ["Columns", "Documents", "Entry", "parse", "parse_line"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -25,7 +25,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.store.documents import Documents, Entry, parse, parse_line
+from langchain_gpu.store.documents import Columns, Documents, Entry, parse, parse_line
 from langchain_gpu.store.errors import DamagedStoreError
 from langchain_gpu.store.manifest import REMEDY
 
@@ -98,20 +98,30 @@ class MappedDocuments:
         found = [found[0] for found in map(self._find, ids) if found is not None]
         return np.array(self._rows[found], dtype=np.int64)
 
-    def entry(self, row: int) -> Entry | None:
-        """Return the document of a row, None if it is not here."""
-        return self.entries([row])[0]
+    def pick(self, rows: Sequence[int]) -> Columns:
+        """Return the documents of rows that are here.
 
-    def entries(self, rows: Iterable[int]) -> list[Entry | None]:
-        """Return the documents of rows, as `entry` does one by one."""
+        Raises:
+            LookupError: One is not.
+            DamagedStoreError: A line is not the document that it should be.
+        """
         if self._whole is not None:
-            return self._whole.entries(rows)
-        wanted = np.fromiter(rows, dtype=np.int64)
+            return self._whole.pick(rows)
+        wanted = np.array(rows, dtype=np.int64)
         places = np.searchsorted(self._rows, wanted)
-        known = places < len(self._rows)
-        known[known] = self._rows[places[known]] == wanted[known]
-        pairs = zip(places.tolist(), known.tolist(), strict=True)
-        return [self._read(position) if here else None for position, here in pairs]
+        here = places < len(self._rows)
+        if not here.all() or (self._rows[places] != wanted).any():
+            raise LookupError(f"not all of the rows {list(rows)} are here")
+        entries = list(map(self._read, places.tolist()))
+        return Columns(
+            [entry.id for entry in entries],
+            [entry.text for entry in entries],
+            [entry.metadata for entry in entries],
+        )
+
+    def pick_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of rows that are here; see `pick`."""
+        return self.pick(rows).ids
 
     def get(self, id_: str) -> Entry | None:
         """Return the document of an id."""
@@ -128,8 +138,8 @@ class MappedDocuments:
         digests[self._whose] = self._digests
         return digests
 
-    def columns(self) -> tuple[list[str], list[str], list[str]]:
-        """Return ids, texts and metadata by position, all read into memory."""
+    def columns(self) -> Columns:
+        """Return all documents, read into memory."""
         return self.whole().columns()
 
     def texts(self) -> list[str]:

@@ -37,7 +37,7 @@ from langchain_gpu.search.route import DType, Route
 from langchain_gpu.search.vectors import empty, gather, prepare_one, sliced
 from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
-from langchain_gpu.store.collection import Collection, Hit
+from langchain_gpu.store.collection import Collection, Hits
 from langchain_gpu.store.documents import Entry
 
 Scored = list[tuple[Document, float]]
@@ -169,7 +169,7 @@ class Core(VectorStore):
 
     def _find(
         self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None, how: SearchOptions
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         where = None if filter is None else compile_filter(filter)
         queries = self._prepare(vectors, name_query)
         found = self._collection.search(queries, at_least_one("k", k), where, self._effort(how))
@@ -205,20 +205,21 @@ def embed_text(embedding: Embeddings, text: str) -> NDArray[np.float32]:
 
 def document_of(entry: Entry) -> Document:
     """Make a fresh document of what is stored."""
-    values = {
-        "id": entry.id,
-        "page_content": entry.text,
-        "metadata": decode_metadata(entry.metadata),
-    }
+    return made_document(entry.id, entry.text, entry.metadata)
+
+
+def made_document(id_: str, text: str, metadata: str) -> Document:
+    """Make a fresh document; its metadata is JSON."""
+    values = {"id": id_, "page_content": text, "metadata": decode_metadata(metadata)}
     # What the constructor does in the end, without its four layers of Python: a third of the time.
     document = Document.__new__(Document)
     Document.__pydantic_validator__.validate_python(values, self_instance=document)
     return document
 
 
-def scored(hits: list[Hit]) -> Scored:
+def scored(hits: Hits) -> Scored:
     """Make documents with scores."""
-    return [(document_of(hit.entry), hit.score) for hit in hits]
+    return list(zip(map(made_document, *hits.documents), hits.scores, strict=True))
 
 
 def unscored(found: Scored) -> list[Document]:

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from langchain_core.documents import Document
 from numpy.typing import ArrayLike
 
+from langchain_gpu.search.base import Matrix
 from langchain_gpu.search.embed import embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.search.mmr import select_diverse
@@ -64,6 +65,30 @@ class Searches(Core):
     ) -> Scored:
         """Return the `k` documents nearest to a vector, with scores as the class says."""
         return scored(self._find([embedding], k, filter, how)[0])
+
+    def similarity_search_ids_by_vectors(
+        self,
+        embeddings: Sequence[ArrayLike] | Matrix,
+        k: int = 4,
+        filter: Filter | None = None,
+        **how: Unpack[SearchOptions],
+    ) -> list[list[tuple[str, float]]]:
+        """Search for several vectors at once: one list of (id, score) for each, no documents.
+
+        For what needs many neighbors and few texts: evaluation, duplicates, graphs. A batch takes
+        hardly longer than FAISS itself.
+
+        Args:
+            embeddings: [queries, dimension]
+            k: How many to return for each.
+            filter: Admits documents by their metadata.
+            **how: `nprobe` or `ef_search`.
+        """
+        where = None if filter is None else compile_filter(filter)
+        queries = self._prepare(embeddings, name_query)
+        found = self._collection.search_ids(queries, at_least_one("k", k), where, self._effort(how))
+        self._route.report()
+        return [list(zip(ids, scores, strict=True)) for ids, scores in found]
 
     def max_marginal_relevance_search(
         self,
@@ -120,8 +145,8 @@ class Searches(Core):
             query, max(k, fetch_k), where, self._effort(how)
         )
         self._route.report()
-        chosen = select_diverse(query, vectors, k, lambda_mult)
-        return scored([hits[position] for position in chosen])
+        found = scored(hits)
+        return [found[position] for position in select_diverse(query, vectors, k, lambda_mult)]
 
 
 __all__ = ["Searches"]

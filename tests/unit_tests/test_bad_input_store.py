@@ -132,6 +132,7 @@ WAYS: list[Callable[..., Any]] = [
     lambda target, k: target.similarity_search_with_score("1 0", k),
     lambda target, k: target.similarity_search_many(["1 0"], k),
     lambda target, k: target.similarity_search_by_vector([1, 0], k),
+    lambda target, k: target.similarity_search_ids_by_vectors([[1, 0]], k)[0],
     lambda target, k: target.similarity_search_with_relevance_scores("1 0", k),
     lambda target, k: target.max_marginal_relevance_search("1 0", k),
     lambda target, k: target.hybrid_search("1 0", k),

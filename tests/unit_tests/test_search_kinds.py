@@ -426,6 +426,7 @@ def test_effort_is_taken_by_every_search() -> None:
     for search in (made.similarity_search, made.similarity_search_with_score):
         assert len(search("text", 5, nprobe=3)) == 5
     assert len(made.similarity_search_many(["a", "b"], 5, nprobe=16)) == 2
+    assert len(made.similarity_search_ids_by_vectors(vectors(3), 5, nprobe=16)[2]) == 5
     found = made.max_marginal_relevance_search("text", 5, nprobe=16, filter={"third": 1})
     assert {document.metadata["third"] for document in found} == {1}
     retriever = made.as_retriever(k=3, search_kwargs={"nprobe": 4})

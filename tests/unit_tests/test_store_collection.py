@@ -16,7 +16,8 @@ from langchain_gpu.search import kinds
 from langchain_gpu.search.route import Route
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import check
-from langchain_gpu.store.collection import Collection
+from langchain_gpu.store.collection import Collection, Hits
+from langchain_gpu.store.documents import Columns
 from langchain_gpu.store.identity import Identity
 
 
@@ -54,7 +55,7 @@ def test_a_failing_index_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         patch.setattr(target._index, "add", fail)
         with pytest.raises(MemoryError):
             put(target, range(2, 5), version=1)
-    assert [hit.entry.text for hit in target.search(query(2), 1)[0]] == ["2 0"]
+    assert target.search(query(2), 1)[0].documents.texts == ["2 0"]
     put(target, range(2, 5), version=1)
     assert len(target) == 5
 
@@ -63,7 +64,8 @@ def test_clear_forgets_the_width_but_no_row() -> None:
     target = collection()
     put(target, range(3))
     target.clear()
-    assert (len(target), target.dimension, target.search(query(1), 2)) == (0, None, [[]])
+    nothing = Hits(Columns([], [], []), [], [])
+    assert (len(target), target.dimension, target.search(query(1), 2)) == (0, None, [nothing])
     target.put(check(["wide"]), np.ones((1, 5), dtype=np.float32))
     assert target._documents.rows().tolist() == [3]
 
@@ -85,7 +87,7 @@ def test_no_code_of_users_runs_behind_the_lock() -> None:
         metadata.clear()
         return True
 
-    assert len(target.search(query(1), 3, nosy)[0]) == 3
+    assert len(target.search(query(1), 3, nosy)[0].rows) == 3
     assert target.get(["id1"])[0].metadata == '{"even":false}'
 
 
@@ -97,19 +99,20 @@ def test_documents_that_go_while_a_filter_looks_are_not_found() -> None:
         target.delete(["id0"])
         return bool(metadata["even"])
 
-    assert [hit.entry.id for hit in target.search(query(0), 4, deleting)[0]] == ["id2"]
+    assert target.search(query(0), 4, deleting)[0].documents.ids == ["id2"]
 
 
 def read(target: Collection) -> None:
     """Search, and see that each hit is one version of one document, whole."""
     for number, hits in zip((20, 120), target.search(query(20, 120), 5), strict=True):
-        assert len({hit.entry.id for hit in hits}) == len(hits) == 5
-        for hit in hits:
-            n, version = map(int, hit.entry.text.split())
-            assert hit.entry.id == f"id{n}"
-            assert hit.score == (n - number) ** 2 + version**2
+        assert len(set(hits.documents.ids)) == len(hits.rows) == 5
+        for id_, text, score in zip(*hits.documents[:2], hits.scores, strict=True):
+            n, version = map(int, text.split())
+            assert id_ == f"id{n}"
+            assert score == (n - number) ** 2 + version**2
     hits, vectors = target.candidates(query(50), 3, lambda metadata: bool(metadata["even"]))
-    assert [[float(word) for word in hit.entry.text.split()] for hit in hits] == vectors.tolist()
+    said = [[float(word) for word in text.split()] for text in hits.documents.texts]
+    assert said == vectors.tolist()
 
 
 def write(target: Collection, first: int) -> None:

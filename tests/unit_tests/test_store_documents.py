@@ -34,7 +34,9 @@ def test_against_a_dictionary(steps: list[tuple[bool, list[str]]]) -> None:
             model |= {id_: Entry(id_, f"{id_}{number}", "{}") for id_ in ids}
         assert len(documents) == len(model)
         assert {id_: documents.get(id_) for id_ in model} == model
-        assert {id_: documents.entry(rows[id_]) for id_ in model} == model
+        picked = documents.pick([rows[id_] for id_ in model])
+        assert dict(zip(model, map(Entry, *picked), strict=True)) == model
+        assert documents.pick_ids([rows[id_] for id_ in model]) == list(model)
         assert documents.rows().tolist() == sorted(rows[id_] for id_ in model)
     again = parse(documents.lines(), documents.next_row)
     assert again.columns() == documents.columns()
@@ -47,9 +49,19 @@ def test_rows_are_never_used_twice() -> None:
     documents.remove([0, 1])
     documents.append(["a"], ["A"], ["{}"])
     assert documents.rows_of(["a"]).tolist() == [2]
-    assert documents.entry(0) is None
-    assert documents.entry(-1) is None
-    assert documents.entry(3) is None
+    assert documents.pick([2]) == (["a"], ["A"], ["{}"])
+    assert documents.pick([]) == ([], [], [])
+
+
+@pytest.mark.parametrize("gone", [[], [0], [1], [2], [0, 2], [0, 1, 2]])
+def test_rows_that_are_not_here_are_an_error(gone: list[int]) -> None:
+    documents = table("a", "b", "c")
+    documents.remove(gone)
+    left = [row for row in range(3) if row not in gone]
+    assert documents.pick_ids(left[::-1]) == ["abc"[row] for row in left[::-1]]
+    for row in (-4, -1, *gone, 3, 9):
+        with pytest.raises(LookupError, match="are here"):
+            documents.pick([*left, row])
 
 
 @pytest.mark.parametrize(

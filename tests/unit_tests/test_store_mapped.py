@@ -50,11 +50,14 @@ def test_they_are_what_was_in_memory(tmp_path: Path, held: dict[str, str], gone:
     documents.append(list(held), list(held.values()), ["{}"] * len(held))
     documents.remove([5 + n for n in gone if n < len(held)])
     mapped = write(tmp_path, documents)
-    every = range(-1, documents.next_row + 2)
+    every = documents.rows().tolist()
     assert len(mapped) == len(documents)
-    assert mapped.rows().tolist() == documents.rows().tolist()
-    assert mapped.entries(every) == documents.entries(every)
-    assert [mapped.entry(row) for row in every] == documents.entries(every)
+    assert mapped.rows().tolist() == every
+    assert mapped.pick(every) == documents.pick(every)
+    assert mapped.pick_ids(every[::-1]) == documents.pick_ids(every[::-1])
+    for row in {*range(-1, documents.next_row + 2)} - {*every}:
+        with pytest.raises(LookupError, match="are here"):
+            mapped.pick([*every, row])
     assert {id_: mapped.get(id_) for id_ in held} == {id_: documents.get(id_) for id_ in held}
     assert mapped.get("never") is None
     asked = [*held, "never"]

@@ -104,6 +104,19 @@ def test_all_ways_to_search_agree() -> None:
     assert len(compass.similarity_search_many(["2 1.9", "-1 0"], k=3)) == 2
 
 
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_ids_alone_are_those_of_the_documents(metric: Metric) -> None:
+    compass = store(*COMPASS, metric=metric)
+    queries = ["2 1.9", "-1 0", "0 1"]
+    vectors = compass.embeddings.embed_documents(queries)
+    for options in ({}, {"k": 2}, {"k": 99}, {"filter": lambda _: False}):
+        found = compass.similarity_search_many(queries, **options)
+        alone = [[(document.id, score) for document, score in hits] for hits in found]
+        assert compass.similarity_search_ids_by_vectors(vectors, **options) == alone
+        assert compass.similarity_search_ids_by_vectors(np.array(vectors), **options) == alone
+    assert compass.similarity_search_ids_by_vectors([]) == []
+
+
 async def test_async_ways_agree() -> None:
     compass = store(*COMPASS)
     assert texts_of(await compass.asimilarity_search("1 0", k=1)) == ["1 0"]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from benchmarks.measure import order
 from benchmarks.memory import run_apart
 from benchmarks.search_peers import (
     COMMUNITY,
+    IDS,
     NAMES,
     OURS,
     RAW,
@@ -46,6 +48,7 @@ RECALL = 0.95
 LARGE = (
     200_000  # vectors beyond which one round must do, without community: it takes 4 GB of a million
 )
+Way = Callable[[Vectors, int], Any]
 _EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -80,25 +83,33 @@ def exact(chosen: argparse.Namespace, size: int, folder: Path) -> dict[str, Any]
     texts = make_texts(size)
     queries = make_vectors(max(chosen.batch, chosen.singles), chosen.dimension, 3)
     names = NAMES if size <= LARGE else (RAW, OURS)
+    searching = (*names, IDS)
     adding: dict[str, list[float]] = {name: [] for name in names}
+    batch: dict[str, list[float]] = {name: [] for name in searching}
+    singles: dict[str, list[float]] = {name: [] for name in searching}
     peers: dict[str, Peer] = {}
-    for number in range(1 if size > LARGE else min(chosen.rounds, 3)):
+    # Where vectors come to lie in memory changes a search's time by tenths: all is built anew.
+    builds = 1 if size > LARGE else min(chosen.rounds, 3)
+    for number in range(builds):
         for place in order(len(names), number):
             peers.pop(names[place], None)
             gc.collect()
             began = perf_counter()
             peers[names[place]] = build(names[place], vectors, texts)
             adding[names[place]].append(perf_counter() - began)
-    here = [peers[name] for name in names]
-    batch = _by_turns(here, queries[: chosen.batch], 2 if size > LARGE else chosen.rounds)
-    singles: dict[str, list[float]] = {name: [] for name in names}
-    for number, query in enumerate(queries[: 40 if size > LARGE else chosen.singles]):
-        for name, spent in _by_turns(here, query[None], 1, first=number, warm=not number).items():
-            singles[name] += spent
+        ways = {name: peers[name].search for name in names}
+        ways[IDS] = peers[OURS].store.similarity_search_ids_by_vectors
+        rounds = 2 if size > LARGE else math.ceil(chosen.rounds / builds)
+        for name, spent in _by_turns(ways, queries[: chosen.batch], rounds).items():
+            batch[name] += spent
+        alone = queries[: 40 if size > LARGE else chosen.singles][number::builds]
+        for turn, query in enumerate(alone):
+            for name, spent in _by_turns(ways, query[None], 1, first=turn, warm=not turn).items():
+                singles[name] += spent
     rows = [
         {
             "name": name,
-            "add_per_second": round(size / median(adding[name])),
+            "add_per_second": round(size / median(adding[name])) if name in adding else None,
             "batch_ms": round(1000 * median(batch[name]), 2),
             "batch_ratio": round(median(np.divide(batch[name], batch[RAW]).tolist()), 3),
             "single_us": round(1e6 * median(singles[name])),
@@ -106,14 +117,14 @@ def exact(chosen: argparse.Namespace, size: int, folder: Path) -> dict[str, Any]
                 1e6 * median(np.subtract(singles[name], singles[RAW]).tolist()), 1
             ),
         }
-        for name in names
+        for name in searching
     ]
     for name in (RAW, OURS):
         peers[name].save(folder / name)
     embedding = peers[OURS].store.embeddings
     embedding.vectors = vectors[:1].copy()  # by which the store knows it again
     peers.clear()
-    del here, vectors, texts
+    del ways, vectors, texts
     gc.collect()
     return {"size": size, "rows": rows, "load_seconds": loading(embedding, folder, chosen.rounds)}
 
@@ -137,17 +148,23 @@ def adding(chosen: argparse.Namespace, count: int) -> dict[str, Any]:
 
 
 def _by_turns(
-    peers: Sequence[Peer], queries: Vectors, rounds: int, *, first: int = 0, warm: bool = True
+    ways: Mapping[str, Way],
+    queries: Vectors,
+    rounds: int,
+    *,
+    first: int = 0,
+    warm: bool = True,
 ) -> dict[str, list[float]]:
-    spent: dict[str, list[float]] = {each.name: [] for each in peers}
-    for each in peers if warm else ():
-        each.search(queries, K)
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for name in names if warm else ():
+        ways[name](queries, K)
     for number in range(first, first + rounds):
-        for place in order(len(peers), number):
-            each = peers[place]
+        for place in order(len(names), number):
+            search = ways[names[place]]
             began = perf_counter()
-            each.search(queries, K)
-            spent[each.name].append(perf_counter() - began)
+            search(queries, K)
+            spent[names[place]].append(perf_counter() - began)
     return spent
 
 
@@ -186,13 +203,14 @@ def approximate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         raw.add(vectors)
         size = None if knob == "ef_search" else count  # trained at once
         ours = FAISSVectorStore(Given(vectors), index=factory, device="cpu", train_size=size)
-        ours.add_embeddings(zip(map(str, range(count)), vectors, strict=True))
-        search = Search(ours)
+        numbers = list(map(str, range(count)))
+        ours.add_embeddings(zip(numbers, vectors, strict=True), ids=numbers)
+        ways = {RAW: raw, OURS: Search(ours), IDS: ours.similarity_search_ids_by_vectors}
         rows: list[dict[str, Any]] = []
-        for name, way in ((RAW, raw), (OURS, search)):
+        for name, way in ways.items():
             for effort in _EFFORTS:
                 ask = _asker(way, queries, knob, attribute, effort)
-                recall = _recall(ask(), truth)
+                recall = _recall(_NUMBERS[name](ask()), truth)
                 if recall >= RECALL:
                     rows.append(
                         {"name": name, knob: effort, "recall": round(recall, 3), "ask": ask}
@@ -209,23 +227,20 @@ def approximate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def _asker(
-    way: Any, queries: Vectors, knob: str, attribute: str, effort: int
-) -> Callable[[], list[list[int]]]:
-    if isinstance(way, Search):
-        return lambda: [
-            [int(document.page_content) for document, _ in hits]
-            for hits in way(queries, K, **{knob: effort})
-        ]
+def _asker(way: Any, queries: Vectors, knob: str, attribute: str, effort: int) -> Callable[[], Any]:
+    if callable(way):
+        return partial(way, queries, K, **{knob: effort})
     made: Any = faiss
     kind = made.SearchParametersHNSW if knob == "ef_search" else made.SearchParametersIVF
-    parameters = kind(**{attribute: effort})
+    return partial(way.search, queries, K, params=kind(**{attribute: effort}))
 
-    def ask() -> list[list[int]]:
-        found: list[list[int]] = way.search(queries, K, params=parameters)[1].tolist()
-        return found
 
-    return ask
+# What was found, as numbers.
+_NUMBERS: dict[str, Callable[[Any], list[list[int]]]] = {
+    RAW: lambda found: found[1].tolist(),
+    OURS: lambda found: [[int(document.id) for document, _ in hits] for hits in found],
+    IDS: lambda found: [[int(id_) for id_, _ in hits] for hits in found],
+}
 
 
 def _recall(found: list[list[int]], truth: np.ndarray[Any, Any]) -> float:

@@ -18,6 +18,7 @@ Vectors = NDArray[np.float32]  # rows of length 1
 
 RAW, COMMUNITY, OURS = "FAISS", "community FAISS", "FAISSVectorStore"
 NAMES = (RAW, COMMUNITY, OURS)
+IDS = "FAISSVectorStore, ids"  # as FAISS returns numbers: no documents are made
 WORDS = 70  # of a text
 
 

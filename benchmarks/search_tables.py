@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.marked import table
+from benchmarks.marked import NONE, table
 
 Found = dict[str, Any]
 
@@ -16,13 +16,15 @@ def section(found: Found) -> str:
         f"Search on {device['cores']} cores of {device['name']}; faiss-cpu "
         f"{versions['faiss-cpu']}, langchain-community {versions['langchain-community']}, "
         f"{found['date']}. Vectors of {found['dimension']} numbers with texts, k = {found['k']}; "
-        f"medians, by turns. FAISS returns numbers, the stores documents."
+        f"medians, by turns. FAISS returns numbers, the stores documents, and "
+        f"FAISSVectorStore ids too."
     )
     head = ["vectors", "", "adds/s", f"{found['batch']} queries", "ratio", "1 query", "more"]
     lines = [head]
     for each in found["exact"]:
         for row in each["rows"]:
-            cells = [f"{each['size']:,}", row["name"], f"{row['add_per_second']:,}"]
+            added = row["add_per_second"]
+            cells = [f"{each['size']:,}", row["name"], NONE if added is None else f"{added:,}"]
             cells += [f"{row['batch_ms']:,.1f} ms", f"{row['batch_ratio']:.2f}"]
             cells += [f"{row['single_us']:,} µs", f"{row['single_more_us']:,.0f} µs"]
             lines.append(cells)

@@ -332,12 +332,12 @@ class Collection:
         if self._index is None or k == 0:
             return [([], []) for _ in queries]
         scores, rows = self._search(self._index, queries, k, allowed, *how)
-        found = list(zip(scores.tolist(), rows.tolist(), strict=True))
-        if (rows[:, -1] >= 0).all():
-            return found
-        counts = (rows >= 0).sum(axis=1).tolist()  # what was not found stands at the end
-        pairs = zip(found, counts, strict=True)
-        return [(scores[:count], rows[:count]) for (scores, rows), count in pairs]
+        found = zip(scores.tolist(), rows.tolist(), strict=True)
+        # Lists where numpy would do: what a scan leaves of the cache is best not asked for much.
+        return [
+            (measured, here) if here[-1] >= 0 else (measured[: (n := here.index(-1))], here[:n])
+            for measured, here in found
+        ]
 
 
 def _take_away(index: Index, documents: Documents, rows: Rows) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_search, results, search_tables
-from benchmarks.search_peers import NAMES, OURS, RAW, build, make_texts, make_vectors
+from benchmarks.search_peers import IDS, NAMES, OURS, RAW, build, make_texts, make_vectors
 
 SIZES = ["--sizes", "200", "--dimension", "16", "--approximate", "600"]
 SMALL = [*SIZES, "--rounds", "1", "--batch", "8", "--singles", "4"]
@@ -46,13 +46,13 @@ def test_a_run_is_printed_and_kept(
     monkeypatch.setattr(bench_search, "run_apart", lambda module, task: taken)
     bench_search.main(SMALL)
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["name"] for row in record["exact"][0]["rows"]] == list(NAMES)
+    assert [row["name"] for row in record["exact"][0]["rows"]] == [*NAMES, IDS]
     assert set(record["exact"][0]["load_seconds"]) >= {RAW, OURS, f"{OURS}, mmap"}
     for each in record["approximate"]:
-        assert [row["name"] for row in each["rows"]] == [RAW, OURS]
+        assert [row["name"] for row in each["rows"]] == [RAW, OURS, IDS]
         assert all(row["recall"] >= bench_search.RECALL for row in each["rows"])
     text = search_tables.section(record)
-    for name in NAMES:
+    for name in (*NAMES, IDS):
         assert f"| 200 | {name} |" in text
     assert "not measured yet" in text
     path = results.write(record, tmp_path)

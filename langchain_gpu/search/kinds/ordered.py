@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.search.base import Effort, Found, Matrix, Mirrored, Rows
 from langchain_gpu.search.kinds.bodies import bitmap, faiss, in_order, shape_of
+from langchain_gpu.search.kinds.scan import scan
 from langchain_gpu.search.kinds.shapes import FLAT
 from langchain_gpu.search.kinds.staging import staged
 
@@ -110,13 +111,14 @@ class Ordered:
         self, index: Any, queries: Matrix, k: int, selector: Any
     ) -> tuple[NDArray[np.float32], Rows]:
         """Search for positions, the lowest of equals first, at the cut too."""
-        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
         fetch = min(k + 1, max(index.ntotal, 1))
-        scores, positions = index.search(queries, fetch, params=parameters)
+        scores, positions = scan(index, queries, fetch, selector)
         if fetch <= k:
             scores, positions = in_order(scores, positions)
             return _padded(scores, k), _padded(positions, k)
-        if not (scores[:, 1:] == scores[:, :-1]).any():  # nearly always: no equals, none at the cut
+        if not np.count_nonzero(
+            scores[:, 1:] == scores[:, :-1]
+        ):  # nearly always: no equals, none at the cut
             return scores[:, :k], positions[:, :k]
         scores, positions = in_order(scores, positions)
         # FAISS keeps the highest rows of equal inner products: where the cut goes through equals,
@@ -125,7 +127,7 @@ class Ordered:
         cut = np.flatnonzero(equal) if equal.any() else ()
         while len(cut) and fetch < index.ntotal:
             fetch = min(4 * fetch, index.ntotal)
-            more = in_order(*index.search(queries[cut], fetch, params=parameters))
+            more = in_order(*scan(index, queries[cut], fetch, selector))
             scores[cut, :k], positions[cut, :k] = more.scores[:, :k], more.rows[:, :k]
             cut = cut[more.scores[:, k - 1] == more.scores[:, -1]]
         return scores[:, :k], positions[:, :k]

@@ -1,0 +1,159 @@
+"""One query over many vectors, slice by slice: what FAISS finds alone, and in its order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from langchain_gpu import FAISSVectorStore
+from langchain_gpu.search import kinds
+from langchain_gpu.search.base import EFFORT, Metric
+from langchain_gpu.search.kinds import scan as scanning
+
+METRICS: list[Metric] = ["ip", "l2"]
+COUNT, WIDTH = 400, 8
+THREADS = 3
+
+
+@pytest.fixture(autouse=True)
+def sliced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Have few vectors looked through in slices; the list says by how many threads."""
+    seen: list[int] = []
+    whole = scanning._sliced
+
+    def noted(index: Any, queries: Any, k: int, slices: int) -> Any:
+        seen.append(slices)
+        return whole(index, queries, k, slices)
+
+    monkeypatch.setattr(scanning, "SLICE_BYTES", 4 * WIDTH * 10)
+    monkeypatch.setattr(scanning, "_sliced", noted)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(THREADS)
+    yield seen
+    faiss.omp_set_num_threads(before)
+
+
+def made(rows: NDArray[np.float32], metric: Metric) -> Any:
+    index = kinds.get("flat").create(rows.shape[1], metric)
+    index.add(np.arange(len(rows)), rows)
+    return index
+
+
+def nearest(rows: NDArray[np.float32], query: NDArray[np.float32], metric: Metric) -> list[int]:
+    """All rows in float64, the nearest first, the lowest of equals first."""
+    exact, point = rows.astype(np.float64), query.astype(np.float64)
+    away = ((exact - point) ** 2).sum(axis=1) if metric == "l2" else -(exact @ point)
+    order: list[int] = np.lexsort((np.arange(len(rows)), away)).tolist()
+    return order
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("k", [1, 10, 132, 133, 134, 399, 400])
+def test_it_is_what_brute_force_finds(metric: Metric, k: int, sliced: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, metric)
+    for query in rng.standard_normal((20, WIDTH), dtype=np.float32):
+        found = index.search(query[None], k)
+        assert found.rows[0].tolist() == nearest(rows, query, metric)[:k]
+        alone = index._body._index.search(query[None], k)[0]
+        assert found.scores.tolist() == alone.tolist()
+    assert set(sliced) == ({min(THREADS, COUNT // (k + 1))} if COUNT // (k + 1) > 1 else set())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("distinct", [1, 2, 7])
+def test_of_equals_the_lowest_come_first(metric: Metric, distinct: int) -> None:
+    """Equals lie in all slices, and on both sides of the cut."""
+    rng = np.random.default_rng(distinct)
+    few = rng.standard_normal((distinct, WIDTH), dtype=np.float32)
+    rows = few[rng.integers(0, distinct, COUNT)]
+    index = made(rows, metric)
+    for query in rng.standard_normal((5, WIDTH), dtype=np.float32):
+        for k in (1, 5, 50):
+            found = index.search(query[None], k).rows[0].tolist()
+            assert found == nearest(rows, query, metric)[:k]
+
+
+def test_a_batch_and_a_filter_are_left_to_faiss(sliced: list[int]) -> None:
+    rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, "ip")
+    index.search(rows[:2], 5)
+    allowed = np.arange(0, COUNT, 2)
+    found = index.search(rows[:1], 5, allowed, EFFORT).rows[0].tolist()
+    assert found == [row for row in nearest(rows, rows[0], "ip") if row % 2 == 0][:5]
+    assert not sliced
+
+
+def test_threads_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, "ip")
+    index.search(rows[:1], 5)
+    assert faiss.omp_get_max_threads() == THREADS
+    monkeypatch.setattr(scanning, "_sliced", None)  # what comes next cannot work
+    with pytest.raises(TypeError):
+        index.search(rows[:1], 5)
+    monkeypatch.undo()
+    assert faiss.omp_get_max_threads() == THREADS
+
+
+def test_many_threads_search_at_once(sliced: list[int]) -> None:
+    rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, "l2")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda n: index.search(rows[n : n + 1], 3), range(COUNT)))
+    assert [each.rows[0, 0] for each in found] == list(range(COUNT))
+    assert len(sliced) == COUNT
+
+
+def test_a_store_in_a_file_is_looked_through_in_slices(tmp_path: Path, sliced: list[int]) -> None:
+    class Line:
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            numbers = (float(text) if text[0].isdecimal() else 0.0 for text in texts)
+            return [[number, *[1.0] * (WIDTH - 1)] for number in numbers]
+
+        def embed_query(self, text: str) -> list[float]:
+            return self.embed_documents([text])[0]
+
+    line: Any = Line()
+    FAISSVectorStore.from_texts(list(map(str, range(COUNT))), line, metric="l2").save_local(
+        tmp_path
+    )
+    mapped = FAISSVectorStore.load_local(tmp_path, line, mmap=True, device="cpu")
+    assert [each.page_content for each in mapped.similarity_search("123.4", k=3)] == [
+        "123",
+        "124",
+        "122",
+    ]
+    assert sliced == [THREADS]
+
+
+def _search_in_a_child(rows: NDArray[np.float32], index: Any, answer: Any) -> None:
+    answer.put(index.search(rows[:1], 3).rows[0].tolist())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a fork is needed")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_has_threads_of_its_own(sliced: list[int]) -> None:
+    rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, "l2")
+    expected = index.search(rows[:1], 3).rows[0].tolist()
+    assert sliced
+    forks = multiprocessing.get_context("fork")
+    answer = forks.Queue()
+    child = forks.Process(target=_search_in_a_child, args=(rows, index, answer))
+    child.start()
+    try:
+        assert answer.get(timeout=60) == expected
+    finally:
+        child.kill()
+        child.join()

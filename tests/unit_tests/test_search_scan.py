@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +138,94 @@ def test_a_store_in_a_file_is_looked_through_in_slices(tmp_path: Path, sliced: l
         "122",
     ]
     assert sliced == [THREADS]
+
+
+def test_what_is_too_far_for_float32_is_not_found() -> None:
+    """Slices in which there is nothing to be found add no row."""
+    rows = np.full((COUNT, WIDTH), 4e18, dtype=np.float32)
+    rows[0] = rows[COUNT - 1] = 0
+    index = made(rows, "l2")
+    found = index.search(np.zeros((1, WIDTH), dtype=np.float32) - np.float32(4e18), 5)
+    assert found.rows.tolist() == [[0, COUNT - 1, -1, -1, -1]]
+
+
+class _NoThread(threading.Thread):
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_had_one_does_it_all(
+    monkeypatch: pytest.MonkeyPatch, sliced: list[int]
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, "l2")
+    monkeypatch.setattr(scanning, "_HELPERS", scanning._Helpers())
+    monkeypatch.setattr(scanning, "Thread", _NoThread)
+    assert index.search(rows[7:8], 5).rows[0].tolist() == nearest(rows, rows[7], "l2")[:5]
+    assert sliced == [THREADS]
+
+
+@pytest.mark.parametrize("failing", ["caller", "helper"])
+def test_an_error_is_raised_when_nobody_looks_any_more(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a search the vectors may change or go, so no thread may be at them still."""
+    rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
+    index = made(rows, "l2")
+    real, caller = faiss.knn, threading.current_thread()
+    both, ended = threading.Barrier(2), []
+
+    def knn(*arguments: Any) -> Any:
+        both.wait(60)
+        mine = threading.current_thread() is caller
+        if mine is (failing == "caller"):
+            raise MemoryError(failing)
+        time.sleep(0.2)
+        ended.append(mine)
+        return real(*arguments)
+
+    monkeypatch.setattr(faiss, "knn", knn)
+    faiss.omp_set_num_threads(2)
+    with pytest.raises(MemoryError, match=failing):
+        index.search(rows[:1], 5)
+    assert ended == [failing == "helper"]
+    monkeypatch.undo()
+    assert index.search(rows[:1], 1).rows.tolist() == [[0]]
+
+
+_AT_THE_END = """
+import atexit, threading
+import faiss, numpy as np
+from langchain_gpu.search import kinds
+from langchain_gpu.search.kinds import scan
+
+scan.SLICE_BYTES = 320
+index = kinds.get("flat").create(8, "l2")
+rows = np.arange(3200, dtype=np.float32).reshape(400, 8)
+index.add(np.arange(400), rows)
+
+def search(number):
+    faiss.omp_set_num_threads(3)
+    print(index.search(rows[number : number + 1], 1).rows[0, 0], flush=True)
+
+def later():
+    threading.main_thread().join()
+    search(1)
+
+if {before}:
+    search(0)
+threading.Thread(target=later).start()
+atexit.register(search, 2)
+"""
+
+
+@pytest.mark.parametrize("before", [["0"], []])
+def test_threads_search_on_while_python_shuts_down(before: list[str]) -> None:
+    script = _AT_THE_END.format(before=bool(before))
+    done = subprocess.run(  # noqa: S603 - our own interpreter and words
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == ([*before, "1", "2"], "")
 
 
 def _search_in_a_child(rows: NDArray[np.float32], index: Any, answer: Any) -> None:

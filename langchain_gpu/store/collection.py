@@ -207,7 +207,7 @@ class Collection:
     def search_ids(
         self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any
     ) -> list[tuple[list[str], list[float]]]:
-        """Return ids and scores of what `search` finds, and look at no document."""
+        """Return ids and scores of what `search` finds; texts in memory are not looked at."""
         allowed = self._admitted(where)
         with self._gate.reading():
             pick = self._documents.pick_ids
@@ -327,10 +327,19 @@ class Collection:
     def _nearest(
         self, queries: Matrix, k: int, allowed: Rows | None, *how: Any
     ) -> list[tuple[list[float], list[int]]]:
-        """Return scores and rows for each query, best first."""
+        """Return scores and rows for each query, best first.
+
+        Raises:
+            ValueError: The queries are not as wide as the vectors that are here.
+        """
         k = min(k, len(self._documents) if allowed is None else len(allowed))
-        if self._index is None or k == 0:
+        if self._index is None or k == 0 or not len(queries):
             return [([], []) for _ in queries]
+        if queries.shape[1] != self._index.dimension:  # others came since they were checked
+            raise ValueError(
+                f"the queries have {queries.shape[1]} dimensions, the store has "
+                f"{self._index.dimension}"
+            )
         scores, rows = self._search(self._index, queries, k, allowed, *how)
         found = zip(scores.tolist(), rows.tolist(), strict=True)
         # Lists where numpy would do: what a scan leaves of the cache is best not asked for much.

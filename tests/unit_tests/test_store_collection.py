@@ -70,6 +70,27 @@ def test_clear_forgets_the_width_but_no_row() -> None:
     assert target._documents.rows().tolist() == [3]
 
 
+def test_queries_of_a_width_that_was_cleared_are_refused() -> None:
+    """They were checked before; another thread's vectors came in between."""
+    target = collection()
+    put(target, range(3))
+    target.clear()
+    target.put(check(["wide"]), np.ones((1, 5), dtype=np.float32))
+    for search in (target.search, target.search_ids, target.candidates):
+        with pytest.raises(ValueError, match="queries have 2 dimensions, the store has 5"):
+            search(query(1), 2)
+
+
+def test_without_queries_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mirror is made for them, and their width does not matter."""
+    target = collection()
+    put(target, range(3))
+    monkeypatch.setattr(target, "_search", None)
+    none = np.empty((0, 0), dtype=np.float32)
+    assert target.search(none, 2) == []
+    assert target.search_ids(none, 2) == []
+
+
 def test_an_emptied_collection_keeps_its_width() -> None:
     target = collection()
     put(target, range(3))

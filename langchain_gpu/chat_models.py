@@ -17,9 +17,10 @@ from typing_extensions import override
 
 from langchain_gpu.calls import configs_of, entered, langchain_errors
 from langchain_gpu.generating import RunsGenerator
-from langchain_gpu.generators.base import Completion, Delta, Generator, Request, collect
+from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.messages import response_format, to_chunk, to_dicts, to_message
 from langchain_gpu.schemas import to_tool
 from langchain_gpu.structured import structured

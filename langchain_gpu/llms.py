@@ -21,9 +21,10 @@ from typing_extensions import override
 
 from langchain_gpu.calls import configs_of, entered, langchain_errors
 from langchain_gpu.generating import PER_CALL, RunsGenerator
-from langchain_gpu.generators.base import Completion, Delta, Generator, Request, collect
+from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.messages import end_metadata
 
 # What a call may set and a copy may hold. A time-out changes no answer, and a server's connection.

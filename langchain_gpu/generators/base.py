@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import abc
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from langchain_gpu.generators.checks import (
@@ -227,77 +226,6 @@ class Generator(Protocol):
         """Stop what runs and let go of the weights."""
 
 
-def collect(deltas: Iterable[Delta]) -> Completion:
-    """Put the pieces of one answer together.
-
-    Raises:
-        RuntimeError: The stream ended without its last piece: the answer is not whole.
-    """
-    texts: list[str] = []
-    thoughts: list[str] = []
-    calls: dict[int, ToolCall] = {}
-    logprobs: list[Mapping[str, Any]] = []
-    last: Delta | None = None
-    for delta in deltas:
-        texts.append(delta.text)
-        thoughts.append(delta.reasoning)
-        logprobs.extend(delta.logprobs)
-        for piece in delta.tool_calls:
-            known = calls.get(piece.index)
-            calls[piece.index] = (
-                replace(known, arguments=known.arguments + piece.arguments) if known else piece
-            )
-        last = delta
-    if last is None or not (last.finish_reason and last.timings):
-        raise RuntimeError("the engine ended the answer without saying why")
-    return Completion(
-        text="".join(texts),
-        reasoning="".join(thoughts),
-        tool_calls=tuple(calls[index] for index in sorted(calls)),
-        finish_reason=last.finish_reason,
-        usage=last.usage,
-        timings=last.timings,
-        logprobs=tuple(logprobs),
-        model=last.model,
-    )
-
-
-_EMPTY = Delta()
-
-
-class Timer:
-    """Passes on the pieces that hold something, and writes the timings onto the last one.
-
-    The clock starts when the object is made.
-    """
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._first: float | None = None
-
-    def __call__(self, delta: Delta) -> Delta | None:
-        """Return the piece to pass on; None for an empty one."""
-        if delta == _EMPTY:
-            return None
-        now = time.perf_counter()
-        if self._first is None:
-            self._first = now
-        if delta.finish_reason is None:
-            return delta
-        begun = self._first
-        later = delta.usage.output_tokens - 1 if delta.usage else 0
-        rate = later / (now - begun) if later > 0 and now > begun else None
-        return replace(delta, timings=Timings(begun - self._start, now - self._start, rate))
-
-
-def timed(deltas: Iterable[Delta]) -> Deltas:
-    """Pass on the pieces that hold something, and write the timings onto the last one."""
-    timer = Timer()
-    for delta in deltas:
-        if (passed := timer(delta)) is not None:
-            yield passed
-
-
 __all__ = [
     "Completion",
     "Delta",
@@ -307,10 +235,7 @@ __all__ = [
     "Message",
     "PromptTooLongError",
     "Request",
-    "Timer",
     "Timings",
     "ToolCall",
     "Usage",
-    "collect",
-    "timed",
 ]

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_gpu._extras import require
-from langchain_gpu.generators.base import Completion, Delta, Deltas, Request, collect
+from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
 from langchain_gpu.generators.hermes import parse_tagged, parsed_by
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.rows import Row
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.toolcalls import forced_format, recover_calls
 
 _PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}

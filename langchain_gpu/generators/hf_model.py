@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from langchain_gpu._host_table import keep_on_cpu
 from langchain_gpu.events import BudgetChanged, emit, warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
+from langchain_gpu.generators.hf_forward import forward
 from langchain_gpu.generators.hf_place import device_map, is_parted, plan_model
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.rows import Row
-from langchain_gpu.generators.sampling import Chooser
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
 from langchain_gpu.planner import ComponentPlan
@@ -161,7 +159,8 @@ class HFModel:
         """Generate until every row is finished, in smaller batches or on the CPU if need be."""
         problem: Exception | None = None
         try:
-            self._forward(rows)
+            pad = self.tokenizer.pad_token_id or 0
+            forward(self._open, rows, pad=pad, load=self._options.load)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -193,66 +192,6 @@ class HFModel:
             BudgetChanged(device=str(self.device), old_tokens=old, new_tokens=self.rows.budget),
         )
 
-    def _forward(self, rows: Sequence[Row]) -> None:
-        """One `generate` over all rows, from the tokens they have."""
-        model = self._open
-        ids = [row.prompt + row.tokens for row in rows]
-        width = max(len(row) for row in ids)
-        pad = self.tokenizer.pad_token_id or 0
-        # [rows, width], padded on the left: the next token stands at the same place in every row
-        tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        with torch.inference_mode():
-            model.generate(
-                input_ids=tokens.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max(row.left for row in rows),
-                pad_token_id=pad,
-                logits_processor=LogitsProcessorList([Chooser(rows)]),
-                stopping_criteria=StoppingCriteriaList([_Watch(rows)]),
-                **_PLAIN,
-                **self._cache,
-            )
-
-    @property
-    def _cache(self) -> dict[str, Any]:
-        """A cache of fixed size lets `generate` compile the model's steps; only where asked for."""
-        load = self._options.load
-        kind = load.get("cache_implementation") or ("static" if load.get("compile") else None)
-        named = {"cache_implementation": kind} if kind else {}
-        return named if load.get("compile") else {**named, "disable_compile": True}
-
-
-# Rows choose for themselves (see `sampling`): `generate` takes the largest score and adds nothing.
-_PLAIN: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "eos_token_id": None,
-    "stop_strings": None,
-    **dict.fromkeys(
-        (
-            *("temperature", "top_k", "top_p", "min_p", "typical_p"),
-            *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "no_repeat_ngram_size"),
-            *("bad_words_ids", "min_new_tokens", "min_length", "suppress_tokens"),
-        )
-    ),
-}
-
-
-class _Watch(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
-    """Hands every new token to its row, and ends the rows that are done."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
-
-    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            if not row.done:
-                row.add(token, row.rules.took(token))
-        done = [row.done for row in self._rows]
-        return torch.tensor(done, device=input_ids.device)
-
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     own = model.generation_config.eos_token_id
@@ -270,43 +209,4 @@ def _where(model: Any, planned: Device) -> Device:
     return replace(planned if kind != "cpu" else select_device("cpu"), reason=reason)
 
 
-@dataclass(eq=False)
-class _Shared:
-    model: HFModel
-    users: int = 0
-
-
-_models: dict[Hashable, _Shared] = {}
-_models_lock = threading.RLock()
-
-
-def shared_model(
-    owner: object, path: Path, device: Device, most: int, options: Options
-) -> tuple[HFModel, Callable[[], object]]:
-    """Return the model with these settings that is already here, or load it.
-
-    It is freed when the last of its owners has called what is returned beside it, or is gone.
-    """
-    load = repr(sorted(options.load.items()))
-    key = (path.resolve(), str(device), options.dtype, options.fallback, most, load, options.plan)
-    with _models_lock:
-        shared = _models.get(key)
-        if shared is None:
-            shared = _models[key] = _Shared(HFModel(path, device, most, options))
-        shared.users += 1
-    let_go = weakref.finalize(owner, _let_go, key, shared)
-    let_go.atexit = False
-    return shared.model, let_go
-
-
-def _let_go(key: Hashable, shared: _Shared) -> None:
-    with _models_lock:
-        shared.users -= 1
-        last = shared.users == 0
-        if last:
-            del _models[key]
-    if last:
-        shared.model.free()
-
-
-__all__ = ["HFModel", "shared_model"]
+__all__ = ["HFModel"]

@@ -18,7 +18,6 @@ from langchain_gpu.generators.base import (
     Message,
     PromptTooLongError,
     Request,
-    Timer,
     ToolCall,
     Usage,
 )
@@ -27,6 +26,7 @@ from langchain_gpu.generators.llama_start import start
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Pushed, Sink
 from langchain_gpu.generators.registry import Options, refuse
+from langchain_gpu.generators.streams import Timer
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 

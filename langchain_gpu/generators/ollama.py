@@ -10,13 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from langchain_gpu.generators.base import (
-    Deltas,
-    Message,
-    PromptTooLongError,
-    Request,
-    collect,
-)
+from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of, path_of
 from langchain_gpu.generators.ollama_models import Model, fetch
 from langchain_gpu.generators.ollama_place import (
@@ -31,6 +25,7 @@ from langchain_gpu.generators.ollama_place import (
 from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
 from langchain_gpu.generators.registry import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
 from langchain_gpu.servers.deadline import within

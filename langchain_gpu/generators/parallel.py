@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from langchain_gpu.generators.base import Completion, Delta, Deltas, Request, collect
+from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
 from langchain_gpu.generators.pump import Stoppable
+from langchain_gpu.generators.streams import collect
 
 
 def generate_all(

@@ -11,10 +11,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from langchain_gpu.generators.base import Completion, Delta, Deltas, Request, timed
+from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.streams import timed
 from langchain_gpu.generators.toolcalls import recover_calls
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client

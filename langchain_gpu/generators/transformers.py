@@ -24,15 +24,16 @@ from langchain_gpu.generators.base import (
     Message,
     PromptTooLongError,
     Request,
-    timed,
 )
 from langchain_gpu.generators.hf_formats import Formats
 from langchain_gpu.generators.hf_load import check_options
-from langchain_gpu.generators.hf_model import HFModel, shared_model
+from langchain_gpu.generators.hf_model import HFModel
+from langchain_gpu.generators.hf_shared import shared_model
 from langchain_gpu.generators.placing import place_model
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Rules
+from langchain_gpu.generators.streams import timed
 from langchain_gpu.hardware.devices import Device
 
 _BATCH = 16

@@ -7,15 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_gpu._extras import require
-from langchain_gpu.generators.base import (
-    Deltas,
-    Message,
-    PromptTooLongError,
-    Request,
-    collect,
-)
+from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.registry import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, Take, put_all
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.triton_form import Form
 from langchain_gpu.generators.triton_pieces import Pieces
 from langchain_gpu.servers.errors import RefusedError

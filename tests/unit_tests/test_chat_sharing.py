@@ -17,7 +17,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
 from langchain_gpu import ChatGPU
-from langchain_gpu.generators import hf_model
+from langchain_gpu.generators import hf_shared
 from langchain_gpu.generators.transformers import TransformersGenerator
 from tests.unit_tests.tiny_chat import build_chat
 
@@ -175,7 +175,7 @@ def test_two_objects_share_the_weights_and_the_last_frees_them(path: str) -> Non
     assert model.model is not None
     second.close()
     assert model.model is None
-    assert model not in [shared.model for shared in hf_model._models.values()]
+    assert model not in [shared.model for shared in hf_shared._models.values()]
 
 
 def test_an_object_that_is_dropped_frees_its_model(path: str) -> None:

@@ -15,10 +15,9 @@ from langchain_gpu.generators.base import (
     Timings,
     ToolCall,
     Usage,
-    collect,
-    timed,
 )
 from langchain_gpu.generators.parallel import generate_all
+from langchain_gpu.generators.streams import collect, timed
 
 HELLO = [{"role": "user", "content": "hello"}]
 LAST = Delta(finish_reason="stop", usage=Usage(3, 2), timings=Timings(0.1, 0.2, None))

@@ -12,9 +12,10 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
 from langchain_gpu import ChatGPU, _extras
-from langchain_gpu.generators.base import Delta, Timings, Usage, collect
+from langchain_gpu.generators.base import Delta, Timings, Usage
 from langchain_gpu.generators.hermes import parse_tagged, parsed_by
 from langchain_gpu.generators.rows import Row
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.transformers import TransformersGenerator
 from tests.unit_tests.tiny_chat import TEMPLATE, build_chat
 

@@ -17,10 +17,11 @@ from langchain_gpu._llama import ModelLoadError
 from langchain_gpu.events import FallbackWarning, GPUWarning
 from langchain_gpu.generators import llama_start as back_end
 from langchain_gpu.generators import placing
-from langchain_gpu.generators.base import PromptTooLongError, Request, collect
+from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
 from langchain_gpu.generators.placing import Place
 from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.resolve import resolve

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 from langchain_gpu import ChatGPU
 from langchain_gpu.events import TruncationWarning
-from langchain_gpu.generators.base import PromptTooLongError, Request, collect
+from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.ollama import OllamaGenerator
 from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.planner import ComponentPlan
 from langchain_gpu.servers.errors import (
     BadAnswerError,

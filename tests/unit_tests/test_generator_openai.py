@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, collect
+from langchain_gpu.generators.base import Delta
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, Timings, Usage, collect
+from langchain_gpu.generators.base import Delta, Timings, Usage
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.toolcalls import forced_format, recover_calls
 
 ADD: dict[str, Any] = {

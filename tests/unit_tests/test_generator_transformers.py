@@ -14,8 +14,9 @@ import torch
 
 from langchain_gpu.events import FallbackWarning, FellBack
 from langchain_gpu.generators import placing
-from langchain_gpu.generators.base import PromptTooLongError, Request, collect
+from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from tests.unit_tests.tiny_chat import WINDOW, build_chat

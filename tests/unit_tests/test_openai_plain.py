@@ -13,7 +13,8 @@ from langchain_core.outputs import Generation
 
 from langchain_gpu import GPULLM
 from langchain_gpu.events import TruncationWarning
-from langchain_gpu.generators.base import Request, collect
+from langchain_gpu.generators.base import Request
+from langchain_gpu.generators.streams import collect
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
 from tests.unit_tests.chat_script import DONE, Opens, chatting, event, opening, refusal, usage
 from tests.unit_tests.scripted_server import Asked, Reply, Script, Scripted, models

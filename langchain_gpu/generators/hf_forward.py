@@ -1,0 +1,79 @@
+"""One `generate` of transformers over a batch of rows, which choose their tokens themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from langchain_gpu.generators.rows import Row
+from langchain_gpu.generators.sampling import Chooser
+
+# Rows choose for themselves (see `sampling`): `generate` takes the largest score and adds nothing.
+_PLAIN: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "eos_token_id": None,
+    "stop_strings": None,
+    **dict.fromkeys(
+        (
+            *("temperature", "top_k", "top_p", "min_p", "typical_p"),
+            *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "no_repeat_ngram_size"),
+            *("bad_words_ids", "min_new_tokens", "min_length", "suppress_tokens"),
+        )
+    ),
+}
+
+
+def forward(model: Any, rows: Sequence[Row], *, pad: int, load: Mapping[str, Any]) -> None:
+    """Go on with every row from the tokens it has, until all are done.
+
+    Args:
+        model: A causal language model of transformers.
+        rows: Prompts and what is written of their answers.
+        pad: Id of the token that fills shorter rows up.
+        load: Options the model was loaded with: those for the cache are said here.
+    """
+    ids = [row.prompt + row.tokens for row in rows]
+    width = max(len(row) for row in ids)
+    # [rows, width], padded on the left: the next token stands at the same place in every row
+    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    with torch.inference_mode():
+        model.generate(
+            input_ids=tokens.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max(row.left for row in rows),
+            pad_token_id=pad,
+            logits_processor=LogitsProcessorList([Chooser(rows)]),
+            stopping_criteria=StoppingCriteriaList([_Watch(rows)]),
+            **_PLAIN,
+            **_cache(load),
+        )
+
+
+def _cache(load: Mapping[str, Any]) -> dict[str, Any]:
+    """A cache of fixed size lets `generate` compile the model's steps; only where asked for."""
+    kind = load.get("cache_implementation") or ("static" if load.get("compile") else None)
+    named = {"cache_implementation": kind} if kind else {}
+    return named if load.get("compile") else {**named, "disable_compile": True}
+
+
+class _Watch(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
+    """Hands every new token to its row, and ends the rows that are done."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+            if not row.done:
+                row.add(token, row.rules.took(token))
+        done = [row.done for row in self._rows]
+        return torch.tensor(done, device=input_ids.device)
+
+
+__all__ = ["forward"]

@@ -20,7 +20,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.outputs.chat_result import ChatResult
 
 from langchain_gpu import ChatGPU
-from langchain_gpu._llama import LlamaServer
+from langchain_gpu.llama.server import LlamaServer
 
 _QUESTION = "What is special about number 7?"
 _PACE = 0.001  # seconds between two chunks: whoever waits for them falls asleep, as it really does

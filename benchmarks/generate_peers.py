@@ -15,7 +15,7 @@ from langchain_huggingface import HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, pipeline
 
 from langchain_gpu import GPULLM, ChatGPU
-from langchain_gpu._llama import LlamaServer
+from langchain_gpu.llama.server import LlamaServer
 
 
 @dataclass(slots=True)

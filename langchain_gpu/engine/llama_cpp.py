@@ -11,13 +11,6 @@ import numpy as np
 import xllamacpp
 from numpy.typing import NDArray
 
-from langchain_gpu._llama import (
-    LlamaError,
-    LlamaServer,
-    LlamaSettings,
-    ModelLoadError,
-    shared_server,
-)
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import Fallback
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
@@ -30,6 +23,10 @@ from langchain_gpu.engine.tasks.embed import (
 )
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.llama.errors import LlamaError, ModelLoadError
+from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.llama.settings import LlamaSettings
+from langchain_gpu.llama.shared import shared_server
 from langchain_gpu.planner.arithmetic import rounded
 from langchain_gpu.planner.gguf_encoder import WINDOW, slots_of
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._llama import LlamaError, ModelLoadError
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
 from langchain_gpu.engine.tasks.score import (
@@ -25,6 +24,7 @@ from langchain_gpu.engine.tasks.score import (
     check_surrogates,
 )
 from langchain_gpu.events import warn_fallback
+from langchain_gpu.llama.errors import LlamaError, ModelLoadError
 from langchain_gpu.models.gguf import read_head
 
 _TYPES = "tokenizer.ggml.token_type_count"

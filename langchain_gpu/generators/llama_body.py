@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_gpu._llama import LlamaError, LlamaServer
 from langchain_gpu.generators.base import Request
 from langchain_gpu.generators.toolcalls import forced_format
+from langchain_gpu.llama.errors import LlamaError
+from langchain_gpu.llama.server import LlamaServer
 
 # Options that the server knows and does not list among its defaults.
 _UNLISTED = frozenset(

@@ -6,10 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from langchain_gpu._llama import (
-    LlamaError,
-    LlamaServer,
-)
 from langchain_gpu.generators.base import (
     Completion,
     Delta,
@@ -29,6 +25,8 @@ from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.streams import Timer
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.llama.errors import LlamaError
+from langchain_gpu.llama.server import LlamaServer
 
 
 class LlamaCppGenerator:

@@ -9,17 +9,14 @@ from typing import Any
 
 import xllamacpp
 
-from langchain_gpu._llama import (
-    LlamaServer,
-    LlamaSettings,
-    ModelLoadError,
-    running_server,
-    shared_server,
-)
 from langchain_gpu.events import warn_fallback
 from langchain_gpu.generators.placing import Place, fall_back, place_layers
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.hardware.devices import Device, select_device
+from langchain_gpu.llama.errors import ModelLoadError
+from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.llama.settings import LlamaSettings
+from langchain_gpu.llama.shared import running_server, shared_server
 from langchain_gpu.models.info import ModelInfo
 from langchain_gpu.planner import Chat, ComponentPlan, Policy
 from langchain_gpu.planner.alone import plan_alone

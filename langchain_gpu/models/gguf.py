@@ -20,6 +20,10 @@ from langchain_gpu.models.ggml_types import GGML_TYPES
 from langchain_gpu.models.info import HeaderError
 from langchain_gpu.models.window import Window
 
+MAGIC = b"GGUF"
+"""First bytes of every GGUF file."""
+VERSIONS = (2, 3)
+"""Versions of the format that are known here and to llama.cpp."""
 _FORMS = {
     kind: struct.Struct("<" + form)
     for kind, form in {
@@ -155,12 +159,12 @@ class _Parser(Window):
 
     def _preamble(self) -> tuple[int, int]:
         magic = self.take(4)
-        if magic != b"GGUF":
-            raise self.error(f"it begins with {magic!r}, not with b'GGUF'")
+        if magic != MAGIC:
+            raise self.error(f"it begins with {magic!r}, not with {MAGIC!r}")
         version = self.uint32()
         if version & 0xFFFF == 0:
             raise self.error("it is big-endian; convert it with gguf-convert-endian of `gguf`")
-        if version not in {2, 3}:
+        if version not in VERSIONS:
             raise self.error(f"its version is {version}; versions 2 and 3 are known")
         tensors, keys = self.uint64(), self.uint64()
         for what, count, least in (("tensors", tensors, _TENSOR_BYTES), ("keys", keys, _KEY_BYTES)):
@@ -240,4 +244,4 @@ class _Parser(Window):
         return form.unpack(self.take(form.size))[0]
 
 
-__all__ = ["GgufTensor", "Head", "parse_head", "read_head"]
+__all__ = ["MAGIC", "VERSIONS", "GgufTensor", "Head", "parse_head", "read_head"]

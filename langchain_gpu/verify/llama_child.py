@@ -10,10 +10,11 @@ from typing import Any
 
 import xllamacpp
 
-from langchain_gpu._llama import LlamaServer, LlamaSettings
 from langchain_gpu.generators.placing import place_layers
 from langchain_gpu.hardware.cpu import process_memory
 from langchain_gpu.hardware.devices import select_device
+from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.llama.settings import LlamaSettings
 
 _TALKATIVE = 4
 

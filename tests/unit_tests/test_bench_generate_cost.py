@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import generate_cost
 from langchain_gpu import ChatGPU
-from langchain_gpu._llama import LlamaServer
 from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
+from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.models.resolve import resolve
 
 pytestmark = pytest.mark.models

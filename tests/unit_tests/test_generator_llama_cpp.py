@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import xllamacpp
 
-from langchain_gpu import _llama
-from langchain_gpu._llama import ModelLoadError
 from langchain_gpu.events import FallbackWarning, GPUWarning
 from langchain_gpu.generators import llama_start as back_end
 from langchain_gpu.generators import placing
@@ -23,6 +21,8 @@ from langchain_gpu.generators.placing import Place
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.llama.errors import ModelLoadError
+from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.resolve import resolve
 from langchain_gpu.planner import Chat, imagined, plan
@@ -252,7 +252,7 @@ def test_a_model_too_large_for_the_gpu_goes_to_the_cpu(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = Device(kind="cuda", index=0, name="a card", reason="llama.cpp runs on CUDA0")
-    start = _llama.LlamaServer.__init__
+    start = LlamaServer.__init__
 
     def full(self: Any, settings: Any) -> None:
         if settings.n_gpu_layers:
@@ -260,7 +260,7 @@ def test_a_model_too_large_for_the_gpu_goes_to_the_cpu(
         start(self, settings)
 
     monkeypatch.setattr(back_end, "place_layers", lambda *_: Place(card))
-    monkeypatch.setattr(_llama.LlamaServer, "__init__", full)
+    monkeypatch.setattr(LlamaServer, "__init__", full)
     options = replace(SETTINGS, device="auto", n_ctx=320)
     with pytest.warns(FallbackWarning, match="could not load"):
         engine = LlamaCppGenerator(path, options)

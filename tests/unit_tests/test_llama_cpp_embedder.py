@@ -13,13 +13,6 @@ import pytest
 import xllamacpp
 from sentence_transformers import SentenceTransformer
 
-from langchain_gpu._llama import (
-    LlamaError,
-    LlamaServer,
-    LlamaSettings,
-    ModelLoadError,
-    shared_server,
-)
 from langchain_gpu.engine import llama_cpp
 from langchain_gpu.engine.backends import create
 from langchain_gpu.engine.config import EmbedderConfig
@@ -29,6 +22,10 @@ from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.llama.errors import LlamaError, ModelLoadError
+from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.llama.settings import LlamaSettings
+from langchain_gpu.llama.shared import shared_server
 from tests.unit_tests.gguf_bert import write_gguf
 from tests.unit_tests.tiny_models import WINDOW
 

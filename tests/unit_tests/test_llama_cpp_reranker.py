@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
 
 from langchain_gpu import GPURerank
-from langchain_gpu._llama import ModelLoadError
 from langchain_gpu.events import FallbackWarning, TruncationWarning
+from langchain_gpu.llama.errors import ModelLoadError
 from langchain_gpu.models.gguf import read_head
 from tests.unit_tests.gguf_bert import write_gguf
 from tests.unit_tests.tiny_models import WORDS

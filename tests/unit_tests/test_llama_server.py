@@ -14,16 +14,12 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu import _llama
-from langchain_gpu._llama import (
-    LlamaError,
-    LlamaServer,
-    LlamaSettings,
-    ModelLoadError,
-    check_gguf,
-    free_cores,
-    shared_server,
-)
+from langchain_gpu.llama import door
+from langchain_gpu.llama.checks import check_gguf
+from langchain_gpu.llama.errors import LlamaError, ModelLoadError
+from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.llama.settings import LlamaSettings
+from langchain_gpu.llama.shared import shared_server
 from langchain_gpu.models.resolve import resolve
 from tests.unit_tests.tiny_gguf import gguf
 
@@ -123,9 +119,9 @@ def test_it_answers_tokenizes_and_knows_its_model(server: LlamaServer) -> None:
 
 @pytest.mark.models
 def test_the_socket_lies_in_a_folder_of_this_user_only(server: LlamaServer) -> None:
-    assert server._socket is not None
-    assert stat.S_IMODE(server._socket.parent.stat().st_mode) == 0o700
-    assert server._native.listening_address == f"unix://{server._socket}"
+    assert server._door.path is not None
+    assert stat.S_IMODE(server._door.path.parent.stat().st_mode) == 0o700
+    assert server._native.listening_address == f"unix://{server._door.path}"
 
 
 @pytest.mark.models
@@ -133,11 +129,11 @@ def test_the_socket_lies_in_a_folder_of_this_user_only(server: LlamaServer) -> N
 def test_without_unix_sockets_a_random_key_guards_the_port(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_llama, "_SOCKET_PATH", 0)
+    monkeypatch.setattr(door, "_SOCKET_PATH", 0)
     server = LlamaServer(settings(weights))
     assert server._native.listening_address.startswith("http://127.0.0.1:")
     assert len(server.tokenize("hello world")) == 2
-    server._key = "guessed"
+    server._door._key = "guessed"
     with pytest.raises(LlamaError, match="Invalid API Key"):
         server.tokenize("hello world")
 
@@ -170,8 +166,8 @@ def test_the_same_settings_share_one_server_and_the_last_user_frees_it(weights: 
     first, second = shared_server(wanted), shared_server(replace(wanted))
     assert first is second
     assert shared_server(replace(wanted, n_ctx=310)) is not first
-    assert first._socket is not None
-    folder = first._socket.parent
+    assert first._door.path is not None
+    folder = first._door.path.parent
     del first
     gc.collect()
     assert folder.exists()
@@ -197,27 +193,6 @@ print("begun")
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
     assert (done.stdout, done.stderr) == ("begun\n", "")
-
-
-def test_threads_are_the_cores_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    # Idle and total ticks of eight CPUs over the same time: all, half, and none of it idle.
-    for idle, free in ((80, 4), (24, 2), (3, 1), (0, 1)):
-        looks = iter([(100, 1000), (100 + idle, 1080)])
-        monkeypatch.setattr(_llama, "_cpu_ticks", lambda looks=looks: next(looks))
-        assert free_cores(4) == free
-
-
-@pytest.mark.parametrize("look", [None, (5, 9)])
-def test_where_the_system_does_not_say_all_cores_are_taken(
-    look: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_llama, "_cpu_ticks", lambda: look)
-    assert free_cores(4) == 4
-
-
-def test_the_system_is_really_asked() -> None:
-    assert 1 <= free_cores(4) <= 4
 
 
 def test_a_whole_file_passes_the_first_look(tmp_path: Path) -> None:

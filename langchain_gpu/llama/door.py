@@ -1,0 +1,85 @@
+"""The one door of a llama.cpp server, which nobody but this process can open."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# Longest path a Unix socket may have, with room for systems that allow less than Linux's 107.
+_SOCKET_PATH = 100
+_HTTP_SECONDS = 30.0
+
+
+class Door:
+    """Where one server listens, and what is asked there.
+
+    llama.cpp's server always listens: here on a Unix socket in a folder only this user may enter,
+    elsewhere on a loopback port behind a random key. The folder goes with the door.
+
+    Attributes:
+        path: The Unix socket, None for the loopback port.
+    """
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix="langchain-gpu-")  # mode 0700
+        self._remove_folder = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder) / "llama.sock"
+        fits = hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _SOCKET_PATH
+        self.path = path if fits else None
+        self._key = secrets.token_urlsafe(32)
+        self._netloc = ""
+
+    def guard(self, params: Any) -> None:
+        """Have the server that starts with these `xllamacpp.CommonParams` listen here only."""
+        if self.path is not None:
+            params.hostnames = [str(self.path)]
+        else:
+            params.hostnames = ["127.0.0.1"]
+            params.api_keys = [self._key]
+
+    def opened(self, address: str) -> None:
+        """Learn the address that the started server gives: its port is the system's choice."""
+        self._netloc = urlsplit(address).netloc
+
+    def close(self) -> None:
+        """Remove the folder now: no server listens here."""
+        self._remove_folder()
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the server's answer, errors too: 0.2 ms over a Unix socket."""
+        connection: http.client.HTTPConnection
+        if self.path is not None:
+            connection = _UnixConnection(self.path)
+        else:
+            connection = http.client.HTTPConnection(self._netloc, timeout=_HTTP_SECONDS)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        try:
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        return answer
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_HTTP_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_HTTP_SECONDS)
+        self.sock.connect(str(self._path))
+
+
+__all__ = ["Door"]

@@ -1,0 +1,34 @@
+"""One server for all who want the same settings, freed with its last user."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.llama.settings import LlamaSettings
+
+_servers: weakref.WeakValueDictionary[LlamaSettings, LlamaServer] = weakref.WeakValueDictionary()
+_servers_lock = threading.Lock()
+
+
+def shared_server(settings: LlamaSettings) -> LlamaServer:
+    """Return the server with these settings that is already here, or start it.
+
+    Raises:
+        ModelLoadError: The file is missing, damaged, or does not fit into memory.
+    """
+    with _servers_lock:
+        server = _servers.get(settings)
+        if server is None:
+            server = _servers[settings] = LlamaServer(settings)
+        return server
+
+
+def running_server(settings: LlamaSettings) -> LlamaServer | None:
+    """Return the server with these settings if it is here already."""
+    with _servers_lock:
+        return _servers.get(settings)
+
+
+__all__ = ["running_server", "shared_server"]

@@ -86,12 +86,6 @@ def default_budget(device: Device) -> int:
     return DEFAULTS.get(device.kind, GPU_DEFAULT)
 
 
-def forget() -> None:
-    """Forget what was learned, for example after another program gave its memory back."""
-    with _lock:
-        _learned.clear()
-
-
 def _measure(peak_bytes: Callable[[int], int | None], device: Device, wanted: int) -> int:
     """Return `wanted`, or as many tokens as fit into the free memory by measurement."""
     tokens = wanted

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from langchain_gpu.engine import budgets as module
-from langchain_gpu.engine.budgets import Budgets, default_budget, forget
+from langchain_gpu.engine.budgets import Budgets, default_budget
 from langchain_gpu.hardware.devices import Device
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    forget()
-    yield
-    forget()
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_learned", {})
 
 
 class Card(FakeEncoder):

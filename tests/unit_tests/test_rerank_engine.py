@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from langchain_gpu import GPURerank
-from langchain_gpu.engine import backends, embedder
-from langchain_gpu.engine.budgets import forget
+from langchain_gpu.engine import backends, budgets, embedder
 from langchain_gpu.engine.encoder import Pending
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.engine.runtimes.tasks import SCORE
@@ -72,7 +71,7 @@ def wanted(path: str) -> Any:
 
 
 @pytest.fixture
-def small(path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], SmallCard]]:
+def small(path: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], SmallCard]:
     """Have the next reranker find a card of this capacity."""
 
     def build(capacity: int) -> SmallCard:
@@ -81,9 +80,8 @@ def small(path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int]
         monkeypatch.setattr(backends, "create", lambda *_: (encoder, "torch: the test says so"))
         return encoder
 
-    forget()
-    yield build
-    forget()
+    monkeypatch.setattr(budgets, "_learned", {})
+    return build
 
 
 def test_a_batch_that_does_not_fit_is_split(

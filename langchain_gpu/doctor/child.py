@@ -136,7 +136,8 @@ def onnx_session(kind: str, index: int, cores: int) -> dict[str, Any]:
         try:
             session = open_session(file, plan)
         except ProviderMissingError as error:
-            return _failed("missing", str(error), found=onnxruntime.get_available_providers())
+            there = onnxruntime.get_available_providers()
+            return _failed("missing", error.fact, remedy=error.remedy, found=there)
         found = session.get_providers()
         (product,) = session.run(None, {"a": left, "b": right})
         seconds = _repeat(lambda: session.run(None, {"a": left, "b": right}), lambda: None)

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 
 from langchain_gpu.doctor.ollama import Ollama, read_ollama
+from langchain_gpu.hardware.cpu import ROOT, read_meminfo
 
-ROOT = Path("/")
 # Each module comes in several distributions, which overwrite one another.
 MODULES = ("faiss", "onnxruntime")
 _MOST_ENTRIES = 1000  # of the current folder that are looked at
@@ -55,7 +55,7 @@ def read_environment(*, ollama: bool = True, root: Path = ROOT) -> Environment:
     """
     cache = hub_cache(os.environ)
     return Environment(
-        wheels=_wheels(),
+        wheels=wheels_of(*MODULES),
         cores_seen=os.cpu_count(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         shared_memory=_size(root / "dev/shm") if sys.platform == "linux" else None,
@@ -77,12 +77,9 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
 
 def swap_used(root: Path = ROOT) -> int | None:
     """Return the bytes of swap in use, None where the kernel does not say."""
-    try:
-        lines = [line.split() for line in (root / "proc/meminfo").read_text().splitlines()]
-        kib = {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
-        return (kib["SwapTotal"] - kib["SwapFree"]) * 1024
-    except (OSError, ValueError, KeyError):
-        return None
+    found = read_meminfo(root)
+    total, free = found.get("SwapTotal"), found.get("SwapFree")
+    return None if total is None or free is None else total - free
 
 
 def find_pickled(folder: Path) -> tuple[str, ...]:
@@ -107,10 +104,11 @@ def find_pickled(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _wheels() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {module: {} for module in MODULES}
+def wheels_of(*modules: str) -> dict[str, dict[str, str]]:
+    """Return module -> (distribution -> version): what is installed that brings each of them."""
+    found: dict[str, dict[str, str]] = {module: {} for module in modules}
     by_module = packages_distributions()  # reads every RECORD: once is enough
-    for module in MODULES:
+    for module in modules:
         for name in sorted(set(by_module.get(module, []))):
             with contextlib.suppress(PackageNotFoundError):  # leftovers of an uninstalled wheel
                 found[module][name] = version(name)
@@ -135,4 +133,12 @@ def _size(folder: Path) -> int | None:
         return None
 
 
-__all__ = ["MODULES", "Environment", "find_pickled", "hub_cache", "read_environment", "swap_used"]
+__all__ = [
+    "MODULES",
+    "Environment",
+    "find_pickled",
+    "hub_cache",
+    "read_environment",
+    "swap_used",
+    "wheels_of",
+]

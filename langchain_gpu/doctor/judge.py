@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langchain_gpu._extras import install_line
 from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.doctor.proofs import Proof
@@ -12,7 +11,7 @@ from langchain_gpu.doctor.wheels import faiss_remedy
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import Kind
-from langchain_gpu.hardware.traps import Problem
+from langchain_gpu.hardware.traps import Problem, advise
 from langchain_gpu.hardware.wheels import ROCM_WHEEL, XPU_WHEEL, cuda_remedy, reinstall
 
 _LLAMA = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp"
@@ -54,7 +53,7 @@ def _judge(proof: Proof, device: Device | None, env: Environment, facts: Facts) 
     where = f" on {proof.device} ({device.name})" if device else ""
     what = f"{proof.name}{where}: {proof.what}"
     if proof.cause == "slow start":
-        return Problem(kind, what, _LONGER, severity="advice")
+        return advise(kind, what, _LONGER)
     if proof.cause == "memory":
         tool = {"cuda": "`nvidia-smi`", "rocm": "`rocm-smi --showpids`"}.get(kind, "`top`")
         return Problem(kind, what, f"{tool} names the programs that hold it; close one")
@@ -65,29 +64,10 @@ def _judge(proof: Proof, device: Device | None, env: Environment, facts: Facts) 
         remedy = f"{stuck}; or allow more time: --proof-timeout 60"
         return Problem(kind, what, remedy, severity="advice" if busy else "problem")
     if proof.name == "ONNX Runtime" and proof.cause == "missing":
-        return _provider(kind, what, env)
+        # A wheel for GPUs that cannot reach one is a defect; a CPU wheel beside a GPU is a choice.
+        chosen = any(wheel != "onnxruntime" for wheel in env.wheels.get("onnxruntime", {}))
+        return Problem(kind, what, proof.remedy, severity="problem" if chosen else "advice")
     return Problem(kind, what, _remedy(proof, device, env, facts))
-
-
-def _provider(kind: Kind, what: str, env: Environment) -> Problem:
-    """A wheel for GPUs that cannot reach one is a defect; a CPU wheel beside a GPU is a choice."""
-    # `open_session` puts its remedy behind the fact.
-    for mark in (". Its wheels exclude one another: ", "; it needs the "):
-        fact, found, remedy = what.partition(mark)
-        if found:
-            break
-    wheels = env.wheels.get("onnxruntime", {})
-    chosen = any(wheel != "onnxruntime" for wheel in wheels)
-    if "libraries: " in remedy:
-        remedy = remedy.partition("libraries: ")[2]
-    elif remedy and not remedy.startswith("pip"):
-        remedy = f"install the {remedy}"
-    return Problem(
-        kind,
-        fact,
-        remedy or install_line("onnx-gpu" if kind == "cuda" else "onnx"),
-        severity="problem" if chosen else "advice",
-    )
 
 
 def _blind(proof: Proof, gpu: Device | None, facts: Facts) -> Problem | None:
@@ -105,11 +85,10 @@ def _blind(proof: Proof, gpu: Device | None, facts: Facts) -> Problem | None:
         )
     sees = any(name.startswith("GPU") for name in proof.found)
     if proof.name == "OpenVINO" and gpu.kind == "xpu" and not sees:
-        return Problem(
+        return advise(
             "xpu",
             f"OpenVINO sees no GPU, and there is {gpu} ({gpu.name})",
             "install Intel's OpenCL runtime (intel-opencl-icd) and join the group `render`",
-            severity="advice",
         )
     return None
 

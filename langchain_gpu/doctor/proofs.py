@@ -19,6 +19,7 @@ from typing import Any, Literal
 from langchain_gpu._extras import is_installed
 from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.child import ANSWER, LOADED
+from langchain_gpu.doctor.environment import wheels_of
 from langchain_gpu.hardware.devices import Device, list_devices
 from langchain_gpu.hardware.facts import Facts
 
@@ -44,6 +45,7 @@ class Proof:
         cause: Why it failed, empty where it passed. `"slow start"`: the time was up while
             libraries were still being loaded, which proves nothing.
         what: The same in words.
+        remedy: What to type or to change, where the library's own part knows.
         seconds: The child's whole life, the loading of libraries counted.
         gflops: Achieved GFLOP/s, None where nothing was timed.
         error: Norm of the error over the norm of the result in float64, None where not measured.
@@ -57,6 +59,7 @@ class Proof:
     dtype: str = ""
     cause: Cause = ""
     what: str = ""
+    remedy: str = ""
     seconds: float = 0.0
     gflops: float | None = None
     error: float | None = None
@@ -145,6 +148,7 @@ def run(trial: Trial, seconds: float = SECONDS, on_child: OnChild | None = None)
             passed=answer["ok"],
             cause=answer.get("cause", ""),
             what=answer.get("what", "")[:_MOST],
+            remedy=answer.get("remedy", ""),
             gflops=answer.get("gflops"),
             error=answer.get("error"),
             found=tuple(answer.get("found", ())),
@@ -223,9 +227,7 @@ def _end(status: int, err: str) -> str:
 
 def _has_gpu_faiss() -> bool:
     """Say whether a GPU wheel of FAISS is installed, without importing it."""
-    from importlib.metadata import packages_distributions
-
-    return any("gpu" in name.lower() for name in packages_distributions().get("faiss", []))
+    return any("gpu" in name.lower() for name in wheels_of("faiss")["faiss"])
 
 
 __all__ = ["SECONDS", "OnChild", "Proof", "Trial", "kill", "plan", "run"]

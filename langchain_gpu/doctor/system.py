@@ -9,7 +9,7 @@ from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
-from langchain_gpu.hardware.traps import Problem
+from langchain_gpu.hardware.traps import Problem, advise
 
 _GIB = 2**30
 _SHARED = 1 * _GIB  # Docker gives 64 MiB
@@ -127,7 +127,7 @@ def _size(count: int) -> str:
 
 
 def _advice(what: str, remedy: str) -> Problem:
-    return Problem("cpu", what, remedy, severity="advice")
+    return advise("cpu", what, remedy)
 
 
 __all__ = ["system_problems"]

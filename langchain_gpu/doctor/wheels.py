@@ -9,15 +9,14 @@ from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
-from langchain_gpu.hardware.traps import Problem
-from langchain_gpu.hardware.wheels import version
+from langchain_gpu.hardware.traps import Problem, advise
+from langchain_gpu.hardware.wheels import onnx_extra, version
 
 # FAISS's wheels for GPUs, the lighter first: extra, CUDA, compute capabilities (first, last).
 _FAISS = (
     ("faiss-gpu", (12, 6), (7, 0), (9, 0)),
     ("faiss-gpu-cuvs", (13, 2), (7, 5), (12, 9)),
 )
-_ONNX_EXTRAS = {"cuda": "onnx-gpu", "cpu": "onnx"}
 
 
 def wheel_problems(
@@ -37,7 +36,7 @@ def wheel_problems(
     best = gpus[0].kind if gpus else "cpu"
     extra = "faiss" if cuda is None else _fitting(cuda, facts) or "faiss"
     found = clash(faiss, "faiss", extra)
-    found += clash(onnx, "onnxruntime", _ONNX_EXTRAS.get(best, "onnx"))
+    found += clash(onnx, "onnxruntime", onnx_extra(best))
     if len(faiss) == 1:
         (wheel,) = faiss
         found += _faiss_here(wheel, faiss[wheel], facts, gpus, proven)
@@ -89,15 +88,15 @@ def _faiss_here(
         if _fitting(cuda[0], facts) is None:
             return []
         what = f"{wheel} {here} searches on the CPU, and there is {cuda[0]} ({cuda[0].name})"
-        return [_advice("cuda", what, faiss_remedy(cuda[0], facts, wheel))]
+        return [advise("cuda", what, faiss_remedy(cuda[0], facts, wheel))]
     if built_for is not None and not cuda:
         what = f"{wheel} {here} is for NVIDIA GPUs, and none can be used here"
         remedy = f"pip uninstall -y {wheel} && {install_line('faiss')}"
-        return [_advice("cuda", what, remedy)]
+        return [advise("cuda", what, remedy)]
     if others and wheel == "faiss-cpu":
         kind = others[0].kind
         what = f"FAISS has no wheel for {others[0]} ({others[0].name}): torch searches there"
-        return [_advice(kind, what, f'FAISSVectorStore(..., device="{kind}") asks for it')]
+        return [advise(kind, what, f'FAISSVectorStore(..., device="{kind}") asks for it')]
     found = []
     for device in cuda if built_for else []:
         if str(device) in proven or built_for is None:
@@ -126,10 +125,6 @@ def _fitting(device: Device, facts: Facts) -> str | None:
         if low <= capability <= high and (driver is None or driver[0] >= cuda[0]):
             return extra
     return None
-
-
-def _advice(kind: str, what: str, remedy: str) -> Problem:
-    return Problem(kind, what, remedy, severity="advice")  # type: ignore[arg-type]  # a device's
 
 
 __all__ = ["clash", "faiss_remedy", "wheel_problems"]

@@ -61,11 +61,7 @@ def verdict(problems: list[dict[str, str]]) -> str:
     bad = sum(problem["severity"] == "problem" for problem in problems)
     if bad == 0:
         return "Nothing keeps this hardware from being used."
-    return (
-        f"{bad} problem keeps" * (bad == 1)
-        + f"{bad} problems keep" * (bad > 1)
-        + (" hardware from being used.")
-    )
+    return f"{bad} {'problem keeps' if bad == 1 else 'problems keep'} hardware from being used."
 
 
 __all__ = [

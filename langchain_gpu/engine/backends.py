@@ -10,6 +10,7 @@ from langchain_gpu._extras import install_line, is_installed, require
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Encoder, Tokenized
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.wheels import onnx_extra
 from langchain_gpu.models.resolve import resolve
 
 
@@ -196,7 +197,7 @@ def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
 
 @register("onnx")
 def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
-    extra = "onnx-gpu" if device.kind == "cuda" else "onnx"
+    extra = onnx_extra(device.kind)
     require("onnxruntime", extra=extra)
     require("onnx", extra=extra)
     require("torch", extra="local")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU, Kind, visible_amd, visible_nvidia
-from langchain_gpu.hardware.traps import Problem, amd_arch
+from langchain_gpu.hardware.traps import Problem, advise, amd_arch
 
 _HELD = 0.5  # of a card's memory in other programs' hands, from which on it is worth a word
 _GIB = 2**30
@@ -33,7 +33,7 @@ def _container(facts: Facts) -> Iterator[Problem]:
     able = facts.environ.get("NVIDIA_DRIVER_CAPABILITIES", "").strip()
     if given and not facts.nvidia.gpus and facts.nvidia.error is None:
         told = given.lower() in {"none", "void"}
-        yield _advice(
+        yield advise(
             "cuda",
             f"NVIDIA_VISIBLE_DEVICES is {given!r}, "
             + (
@@ -45,7 +45,7 @@ def _container(facts: Facts) -> Iterator[Problem]:
         )
     words = {word.strip() for word in able.split(",")}
     if able and facts.nvidia.gpus and not words & {"all", "compute"}:
-        yield _advice(
+        yield advise(
             "cuda",
             f"NVIDIA_DRIVER_CAPABILITIES is {able!r}: without `compute` a container has no CUDA",
             "start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility",
@@ -58,7 +58,7 @@ def _override(facts: Facts) -> Iterator[Problem]:
     for gpu in dict.fromkeys(visible_amd(facts.amd.gpus, facts.environ)):
         arch = amd_arch(gpu, facts)
         if gpu.capability in built and arch != gpu.capability:
-            yield _advice(
+            yield advise(
                 "rocm",
                 f"HSA_OVERRIDE_GFX_VERSION makes {gpu.name} a {arch}, and torch has kernels for "
                 f"what it is, {gpu.capability}",
@@ -72,7 +72,7 @@ def _instances(facts: Facts) -> Iterator[Problem]:
         return
     for gpu in facts.nvidia.gpus:
         if len(gpu.instances) > 1:
-            yield _advice(
+            yield advise(
                 "cuda",
                 f"{gpu.name} is cut into {len(gpu.instances)} MIG instances, and CUDA shows the "
                 "first of them only",
@@ -95,7 +95,7 @@ def _memory(facts: Facts) -> Iterator[Problem]:
             continue
         held = gpu.memory_total - gpu.memory_free
         if held > _HELD * gpu.memory_total:
-            yield _advice(
+            yield advise(
                 kind,
                 f"programs hold {held / _GIB:.1f} of the {gpu.memory_total / _GIB:.1f} GiB of "
                 f"{kind}:{index} ({gpu.name})",
@@ -118,30 +118,26 @@ def _cuda_variables(facts: Facts) -> Iterator[Problem]:
     ):
         value = facts.environ.get(name, "").strip()
         if value not in {"", "0"}:
-            yield _advice(kind, f"{name}={value} {effect}", f"unset {name}")
+            yield advise(kind, f"{name}={value} {effect}", f"unset {name}")
 
 
 def _metal_variables(facts: Facts) -> Iterator[Problem]:
     if facts.apple is None:
         return
     if facts.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":
-        yield _advice(
+        yield advise(
             "mps",
             "PYTORCH_ENABLE_MPS_FALLBACK=1 runs what Metal lacks on the CPU, with no word of it "
             "but a warning of torch's",
             "unset PYTORCH_ENABLE_MPS_FALLBACK where you want an error in its place",
         )
     if facts.environ.get("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "").strip() in {"0", "0.0"}:
-        yield _advice(
+        yield advise(
             "mps",
             "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 lifts torch's limit of memory: macOS may stop "
             "the program, or swap until nothing answers",
             "unset PYTORCH_MPS_HIGH_WATERMARK_RATIO",
         )
-
-
-def _advice(kind: Kind, what: str, remedy: str) -> Problem:
-    return Problem(kind, what, remedy, severity="advice")
 
 
 __all__ = ["advice"]

@@ -102,10 +102,9 @@ def read_memory(root: Path = ROOT, *, system: str = sys.platform) -> tuple[int |
     """
     if system != "linux":
         return _memory_elsewhere()
-    lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
-    kib = {parts[0].rstrip(":"): int(parts[1]) for parts in lines if len(parts) > 1}
-    totals = [kib["MemTotal"] * 1024] if "MemTotal" in kib else []
-    frees = [kib["MemAvailable"] * 1024] if "MemAvailable" in kib else []
+    machine = read_meminfo(root)
+    totals = [machine["MemTotal"]] if "MemTotal" in machine else []
+    frees = [machine["MemAvailable"]] if "MemAvailable" in machine else []
     for folder in _cgroups(root, "memory"):
         limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
         if limit is None:
@@ -115,6 +114,16 @@ def read_memory(root: Path = ROOT, *, system: str = sys.platform) -> tuple[int |
         if used is not None:
             frees.append(max(limit - max(used - _reclaimable(folder), 0), 0))
     return min(totals, default=None), min(frees, default=None)
+
+
+def read_meminfo(root: Path = ROOT) -> dict[str, int]:
+    """Return what Linux says of the machine's memory, in bytes; nothing on other systems."""
+    lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
+    return {
+        words[0].rstrip(":"): int(words[1]) * 1024
+        for words in lines
+        if len(words) > 1 and words[1].isdecimal()
+    }
 
 
 def process_memory(root: Path = ROOT) -> int:
@@ -226,4 +235,13 @@ def _text(path: Path) -> str:
         return ""
 
 
-__all__ = ["CPU", "count_cores", "parse_sysctl", "process_memory", "read_cpu", "read_memory"]
+__all__ = [
+    "CPU",
+    "ROOT",
+    "count_cores",
+    "parse_sysctl",
+    "process_memory",
+    "read_cpu",
+    "read_meminfo",
+    "read_memory",
+]

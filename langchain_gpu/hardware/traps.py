@@ -50,6 +50,11 @@ class Problem:
         return f"{self.what}: {self.remedy}"
 
 
+def advise(kind: Kind, what: str, remedy: str) -> Problem:
+    """Return what keeps nothing from being used, and is still worth a word."""
+    return Problem(kind, what, remedy, severity="advice")
+
+
 def machine_problems(facts: Facts) -> list[Problem]:
     """Problems of no single card: a driver that does not answer, all cards hidden."""
     found = []
@@ -70,12 +75,11 @@ def order_problem(facts: Facts) -> Problem | None:
     by_bus = facts.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if by_bus or len({gpu.name for gpu in facts.nvidia.gpus}) < 2:  # noqa: PLR2004 (alike)
         return None
-    return Problem(
+    return advise(
         "cuda",
         "the NVIDIA cards differ: CUDA counts the fastest first, the driver (nvidia-smi, and the "
         "names here) counts by slot, so cuda:0 may be another card",
         "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
-        severity="advice",
     )
 
 
@@ -236,6 +240,7 @@ def _driver_remedy(error: str) -> str:
 __all__ = [
     "Problem",
     "Severity",
+    "advise",
     "amd_arch",
     "amd_problem",
     "apple_problem",

@@ -1,4 +1,4 @@
-"""Which builds of torch run on which card."""
+"""Which wheels run on which card: torch's builds, and the extra that brings ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -80,6 +80,11 @@ def rocm_remedy(arch: str, built: Sequence[str]) -> str:
     )
 
 
+def onnx_extra(kind: str) -> str:
+    """Return the extra whose ONNX Runtime suits a kind of device best."""
+    return "onnx-gpu" if kind == "cuda" else "onnx"
+
+
 def reinstall(tag: str) -> str:
     """Return the pip line for PyTorch's wheel `tag`."""
     # Without --force-reinstall pip takes an installed 2.13.0+cpu for the 2.13.0 it looks for.
@@ -96,6 +101,7 @@ __all__ = [
     "ROCM_WHEEL",
     "XPU_WHEEL",
     "cuda_remedy",
+    "onnx_extra",
     "reinstall",
     "rocm_remedy",
     "runs_on",

@@ -152,6 +152,7 @@ def onnx_on_cuda() -> Proof:
         passed=False,
         cause=answer["cause"],
         what=answer["what"],
+        remedy=answer["remedy"],
     )
 
 

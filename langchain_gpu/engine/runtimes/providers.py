@@ -40,11 +40,12 @@ _WHEELS = {
     _MIGRAPHX: "onnxruntime-migraphx",
     _OPENVINO: "onnxruntime-openvino",
 }
+# What brings the libraries that each of them needs.
 _LIBRARIES = {
-    _CUDA: 'CUDA and cuDNN libraries: pip install "onnxruntime-gpu[cuda,cudnn]"',
-    _TENSORRT: "TensorRT's libraries: pip install tensorrt",
-    _MIGRAPHX: "ROCm's MIGraphX libraries",
-    _OPENVINO: "OpenVINO's libraries and the card's driver",
+    _CUDA: 'pip install "onnxruntime-gpu[cuda,cudnn]"',
+    _TENSORRT: "pip install tensorrt",
+    _MIGRAPHX: "install ROCm's MIGraphX libraries",
+    _OPENVINO: "install OpenVINO's libraries and the card's driver",
 }
 # MIGraphX compiles the model for every shape it meets, so it meets few: widths in steps, and rows
 # filled up to a power of two. TensorRT has one engine for a range of shapes, planned for the
@@ -56,7 +57,18 @@ _COMMON_SHAPE = (64, 128)
 
 
 class ProviderMissingError(DeviceNotFoundError):
-    """ONNX Runtime cannot run on the device; the message says why and what helps."""
+    """ONNX Runtime cannot run on the device; the message says why and what helps.
+
+    Attributes:
+        fact: Why, in a sentence.
+        remedy: What to type or to change.
+    """
+
+    def __init__(self, fact: str, remedy: str) -> None:
+        """Say both."""
+        super().__init__(f"{fact}: {remedy}")
+        self.fact = fact
+        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +104,8 @@ class SessionPlan:
         choices = _CHOICES.get(self.device.kind)
         if choices is None:
             raise ProviderMissingError(
-                f"ONNX Runtime has no provider for {self.device} that takes batches of every "
-                f"shape; use backend='torch'"
+                f"ONNX Runtime has no provider for {self.device} that takes batches of every shape",
+                "use backend='torch'",
             )
         choice = self.choice or next(iter(choices))
         if choice not in choices:
@@ -175,8 +187,8 @@ def open_session(file: Path, plan: SessionPlan) -> Any:
     for name in wanted:
         if name not in onnxruntime.get_available_providers():
             raise ProviderMissingError(
-                f"the installed ONNX Runtime {onnxruntime.__version__} has no {name}. Its wheels "
-                f"exclude one another: pip uninstall -y onnxruntime && pip install {_WHEELS[name]}"
+                f"the installed ONNX Runtime {onnxruntime.__version__} has no {name}",
+                f"pip uninstall -y onnxruntime && pip install {_WHEELS[name]}",
             )
     if _CUDA in wanted and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # what torch's or NVIDIA's own wheels brought
@@ -198,7 +210,6 @@ def open_session(file: Path, plan: SessionPlan) -> Any:
     for name in wanted:
         if name not in got:
             raise ProviderMissingError(
-                f"ONNX Runtime could not start {name} and took {got[0]}; it needs the "
-                f"{_LIBRARIES[name]}"
+                f"ONNX Runtime could not start {name} and took {got[0]}", _LIBRARIES[name]
             )
     return session

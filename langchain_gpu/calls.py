@@ -1,17 +1,18 @@
-"""LangChain's manners of calling a model: batches, tasks that are canceled, errors it looks for."""
+"""LangChain's manners of calling: batches, canceled tasks, callbacks, errors it looks for."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
-from langchain_gpu.generators.base import PromptTooLongError
+from langchain_gpu.generators.base import Delta, PromptTooLongError
 
 T = TypeVar("T")
 
@@ -41,6 +42,20 @@ def langchain_errors() -> Iterator[None]:
         raise ContextOverflowError(str(error)) from error
 
 
+def told(deltas: Iterable[Delta], run_manager: CallbackManagerForLLMRun | None) -> Iterator[Delta]:
+    """Pass on the pieces of an answer, and tell LangChain's callbacks their text first."""
+    for delta in deltas:
+        if run_manager is not None and delta.text:
+            run_manager.on_llm_new_token(delta.text)
+        yield delta
+
+
+async def tell_async(run_manager: AsyncCallbackManagerForLLMRun | None, delta: Delta) -> None:
+    """Tell LangChain's callbacks the text of one piece."""
+    if run_manager is not None and delta.text:
+        await run_manager.on_llm_new_token(delta.text)
+
+
 @asynccontextmanager
 async def entered(held: AbstractContextManager[T]) -> AsyncIterator[T]:
     """Enter a context that may load a model, without keeping the event loop waiting."""
@@ -61,4 +76,4 @@ def _give_back(done: asyncio.Future[Any], held: AbstractContextManager[Any]) -> 
         held.__exit__(None, None, None)
 
 
-__all__ = ["configs_of", "entered", "langchain_errors"]
+__all__ = ["configs_of", "entered", "langchain_errors", "tell_async", "told"]

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.tools import BaseTool
+from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.calls import configs_of, entered, langchain_errors
+from langchain_gpu.calls import entered, langchain_errors
 from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
-from langchain_gpu.generators.checks import check_text
-from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.messages import response_format, to_chunk, to_dicts, to_message
-from langchain_gpu.schemas import to_tool
-from langchain_gpu.structured import structured
+from langchain_gpu.messages import to_chunk, to_dicts, to_message
+from langchain_gpu.schemas import to_tool, to_tool_choice
+from langchain_gpu.structured import StructuredChat
 
 
-class ChatGPU(RunsGenerator, BaseChatModel):
+class ChatGPU(RunsGenerator, StructuredChat):
     """Chat with a model on the GPU, or on the CPU where there is none, and know which and why.
 
     Setup:
@@ -91,14 +87,6 @@ class ChatGPU(RunsGenerator, BaseChatModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
 
-    def get_token_ids(self, text: str) -> list[int]:
-        """Return the ids the model's own tokenizer gives, without special tokens."""
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        check_text("the text", text)
-        with self._hold() as generator:
-            return generator.tokenize(text)
-
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
@@ -108,68 +96,6 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         definitions = [to_tool(tool) for tool in tools or ()]
         with self._hold() as generator:
             return generator.count_chat_tokens(to_dicts(messages), definitions)
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | bool | dict[str, Any] | None = None,
-        strict: bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Let the model call tools; its chat template must know them.
-
-        Args:
-            tools: Anything LangChain can turn into a tool definition.
-            tool_choice: `"auto"`, `"none"`, `"any"` (or True) for any one of them, or a tool's
-                name. In this process a forced call is enforced by a grammar; a server enforces it
-                in its own way, or says that it cannot.
-            strict: Ask for schemas in OpenAI's strict form.
-            **kwargs: Bound as they are.
-        """
-        formatted = [to_tool(tool, strict=strict) for tool in tools]
-        choice = _tool_choice(tool_choice)
-        return super().bind(tools=formatted, tool_choice=choice, **kwargs)
-
-    def with_structured_output(
-        self,
-        schema: dict[str, Any] | type | None = None,
-        *,
-        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
-        include_raw: bool = False,
-        strict: bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, Any]:
-        """Return a runnable whose answers are instances of `schema`.
-
-        Args:
-            schema: Pydantic class, TypedDict or JSON schema; None only for `"json_mode"`.
-            method: `"json_schema"` enforces the schema with a grammar and works with any model,
-                here and behind a server; `"function_calling"` needs a model that knows tools;
-                `"json_mode"` enforces JSON.
-            include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of raising.
-            strict: For interchangeability: a grammar is always strict.
-            **kwargs: None are known.
-
-        Raises:
-            ValueError: No schema where one is needed, or an unknown method or argument.
-
-        The runnable raises OutputParserException for an answer that is not of the schema, or that
-        `max_tokens` or the window cut before it was whole.
-        """
-        if kwargs:
-            raise ValueError(f"with_structured_output knows no argument {', '.join(kwargs)}")
-        if method not in ("json_schema", "function_calling", "json_mode"):
-            raise ValueError(f"unknown method {method!r}")
-        if schema is None and method != "json_mode":
-            raise ValueError(f"method={method!r} needs a schema")
-        if method == "function_calling" and schema is not None:
-            return super().with_structured_output(schema, include_raw=include_raw, strict=strict)
-        bound = self.bind(
-            response_format=response_format(schema, method),
-            ls_structured_output_format={"kwargs": {"method": method}, "schema": schema},
-        )
-        return structured(bound, schema, include_raw=include_raw)
 
     @override
     def batch(
@@ -190,8 +116,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         """
         if not inputs:
             return []
-        configs, width = configs_of(len(inputs), config)
-        with self._announced(len(inputs), width):
+        with self._batched(len(inputs), config) as configs:
             return super().batch(
                 list(inputs), configs, return_exceptions=return_exceptions, **kwargs
             )
@@ -208,8 +133,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         """Do the same as `batch` without blocking."""
         if not inputs:
             return []
-        configs, width = configs_of(len(inputs), config)
-        async with entered(self._announced(len(inputs), width)):
+        async with entered(self._batched(len(inputs), config)) as configs:
             return await super().abatch(
                 list(inputs), configs, return_exceptions=return_exceptions, **kwargs
             )
@@ -217,10 +141,6 @@ class ChatGPU(RunsGenerator, BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "langchain-gpu"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return self._settings
 
     @override
     def _generate(
@@ -243,11 +163,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
-        with (
-            self._hold() as generator,
-            langchain_errors(),
-            closing(generator.stream(request)) as deltas,
-        ):
+        with self._streamed(request) as (generator, deltas):
             for delta in deltas:
                 yield self._chunk(generator, delta)
 
@@ -261,10 +177,8 @@ class ChatGPU(RunsGenerator, BaseChatModel):
     ) -> ChatResult:
         request = self._request(messages, stop, kwargs)
         # By the stream, which stops when the task is canceled; a blocking call would run on.
-        async with entered(self._hold()) as generator:
-            with langchain_errors():
-                async with aclosing(pulled_async(generator.stream(request))) as deltas:
-                    return self._result(generator, collect([delta async for delta in deltas]))
+        async with self._astreamed(request) as (generator, deltas):
+            return self._result(generator, collect([delta async for delta in deltas]))
 
     @override
     async def _astream(
@@ -275,11 +189,9 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
-        async with entered(self._hold()) as generator:
-            with langchain_errors():
-                async with aclosing(pulled_async(generator.stream(request))) as deltas:
-                    async for delta in deltas:
-                        yield self._chunk(generator, delta)
+        async with self._astreamed(request) as (generator, deltas):
+            async for delta in deltas:
+                yield self._chunk(generator, delta)
 
     def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
@@ -289,7 +201,7 @@ class ChatGPU(RunsGenerator, BaseChatModel):
         return Request(
             messages=to_dicts(messages),
             tools=extra.pop("tools", None) or (),
-            tool_choice=_tool_choice(extra.pop("tool_choice", None)),
+            tool_choice=to_tool_choice(extra.pop("tool_choice", None)),
             **asked,
         )
 
@@ -300,21 +212,6 @@ class ChatGPU(RunsGenerator, BaseChatModel):
     def _chunk(self, generator: Generator, delta: Delta) -> ChatGenerationChunk:
         metadata = self._metadata(generator) if delta.finish_reason else {}
         return ChatGenerationChunk(message=to_chunk(delta, metadata))
-
-
-def _tool_choice(choice: Any) -> str:
-    """Bring everything LangChain and OpenAI write for it to one string."""
-    if isinstance(choice, dict):
-        named = choice.get("function", choice)
-        name = named.get("name") if isinstance(named, dict) else None
-        choice = name if name is not None else choice.get("type")
-    if choice is not None and not isinstance(choice, (str, bool)):
-        raise ValueError(
-            f"tool_choice={choice!r} is not known: take 'auto', 'none', 'any' or a tool's name"
-        )
-    if choice is None or choice is False:
-        return "auto"
-    return "required" if choice is True or choice == "any" else choice
 
 
 __all__ = ["ChatGPU"]

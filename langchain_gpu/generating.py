@@ -1,66 +1,31 @@
-"""What the faces that write text have in common: settings, a model that is loaded when needed."""
+"""What the faces that write text have in common: a model loaded when it is needed, and streams."""
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
     AbstractContextManager,
     ExitStack,
+    aclosing,
+    asynccontextmanager,
+    closing,
     contextmanager,
     suppress,
 )
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-)
-from typing_extensions import override
+from langchain_core.runnables import RunnableConfig
+from pydantic import Field
 
+from langchain_gpu.calls import configs_of, entered, langchain_errors
 from langchain_gpu.engine.keeper import Keeper
-from langchain_gpu.events import Listener
-from langchain_gpu.generators.base import Generator
-from langchain_gpu.generators.registry import (
-    SERVERS,
-    Choice,
-    Options,
-    check_name,
-    choose,
-    create,
-)
+from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
+from langchain_gpu.generators.checks import check_text
+from langchain_gpu.generators.pump import pulled_async
+from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, create
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.planner import ComponentPlan, Plan
-from langchain_gpu.planner.drive import component_of, main_device
-from langchain_gpu.servers.server import Server
-from langchain_gpu.shown import shown, shown_url
-
-T = TypeVar("T")
-
-PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
-"""Fields that are sampling settings of one call, and may be given with the call too."""
-_PLACING = (
-    "device",
-    "dtype",
-    "fallback",
-    "n_ctx",
-    "n_parallel",
-    "n_gpu_layers",
-    "n_threads",
-    "keep_alive",
-)
-# Seconds a server may take for an answer when nobody said: the openai client's own default.
-_SERVER_SECONDS = 600.0
-
-_SEEDS = 2**31
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+from langchain_gpu.settings import GeneratorSettings, seconds_of
 
 
 class Loaded:
@@ -76,94 +41,16 @@ class Loaded:
         return Loaded, ()
 
 
-class RunsGenerator(BaseModel):
-    """Fields and manners of a class that writes text with a model, loaded when it is first used."""
-
-    model: str = Field(validation_alias=AliasChoices("model", "model_name"), min_length=1)
-    """File, folder or name of the model."""
-    backend: str = "auto"
-    """Which engine runs it."""
-    device: str = "auto"
-    """Where to run."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What transformers computes in; a GGUF file brings its own."""
-    fallback: Literal["cpu", "error"] = "cpu"
-    """What happens when the device is missing or too small."""
-    n_ctx: int | None = Field(default=None, ge=1)
-    """Window of one chat in tokens. None is 4096 for llama_cpp, which allocates it for every slot,
-    and the model's own for transformers."""
-    n_parallel: int | None = Field(default=None, ge=1)
-    """Chats at the same time: None is 4 slots of llama_cpp, or 16 rows of a batch."""
-    n_gpu_layers: int | None = Field(default=None, ge=-1)
-    """llama_cpp: layers on the GPU; None and -1 take as many as fit."""
-    n_threads: int | None = Field(default=None, ge=1)
-    """llama_cpp: CPU threads; None takes the cores that are free when the model is loaded."""
-
-    temperature: float | None = Field(default=None, ge=0)
-    """0 takes the likeliest token; None is the engine's default."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    """Nucleus sampling; None is the engine's default."""
-    max_tokens: int | None = Field(default=None, ge=1)
-    """Longest answer; None leaves it the rest of the window."""
-    stop: list[str] | None = None
-    """Strings that end the answer, and are not part of it; those given with a call replace them."""
-    seed: int | None = None
-    """Makes sampling repeatable on one machine."""
-    timeout: float | None = Field(default=None, gt=0)
-    """Seconds from the call to the last token, loading not counted; None waits."""
-    streaming: bool = False
-    """Stream inside `invoke` too, for callbacks that want every token."""
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """More options for every call, under the engine's own names: `{"min_p": 0.1}`."""
-    load_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """More options for loading the model, under the engine's own names."""
-    base_url: str | None = None
-    """A server that runs the model instead of this process."""
-    api_key: SecretStr | None = Field(default=None, exclude=True)
-    """For that server; an engine in this process asks for none."""
-    max_retries: int = Field(default=2, ge=0)
-    """Further attempts when a server is overloaded, fails or breaks off before it has answered;
-    what fails in this process would fail again."""
-    keep_alive: float | str | None = None
-    """How long the model stays loaded after a call: seconds, or `"5m"`. None and -1 are for ever;
-    with None a server keeps it as long as it likes."""
-    plan: Plan | ComponentPlan | None = Field(default=None, exclude=True)
-    """Where the model goes, by `langchain_gpu.planner.plan`; None has a file planned when it is
-    loaded, against what is free then. Ollama is told its layers and its window."""
-    on_event: Listener | None = Field(default=None, exclude=True)
-    """Called for fallbacks and wrong plans; see `langchain_gpu.events`."""
+class RunsGenerator(GeneratorSettings):
+    """Manners of a class that writes text with a model, loaded when it is first used."""
 
     loaded: Loaded = Field(default_factory=Loaded, exclude=True, repr=False)
     """The engine, which a copy with other sampling settings shares. A field, for LangChain makes
     the copies of `configurable_fields` from the fields."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        populate_by_name=True,
-        protected_namespaces=(),
-        arbitrary_types_allowed=True,
-    )
-
-    @field_validator("backend")
-    @classmethod
-    def _known(cls, backend: str) -> str:
-        check_name(backend)
-        return backend
-
-    @field_validator("keep_alive")
-    @classmethod
-    def _duration(cls, keep_alive: float | str | None) -> float | str | None:
-        seconds_of(keep_alive)
-        return keep_alive
-
     @property
     def _loaded(self) -> Loaded:
         return self.loaded
-
-    @property
-    def model_name(self) -> str:
-        """The model, under the name other models' classes give it."""
-        return self.model
 
     @property
     def backend_reason(self) -> str:
@@ -185,6 +72,16 @@ class RunsGenerator(BaseModel):
         with self._hold() as generator:
             return generator.context_length
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the ids the model's own tokenizer gives, without special tokens."""
+        # A field of LangChain's own classes, from which the faces inherit too.
+        custom: Callable[[str], list[int]] | None = getattr(self, "custom_get_token_ids", None)
+        if custom is not None:
+            return custom(text)
+        check_text("the text", text)
+        with self._hold() as generator:
+            return generator.tokenize(text)
+
     def close(self) -> None:
         """Free the model's memory, once calls under way are done. The next call loads it again."""
         self.loaded.keeper.close()
@@ -194,19 +91,6 @@ class RunsGenerator(BaseModel):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """What tells one model's answers from another's, for LangChain's caches."""
-        names = ("model", "backend", "base_url", "stop", "model_kwargs", *PER_CALL)
-        weights = ("dtype", "n_ctx", "load_kwargs")
-        settings = {name: shown(getattr(self, name)) for name in (*names, *weights)}
-        return {**settings, "base_url": shown_url(self.base_url)}
-
-    @override
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, shown_url(value) if name == "base_url" else shown(value)
 
     @contextmanager
     def _hold(self) -> Iterator[Generator]:
@@ -231,6 +115,36 @@ class RunsGenerator(BaseModel):
                 _announce(stack.enter_context(self._hold()), stack, count, width)
             yield
 
+    @contextmanager
+    def _batched(
+        self, count: int, config: RunnableConfig | Sequence[RunnableConfig] | None
+    ) -> Iterator[list[RunnableConfig]]:
+        """Announce a batch of `count` inputs, and give each of them its config."""
+        configs, width = configs_of(count, config)
+        with self._announced(count, width):
+            yield configs
+
+    @contextmanager
+    def _streamed(self, request: Request) -> Iterator[tuple[Generator, Deltas]]:
+        """Hold the engine and its stream of one answer, which leaving stops."""
+        with self._hold() as generator, langchain_errors():
+            if request.prompt is not None:
+                check_plain(generator)
+            with closing(generator.stream(request)) as deltas:
+                yield generator, deltas
+
+    @asynccontextmanager
+    async def _astreamed(
+        self, request: Request
+    ) -> AsyncIterator[tuple[Generator, AsyncGenerator[Delta, None]]]:
+        """Do the same as `_streamed` without blocking; a task that is canceled stops the stream."""
+        async with entered(self._hold()) as generator:
+            if request.prompt is not None:
+                check_plain(generator)
+            with langchain_errors():
+                async with aclosing(pulled_async(generator.stream(request))) as deltas:
+                    yield generator, deltas
+
     def _current(self) -> Loaded:
         """The engine of these settings: a copy with others must not answer with the first one's."""
         settings = (self.model, self.backend, self._options())
@@ -238,28 +152,6 @@ class RunsGenerator(BaseModel):
             self.loaded = Loaded()
         self.loaded.settings = settings
         return self.loaded
-
-    def _options(self) -> Options:
-        placing = {name: getattr(self, name) for name in _PLACING}
-        server = Server(
-            url=self.base_url,
-            api_key=self.api_key.get_secret_value() if self.api_key else None,
-            timeout=self.timeout or _SERVER_SECONDS,
-            max_retries=self.max_retries,
-        )
-        planned = None
-        if self.plan is not None:
-            planned = component_of(self.plan, "chat", self.model)
-            here = self.backend not in SERVERS and self.base_url is None
-            if placing["device"] == "auto" and here:
-                placing["device"] = main_device(planned)
-        return Options(
-            **placing,
-            load=self.load_kwargs,
-            server=server,
-            plan=planned,
-            listener=self.on_event,
-        )
 
     def _choose(self, loaded: Loaded) -> Choice:
         if loaded.choice is None:
@@ -272,57 +164,22 @@ class RunsGenerator(BaseModel):
             )
         return loaded.choice
 
-    def _asked(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what every `Request` holds, from the settings and those of the call."""
-        extra = {**self.model_kwargs, **kwargs}
-        extra.pop("stream", None)  # LangChain's word for which of our methods it calls
-        if extra.pop("model", self.model) != self.model:
-            raise ValueError(
-                f"this {type(self).__name__} holds {self.model}: make another one for another model"
-            )
-        settings = {name: extra.pop(name, getattr(self, name)) for name in PER_CALL}
-        if type(settings["seed"]) is int:
-            # Engines cut it to 32 bits, and to some of them -1 means another seed each time.
-            settings["seed"] %= _SEEDS
-        return {
-            "response_format": extra.pop("response_format", None),
-            "stop": _stops(stop if stop is not None else self.stop),
-            "extra": extra,
-            **settings,
-        }
-
     def _metadata(self, generator: Generator) -> dict[str, Any]:
         backend = self.loaded.choice.backend if self.loaded.choice else self.backend
         return {"model_name": self.model, "backend": backend, "device": str(generator.device)}
 
 
-def _stops(stop: Any) -> tuple[Any, ...]:
-    """Return stop strings as they were given; a single text is one of them, not its letters."""
-    if stop is None:
-        return ()
-    if not isinstance(stop, (str, list, tuple)):
-        raise ValueError(  # noqa: TRY004 - as for every other wrong setting
-            f"stop must be a list of texts, not {stop!r}"
-        )
-    return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
-def seconds_of(keep_alive: float | str | None) -> float | None:
-    """Return how many seconds an idle model stays loaded; None for ever.
+def check_plain(generator: Generator) -> None:
+    """Look whether the engine knows plain prompts.
 
     Raises:
-        ValueError: It is no number, and no number with `ms`, `s`, `m` or `h`.
+        NotImplementedError: It knows only chats.
     """
-    if keep_alive is None:
-        return None
-    if isinstance(keep_alive, str):
-        if keep_alive.strip().startswith("-"):
-            return None
-        match = _DURATION.fullmatch(keep_alive.strip())
-        if match is None:
-            raise ValueError(f"keep_alive={keep_alive!r}: write seconds, or '30s', '5m', '1h'")
-        return float(match[1]) * _SECONDS[match[2]]
-    return None if keep_alive < 0 else float(keep_alive)
+    if not getattr(generator, "plain_prompts", False):
+        raise NotImplementedError(
+            f"{type(generator).__name__} knows only chats, no plain prompts: take ChatGPU, or the "
+            f"back end 'llama_cpp' or 'transformers'"
+        )
 
 
 def _announce(generator: Generator, stack: ExitStack, count: int, width: int) -> None:
@@ -331,4 +188,4 @@ def _announce(generator: Generator, stack: ExitStack, count: int, width: int) ->
         stack.enter_context(expect(count, width))
 
 
-__all__ = ["PER_CALL", "Loaded", "RunsGenerator", "seconds_of"]
+__all__ = ["Loaded", "RunsGenerator", "check_plain"]

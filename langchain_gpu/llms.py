@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any, Self
 
 from langchain_core.callbacks import (
@@ -14,18 +13,19 @@ from langchain_core.callbacks import (
     Callbacks,
 )
 from langchain_core.language_models import BaseLLM, LanguageModelInput
-from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.calls import configs_of, entered, langchain_errors
-from langchain_gpu.generating import PER_CALL, RunsGenerator
+from langchain_gpu.calls import entered, langchain_errors, tell_async, told
+from langchain_gpu.generating import RunsGenerator, check_plain
+from langchain_gpu.generations import to_generation_chunk, to_result
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.checks import check_text
-from langchain_gpu.generators.pump import pulled_async
+from langchain_gpu.generators.parallel import generate_all_async
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.messages import end_metadata
+from langchain_gpu.settings import PER_CALL
 
 # What a call may set and a copy may hold. A time-out changes no answer, and a server's connection.
 _KEYED = tuple(name for name in PER_CALL if name != "timeout")
@@ -78,15 +78,6 @@ class GPULLM(RunsGenerator, BaseLLM):
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
 
     @override
-    def get_token_ids(self, text: str) -> list[int]:
-        """Return the ids the model's own tokenizer gives, without special tokens."""
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        check_text("the text", text)
-        with self._hold() as generator:
-            return generator.tokenize(text)
-
-    @override
     def generate(
         self,
         prompts: list[str],
@@ -136,8 +127,7 @@ class GPULLM(RunsGenerator, BaseLLM):
         """
         if not return_exceptions or not inputs:
             return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
-        configs, width = configs_of(len(inputs), config)
-        with self._announced(len(inputs), width):
+        with self._batched(len(inputs), config) as configs:
             # One by one, in threads: BaseLLM would give every text the error of one.
             return super(BaseLLM, self).batch(inputs, configs, return_exceptions=True, **kwargs)
 
@@ -155,8 +145,7 @@ class GPULLM(RunsGenerator, BaseLLM):
             return await super().abatch(
                 inputs, config, return_exceptions=return_exceptions, **kwargs
             )
-        configs, width = configs_of(len(inputs), config)
-        async with entered(self._announced(len(inputs), width)):
+        async with entered(self._batched(len(inputs), config)) as configs:
             return await super(BaseLLM, self).abatch(
                 inputs, configs, return_exceptions=True, **kwargs
             )
@@ -179,10 +168,6 @@ class GPULLM(RunsGenerator, BaseLLM):
     def _llm_type(self) -> str:
         return "langchain-gpu-llm"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return self._settings
-
     @override
     def _generate(
         self,
@@ -193,13 +178,13 @@ class GPULLM(RunsGenerator, BaseLLM):
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
         with self._hold() as generator, langchain_errors():
-            _check(generator)
+            check_plain(generator)
             if not self.streaming:
                 return self._result(generator, generator.generate(requests))
             answers = []
             for request in requests:
                 with closing(generator.stream(request)) as deltas:
-                    answers.append(collect(_told(deltas, run_manager)))
+                    answers.append(collect(told(deltas, run_manager)))
             return self._result(generator, answers)
 
     @override
@@ -211,11 +196,9 @@ class GPULLM(RunsGenerator, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         (request,) = self._requests([prompt], stop, kwargs)
-        with self._hold() as generator, langchain_errors():
-            _check(generator)
-            with closing(generator.stream(request)) as deltas:
-                for delta in _told(deltas, run_manager):
-                    yield self._chunk(generator, delta)
+        with self._streamed(request) as (generator, deltas):
+            for delta in told(deltas, run_manager):
+                yield self._chunk(generator, delta)
 
     @override
     async def _agenerate(
@@ -227,14 +210,15 @@ class GPULLM(RunsGenerator, BaseLLM):
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
         announced = self._announced(len(requests), len(requests))
+        tell = partial(tell_async, run_manager) if self.streaming else None
         async with entered(announced), entered(self._hold()) as generator:
-            _check(generator)
-            # By streams, which stop when the task is canceled; a blocking call would run on.
-            free = asyncio.Semaphore(generator.max_batch)
-            told = run_manager if self.streaming else None
-            answers = [_answer(generator, request, free, told) for request in requests]
+            check_plain(generator)
             with langchain_errors():
-                return self._result(generator, await _all(answers))
+                # By streams, which stop when the task is canceled; a blocking call would run on.
+                answers = await generate_all_async(
+                    generator.stream, requests, width=generator.max_batch, tell=tell
+                )
+            return self._result(generator, answers)
 
     @override
     async def _astream(
@@ -245,13 +229,10 @@ class GPULLM(RunsGenerator, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         (request,) = self._requests([prompt], stop, kwargs)
-        async with entered(self._hold()) as generator:
-            _check(generator)
-            with langchain_errors():
-                async with aclosing(pulled_async(generator.stream(request))) as deltas:
-                    async for delta in deltas:
-                        await _tell(run_manager, delta)
-                        yield self._chunk(generator, delta)
+        async with self._astreamed(request) as (generator, deltas):
+            async for delta in deltas:
+                await tell_async(run_manager, delta)
+                yield self._chunk(generator, delta)
 
     def _requests(
         self, prompts: Sequence[str], stop: list[str] | None, kwargs: Mapping[str, Any]
@@ -264,79 +245,11 @@ class GPULLM(RunsGenerator, BaseLLM):
         return [Request(prompt=prompt, **asked) for prompt in prompts]
 
     def _result(self, generator: Generator, answers: Sequence[Completion]) -> LLMResult:
-        generations = [
-            [Generation(text=answer.text, generation_info=self._info(generator, answer))]
-            for answer in answers
-        ]
-        usages = [answer.usage for answer in answers if answer.usage is not None]
-        output: dict[str, Any] = {"model_name": self.model}
-        if len(usages) == len(answers):  # a server may not say
-            given = sum(usage.input_tokens for usage in usages)
-            written = sum(usage.output_tokens for usage in usages)
-            output["token_usage"] = {
-                "prompt_tokens": given,
-                "completion_tokens": written,
-                "total_tokens": given + written,
-            }
-        return LLMResult(generations=generations, llm_output=output)
+        return to_result(answers, self.model, self._metadata(generator))
 
     def _chunk(self, generator: Generator, delta: Delta) -> GenerationChunk:
-        info = self._info(generator, delta) if delta.finish_reason else None
-        return GenerationChunk(text=delta.text, generation_info=info)
-
-    def _info(self, generator: Generator, answer: Completion | Delta) -> dict[str, Any]:
-        info = end_metadata(answer.finish_reason, answer.timings, self._metadata(generator))
-        if answer.usage is not None:
-            info["usage"] = asdict(answer.usage)
-        if answer.logprobs:
-            info["logprobs"] = {"content": [dict(each) for each in answer.logprobs]}
-        return info
-
-
-def _check(generator: Generator) -> None:
-    if not getattr(generator, "plain_prompts", False):
-        raise NotImplementedError(
-            f"{type(generator).__name__} knows only chats, no plain prompts: take ChatGPU, or the "
-            f"back end 'llama_cpp' or 'transformers'"
-        )
-
-
-def _told(deltas: Iterable[Delta], run_manager: CallbackManagerForLLMRun | None) -> Iterator[Delta]:
-    for delta in deltas:
-        if run_manager is not None and delta.text:
-            run_manager.on_llm_new_token(delta.text)
-        yield delta
-
-
-async def _tell(run_manager: AsyncCallbackManagerForLLMRun | None, delta: Delta) -> None:
-    if run_manager is not None and delta.text:
-        await run_manager.on_llm_new_token(delta.text)
-
-
-async def _answer(
-    generator: Generator,
-    request: Request,
-    free: asyncio.Semaphore,
-    run_manager: AsyncCallbackManagerForLLMRun | None,
-) -> Completion:
-    deltas = []
-    async with free, aclosing(pulled_async(generator.stream(request))) as stream:
-        async for delta in stream:
-            await _tell(run_manager, delta)
-            deltas.append(delta)
-    return collect(deltas)
-
-
-async def _all(answers: Iterable[Coroutine[Any, Any, Completion]]) -> list[Completion]:
-    """Wait for every answer; one that fails raises, and cancels the others."""
-    tasks = [asyncio.create_task(answer) for answer in answers]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+        metadata = self._metadata(generator) if delta.finish_reason else {}
+        return to_generation_chunk(delta, metadata)
 
 
 __all__ = ["GPULLM"]

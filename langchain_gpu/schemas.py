@@ -1,4 +1,4 @@
-"""JSON schemas of what LangChain accepts, recursive ones whole."""
+"""JSON schemas of what LangChain accepts, recursive ones whole, and which tool is to be called."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def to_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
         parameters = {name: value for name, value in schema.items() if name not in left_out}
         converted["function"]["parameters"] = parameters
     return converted
+
+
+def to_tool_choice(choice: Any) -> str:
+    """Bring everything LangChain and OpenAI write for it to one string.
+
+    Raises:
+        ValueError: It is no text, no bool, and names no tool.
+    """
+    if isinstance(choice, dict):
+        named = choice.get("function", choice)
+        name = named.get("name") if isinstance(named, dict) else None
+        choice = name if name is not None else choice.get("type")
+    if choice is not None and not isinstance(choice, (str, bool)):
+        raise ValueError(
+            f"tool_choice={choice!r} is not known: take 'auto', 'none', 'any' or a tool's name"
+        )
+    if choice is None or choice is False:
+        return "auto"
+    return "required" if choice is True or choice == "any" else choice
 
 
 def _recursive(schema: Any) -> dict[str, Any] | None:
@@ -65,4 +84,4 @@ def _references(part: Any) -> Iterator[str]:
             yield from _references(value)
 
 
-__all__ = ["to_json_schema", "to_tool"]
+__all__ = ["to_json_schema", "to_tool", "to_tool_choice"]

@@ -1,13 +1,15 @@
-"""Answers of a chat model to instances of a schema."""
+"""A chat model that calls tools, and whose answers become instances of a schema."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import (
     BaseOutputParser,
     JsonOutputParser,
@@ -15,7 +17,77 @@ from langchain_core.output_parsers import (
 )
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
 from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
+
+from langchain_gpu.messages import response_format
+from langchain_gpu.schemas import to_tool, to_tool_choice
+
+
+class StructuredChat(BaseChatModel):
+    """What a chat model is bound to, so that it calls tools or writes what fits a schema."""
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the model call tools; its chat template must know them.
+
+        Args:
+            tools: Anything LangChain can turn into a tool definition.
+            tool_choice: `"auto"`, `"none"`, `"any"` (or True) for any one of them, or a tool's
+                name. In this process a forced call is enforced by a grammar; a server enforces it
+                in its own way, or says that it cannot.
+            strict: Ask for schemas in OpenAI's strict form.
+            **kwargs: Bound as they are.
+        """
+        formatted = [to_tool(tool, strict=strict) for tool in tools]
+        choice = to_tool_choice(tool_choice)
+        return super().bind(tools=formatted, tool_choice=choice, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Return a runnable whose answers are instances of `schema`.
+
+        Args:
+            schema: Pydantic class, TypedDict or JSON schema; None only for `"json_mode"`.
+            method: `"json_schema"` enforces the schema with a grammar and works with any model,
+                here and behind a server; `"function_calling"` needs a model that knows tools;
+                `"json_mode"` enforces JSON.
+            include_raw: Give `{"raw", "parsed", "parsing_error"}` instead of raising.
+            strict: For interchangeability: a grammar is always strict.
+            **kwargs: None are known.
+
+        Raises:
+            ValueError: No schema where one is needed, or an unknown method or argument.
+
+        The runnable raises OutputParserException for an answer that is not of the schema, or that
+        `max_tokens` or the window cut before it was whole.
+        """
+        if kwargs:
+            raise ValueError(f"with_structured_output knows no argument {', '.join(kwargs)}")
+        if method not in ("json_schema", "function_calling", "json_mode"):
+            raise ValueError(f"unknown method {method!r}")
+        if schema is None and method != "json_mode":
+            raise ValueError(f"method={method!r} needs a schema")
+        if method == "function_calling" and schema is not None:
+            return super().with_structured_output(schema, include_raw=include_raw, strict=strict)
+        bound = self.bind(
+            response_format=response_format(schema, method),
+            ls_structured_output_format={"kwargs": {"method": method}, "schema": schema},
+        )
+        return structured(bound, schema, include_raw=include_raw)
 
 
 def structured(answer: Runnable[Any, Any], schema: Any, *, include_raw: bool) -> Runnable[Any, Any]:
@@ -76,4 +148,4 @@ def _check_whole(result: Sequence[Generation]) -> None:
         ) from None
 
 
-__all__ = ["structured"]
+__all__ = ["StructuredChat", "structured"]

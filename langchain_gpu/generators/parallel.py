@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import aclosing
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
-from langchain_gpu.generators.pump import Stoppable
+from langchain_gpu.generators.pump import Stoppable, pulled_async
 from langchain_gpu.generators.streams import collect
 
 
@@ -44,6 +46,45 @@ def generate_all(
         return [future.result() for future in futures]
 
 
+async def generate_all_async(
+    stream: Callable[[Request], Deltas],
+    requests: Sequence[Request],
+    *,
+    width: int,
+    tell: Callable[[Delta], Awaitable[None]] | None = None,
+) -> list[Completion]:
+    """Do the same without blocking; canceling it stops every answer.
+
+    Args:
+        stream: Gives the pieces of one answer.
+        requests: What is answered, in order.
+        width: Answers at the same time.
+        tell: Is told every piece as it comes.
+
+    Raises:
+        BaseException: What the first failing request raised; the others are canceled.
+    """
+    free = asyncio.Semaphore(width)
+
+    async def answer(request: Request) -> Completion:
+        deltas = []
+        async with free, aclosing(pulled_async(stream(request))) as pieces:
+            async for delta in pieces:
+                if tell is not None:
+                    await tell(delta)
+                deltas.append(delta)
+        return collect(deltas)
+
+    tasks = [asyncio.create_task(answer(request)) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
 def _until(over: threading.Event, deltas: Iterable[Delta]) -> Deltas:
     if over.is_set():
         return
@@ -53,4 +94,4 @@ def _until(over: threading.Event, deltas: Iterable[Delta]) -> Deltas:
         yield delta
 
 
-__all__ = ["generate_all"]
+__all__ = ["generate_all", "generate_all_async"]

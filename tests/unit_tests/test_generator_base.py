@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from langchain_gpu.generators.base import (
     ToolCall,
     Usage,
 )
-from langchain_gpu.generators.parallel import generate_all
+from langchain_gpu.generators.parallel import generate_all, generate_all_async
 from langchain_gpu.generators.streams import collect, timed
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -104,6 +105,50 @@ def test_a_failing_chat_stops_the_others_and_its_error_is_raised() -> None:
 
     with pytest.raises(OSError, match="the engine is gone"):
         generate_all(endless_or_broken, requests("endless", "broken"), width=2)
+
+
+async def test_all_chats_are_answered_in_order_and_told_without_blocking() -> None:
+    def echo(request: Request) -> Deltas:
+        yield Delta(text=request.messages[0]["content"])
+        yield LAST
+
+    told: list[str] = []
+
+    async def tell(delta: Delta) -> None:
+        told.append(delta.text)
+
+    answers = await generate_all_async(echo, requests("a", "b", "c"), width=2, tell=tell)
+    assert [answer.text for answer in answers] == ["a", "b", "c"]
+    assert sorted(told) == ["", "", "", "a", "b", "c"]
+    assert await generate_all_async(echo, [], width=2) == []
+
+
+async def test_a_failing_chat_and_a_canceled_task_stop_the_others() -> None:
+    closed = threading.Semaphore(0)
+    endless_runs = threading.Event()
+
+    def endless_or_broken(request: Request) -> Deltas:
+        if request.messages[0]["content"] == "broken":
+            endless_runs.wait()
+            raise OSError("the engine is gone")
+        try:
+            while True:
+                endless_runs.set()
+                yield Delta(text="and ")
+        finally:
+            closed.release()
+
+    with pytest.raises(OSError, match="the engine is gone"):
+        await generate_all_async(endless_or_broken, requests("endless", "broken"), width=2)
+    assert await asyncio.to_thread(closed.acquire, timeout=10)
+
+    endless_runs.clear()
+    task = asyncio.create_task(generate_all_async(endless_or_broken, requests("endless"), width=1))
+    await asyncio.to_thread(endless_runs.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(closed.acquire, timeout=10)
 
 
 def test_a_stream_is_an_iterator() -> None:

@@ -39,7 +39,7 @@ class Index(folders.SavedIndex, Protocol):
         """Add vectors under new rows."""
 
     def remove(self, rows: Rows) -> None:
-        """Remove rows."""
+        """Remove rows; unknown ones are ignored."""
 
     def vectors(self, rows: Rows) -> Matrix:
         """Return the vectors of rows."""
@@ -149,10 +149,20 @@ class Collection:
             with self._gate.writing():
                 if improved is not None:
                     improved()
-                index.add(np.arange(first, first + len(vectors), dtype=np.int64), vectors)
-                _take_away(index, documents, replaced)
+                self._documents = documents
+                rows = np.arange(first, first + len(vectors), dtype=np.int64)
+                try:
+                    index.add(rows, vectors)
+                    _take_away(index, documents, replaced)
+                except BaseException:  # Ctrl-C too, which is raised when FAISS is done
+                    if len(replaced) and not len(documents.rows_of(batch.ids)):
+                        documents.append(batch.ids, batch.texts, batch.metadata)
+                    else:
+                        documents.next_row = first + len(rows)  # a row is never used twice
+                        index.remove(rows)
+                    raise
                 documents.append(batch.ids, batch.texts, batch.metadata)
-                self._index, self._documents = index, documents
+                self._index = index
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove the documents of those ids that are here; return how many."""
@@ -161,8 +171,8 @@ class Collection:
             if self._index is not None and len(rows):
                 documents = self._writable()
                 with self._gate.writing():
-                    _take_away(self._index, documents, rows)
                     self._documents = documents
+                    _take_away(self._index, documents, rows)
                 if (improved := self._index.improve()) is not None:
                     with self._gate.writing():
                         improved()
@@ -350,9 +360,15 @@ class Collection:
 
 
 def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
-    if len(rows):
+    """Remove rows from both. Where that is interrupted, what one has lost the other loses too."""
+    if not len(rows):
+        return
+    try:
         index.remove(rows)
-        documents.remove(rows.tolist())
+    except BaseException:
+        documents.remove(np.setdiff1d(rows, index.rows()).tolist())
+        raise
+    documents.remove(rows.tolist())
 
 
 __all__ = ["Collection", "Hits", "Index", "Predicate"]

@@ -157,14 +157,19 @@ class FaissIndex:
     def add(self, rows: Rows, vectors: Matrix) -> None:
         """Add vectors under new rows, higher than any before."""
         self._own()
-        self._body.add(rows, vectors)
-        self.version += 1
+        try:
+            self._body.add(rows, vectors)
+        finally:
+            self.version += 1
 
     def remove(self, rows: Rows) -> None:
         """Remove rows; unknown ones are ignored."""
         self._own()
-        if self._body.remove(rows):
-            self.version += 1
+        changed = True
+        try:
+            changed = self._body.remove(rows)
+        finally:
+            self.version += changed
 
     def rows(self) -> Rows:
         """Return the rows."""

@@ -62,21 +62,27 @@ class Ordered:
         room = (
             None if self._count or self.shape != FLAT else staged(vectors, self._index.metric_type)
         )
-        if room is not None:
-            self._index = room.index()
-        elif self._index.ntotal < count:
-            self._index.add(vectors)
-        self._column[self._count : count] = rows
-        self._count = count
+        try:
+            if room is not None:
+                self._index = room.index()
+            elif self._index.ntotal < count:
+                self._index.add(vectors)
+        finally:  # Ctrl-C is raised when FAISS has added them
+            count = self._index.ntotal
+            self._column[self._count : count] = rows[: count - self._count]
+            self._count = count
 
     def remove(self, rows: Rows) -> bool:
         """Remove rows, all in one pass; the vectors behind move up."""
         gone = self._mask(rows)
         if not gone.any():
             return False
-        self._index.remove_ids(bitmap(gone))
-        self._column = self._column[: self._count][~gone]
-        self._count = len(self._column)
+        left = self._column[: self._count][~gone]
+        try:
+            self._index.remove_ids(bitmap(gone))
+        finally:  # Ctrl-C is raised when FAISS has removed them
+            if self._index.ntotal == len(left):
+                self._column, self._count = left, len(left)
         return True
 
     def rows(self) -> Rows:
@@ -191,11 +197,13 @@ class Graph(Ordered):
         if linked is not None and linked[0] is vectors:
             self._index = linked[1]
             self._storage = faiss.downcast_index(self._index.storage)
-        super().add(rows, vectors)
-        if len(self._gone) < len(self._column):
-            gone = np.zeros(len(self._column), dtype=np.bool_)
-            gone[: len(self._gone)] = self._gone
-            self._gone = gone
+        try:
+            super().add(rows, vectors)
+        finally:
+            if len(self._gone) < len(self._column):
+                gone = np.zeros(len(self._column), dtype=np.bool_)
+                gone[: len(self._gone)] = self._gone
+                self._gone = gone
 
     def link(self, vectors: Matrix) -> Callable[[], None] | None:
         """Link vectors in a copy of the graph, beside the searches.

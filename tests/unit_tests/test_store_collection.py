@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
@@ -89,6 +91,17 @@ def test_without_queries_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) ->
     none = np.empty((0, 0), dtype=np.float32)
     assert target.search(none, 2) == []
     assert target.search_ids(none, 2) == []
+
+
+def test_clear_gives_the_vectors_memory_back() -> None:
+    """A search before must not keep them."""
+    target = collection()
+    put(target, range(3))
+    target.search(query(1), 2)
+    index: Any = weakref.ref(target.index)
+    target.clear()
+    gc.collect()
+    assert index() is None
 
 
 def test_an_emptied_collection_keeps_its_width() -> None:

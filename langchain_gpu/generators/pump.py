@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -29,17 +29,29 @@ class _End:
     error: BaseException | None
 
 
+_Begin = Callable[
+    [Callable[[T], object], Callable[[BaseException | None], object]], Callable[[], object]
+]
+
+
 class Stoppable(Generator[T, None, None]):
-    """A generator that another thread may stop while one waits for its next item.
+    """What comes in from elsewhere, as a generator that any thread may stop.
+
+    It begins when the first item is asked for. No thread is its own: a task that reads it is woken
+    by whoever brings the items.
 
     Args:
-        items: The generator.
-        stop: Ends at once what the next item is waited for; may be called again, from any thread.
+        begin: Called once with what takes an item, and what takes the end: an error, or None. Both
+            may be called from any thread. It returns at once, with what stops all of it; that may
+            be called again, and brings the end about.
+
+    Raises:
+        BaseException: What `begin` raised, or what came with the end.
     """
 
-    def __init__(self, items: Generator[T, None, None], stop: Callable[[], object]) -> None:
-        self._items = items
-        self._stop = stop
+    def __init__(self, begin: _Begin[T]) -> None:
+        self._source = _Source(begin)
+        self._items = _brought(self._source)
 
     def send(self, _: None) -> T:
         """Return the next item."""
@@ -56,7 +68,48 @@ class Stoppable(Generator[T, None, None]):
 
     def stop(self) -> None:
         """Stop, from any thread: whoever waits for the next item gets an error."""
-        self._stop()
+        self._source.stop()
+
+    def hand_to(self, put: Callable[[T | _End], object]) -> None:
+        """Begin, and have all items and the end put there, in place of being pulled."""
+        self._source.hand_to(put)
+
+
+class _Source(Generic[T]):
+    """What a `Stoppable` begins and stops. Its generator must not hold itself."""
+
+    def __init__(self, begin: _Begin[T]) -> None:
+        self._begin = begin
+        self._lock = threading.Lock()
+        self._halt: Callable[[], object] | None = None
+        self._stopped = False
+
+    def hand_to(self, put: Callable[[T | _End], object]) -> None:
+        halt = self._begin(put, lambda error: put(_End(error)))
+        with self._lock:
+            self._halt, stopped = halt, self._stopped
+        if stopped:
+            halt()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            halt = self._halt
+        if halt is not None:
+            halt()
+
+
+def _brought(source: _Source[T]) -> Generator[T, None, None]:
+    # Without a bound: an answer is never longer than the model's window.
+    items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+    source.hand_to(items.put)
+    try:
+        while not isinstance(item := items.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        source.stop()
 
 
 class Pushed(Generator[T, None, None]):
@@ -117,8 +170,9 @@ def _pulled(push: Callable[[Sink[T]], None], timeout: float | None) -> Generator
 async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """Run a blocking generator in a thread of its own and yield what it yields.
 
-    What is `Pushed` comes from the engine's thread directly. Leaving early, or being canceled,
-    closes the generator when its next item comes; at once where it is `Stoppable`.
+    What is `Pushed` comes from the engine's thread directly, and what is `Stoppable` from whoever
+    brings it. Leaving early, or being canceled, closes the generator when its next item comes; at
+    once where it is `Stoppable`.
 
     Raises:
         BaseException: Whatever the generator raised.
@@ -130,9 +184,14 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-    push = items.push if isinstance(items, Pushed) else partial(_push_all, items)
     timeout = items.timeout if isinstance(items, Pushed) else None
-    cancelled = _started(push, put, "langchain-gpu-async")
+    stop: Callable[[], object]
+    if isinstance(items, Stoppable):
+        items.hand_to(put)
+        stop = items.stop
+    else:
+        push = items.push if isinstance(items, Pushed) else partial(_push_all, items)
+        stop = _started(push, put, "langchain-gpu-async").set
     deadline = None if timeout is None else loop.time() + timeout
     try:
         while True:
@@ -148,9 +207,7 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
             else:
                 return
     finally:
-        cancelled.set()
-        if isinstance(items, Stoppable):
-            items.stop()
+        stop()
 
 
 def _push_all(items: Generator[T, None, None], sink: Sink[T]) -> None:

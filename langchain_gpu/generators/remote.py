@@ -7,24 +7,21 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options
-from langchain_gpu.generators.streams import timed
-from langchain_gpu.generators.toolcalls import recover_calls
+from langchain_gpu.generators.streams import Timer
+from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import ServerError
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.loop import Flight
 
-Put = Callable[[Delta], None]
+Put = Callable[[Delta], object]
 Take = Callable[[Any], object]
 
 
@@ -89,7 +86,7 @@ class RemoteGenerator(ABC):
     def _started(
         self, request: Request, answer: Callable[[float, Put], Coroutine[Any, Any, None]]
     ) -> Deltas:
-        """Start an answer and return the stream of its pieces.
+        """Return an answer as a stream of its pieces, which asks when the first one is wanted.
 
         Args:
             request: What is asked.
@@ -97,15 +94,24 @@ class RemoteGenerator(ABC):
                 and where to put the pieces; what it raises comes out of the stream.
 
         Raises:
-            RuntimeError: The client is closed.
+            RuntimeError: From the stream: the client is closed.
         """
-        # Without a bound: an answer is never longer than the model's window.
-        items: SimpleQueue[Delta | None] = SimpleQueue()
+        client = self._client
         seconds = request.timeout or self._options.server.timeout
-        flight = self._client.start(answer(seconds, items.put))
-        flight.then(partial(items.put, None))
-        deltas = recover_calls(timed(_landed(flight, items)), request.callable_tools)
-        return Stoppable(deltas, flight.cancel)
+
+        def begin(put: Put, end: Callable[[BaseException | None], object]) -> Callable[[], object]:
+            timer, recovery = Timer(), Recovery(request.callable_tools)
+
+            def pass_on(piece: Delta) -> None:
+                timed = timer(piece)
+                if timed is not None and (whole := recovery(timed)) is not None:
+                    put(whole)
+
+            flight = client.start(answer(seconds, pass_on))
+            flight.then(end)
+            return flight.cancel
+
+        return Stoppable(begin)
 
     @asynccontextmanager
     async def _attempts(self, seconds: float) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
@@ -141,13 +147,6 @@ async def put_all(pieces: Pieces, put: Put, stream: Callable[[Take], Awaitable[N
         error.again = error.again and not pieces.begun
         if not pieces.ended:
             raise
-
-
-def _landed(flight: Flight[None], items: SimpleQueue[Delta | None]) -> Deltas:
-    """Yield what comes in, then raise what went wrong."""
-    while (item := items.get()) is not None:
-        yield item
-    flight()
 
 
 __all__ = ["Pieces", "Put", "RemoteGenerator", "Take", "put_all"]

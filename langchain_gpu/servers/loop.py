@@ -28,11 +28,13 @@ class Flight(Generic[T]):
         try:
             return self._future.result()
         except CancelledError:
-            raise RuntimeError("the connection was closed while a request was under way") from None
+            raise _closed() from None
 
-    def then(self, call: Callable[[], object]) -> None:
-        """Call when it has ended, in whatever way; at once if it has."""
-        self._future.add_done_callback(lambda _: call())
+    def then(self, call: Callable[[BaseException | None], object]) -> None:
+        """Call with the error, or None, when it has ended; at once if it has."""
+        self._future.add_done_callback(
+            lambda done: call(_closed() if done.cancelled() else done.exception())
+        )
 
     def cancel(self) -> None:
         """End it, if it is still under way."""
@@ -119,3 +121,7 @@ class Loop:
             # Clients leave generators half read, whose ends would be tasks that nobody runs.
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+
+
+def _closed() -> RuntimeError:
+    return RuntimeError("the connection was closed while a request was under way")

@@ -12,6 +12,9 @@ import pytest
 from benchmarks import servers as real
 from benchmarks.servers import Running, free_port, serve
 from langchain_gpu.models.resolve import resolve
+from tests.integration_tests.slow import SWITCH
+
+_SLOW_LIFETIME = 7200  # seconds of a server that is waited for
 
 
 def folder() -> Path:
@@ -84,7 +87,8 @@ def recipes() -> dict[str, str]:
 def ollama(work: Path, models: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Run Ollama with models by their Modelfiles; without any it has `minilm`."""
     models = models or {"minilm": f"FROM {folder()}/gguf/minilm.gguf\n"}
-    with real.ollama(folder(), work, models) as server:
+    lifetime = _SLOW_LIFETIME if SWITCH in os.environ else real.LIFETIME
+    with real.ollama(folder(), work, models, lifetime=lifetime) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import threading
@@ -13,6 +14,7 @@ import pytest
 from langchain_gpu.generators.base import PromptTooLongError
 from langchain_gpu.generators.openai import OpenAIGenerator
 from langchain_gpu.generators.openai_form import numbers_in
+from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.servers.errors import (
     BadAnswerError,
@@ -110,6 +112,23 @@ class TestTime:
         threading.Timer(0.2, generator.close).start()
         with pytest.raises(RuntimeError, match="closed while a request was under way"):
             next(stream)
+
+    async def test_tasks_that_read_have_no_threads(self, server: Scripted, opens: Opens) -> None:
+        def readers() -> list[str]:
+            names = [thread.name for thread in threading.enumerate()]
+            return [name for name in names if name.startswith("langchain-gpu")]
+
+        script(server, Reply(parts=[chunk("a"), 0.5, chunk("b"), chunk(finish="stop"), DONE]))
+        generator = opens()
+
+        async def read() -> str:
+            return "".join([piece.text async for piece in pulled_async(generator.stream(ask()))])
+
+        before = readers()
+        tasks = [asyncio.create_task(read()) for _ in range(20)]
+        await asyncio.sleep(0.3)
+        assert readers() == before
+        assert await asyncio.gather(*tasks) == ["ab"] * 20
 
     def test_one_that_was_dropped_leaves_no_thread(self, server: Scripted) -> None:
         def remotes() -> int:

@@ -140,39 +140,94 @@ async def test_canceling_the_task_closes_the_source() -> None:
     assert await asyncio.to_thread(stopped.wait, 30)
 
 
-def stoppable() -> Stoppable[int]:
-    """One number, and then nothing until it is stopped."""
-    stopped = threading.Event()
+class Elsewhere:
+    """Brings some numbers from a thread of its own, and then nothing until it is stopped."""
 
-    def items() -> Generator[int, None, None]:
-        yield 1
-        if stopped.wait(20):
-            raise RuntimeError("stopped")
+    def __init__(self, *numbers: int, error: Exception | None = None) -> None:
+        self.numbers, self.error = numbers, error
+        self.begun: list[float] = []
+        self.stopped = threading.Event()
 
-    return Stoppable(items(), stopped.set)
+    def __call__(
+        self, put: Callable[[int], object], end: Callable[[BaseException | None], object]
+    ) -> Callable[[], object]:
+        self.begun.append(time.monotonic())
+
+        def bring() -> None:
+            for number in self.numbers:
+                put(number)
+            if self.error is not None or not self.numbers:
+                end(self.error)
+            elif self.stopped.wait(20):
+                end(RuntimeError("stopped"))
+
+        threading.Thread(target=bring, daemon=True).start()
+        return self.stopped.set
+
+
+def test_it_begins_with_the_first_item_that_is_wanted() -> None:
+    source = Elsewhere()
+    items = Stoppable(source)
+    assert not source.begun
+    assert list(items) == list(items) == []
+    assert len(source.begun) == 1
+    unread = Stoppable(source)
+    unread.stop()
+    unread.close()
+    assert len(source.begun) == 1
 
 
 def test_another_thread_may_stop_while_one_waits() -> None:
-    items = stoppable()
+    items = Stoppable(Elsewhere(1))
     assert next(items) == 1
     threading.Timer(0.05, items.stop).start()
     with pytest.raises(RuntimeError, match="stopped"):
         next(items)
 
 
-def test_closing_stops_and_closes() -> None:
-    items = stoppable()
+def test_what_is_stopped_before_it_begins_is_stopped_at_once() -> None:
+    source = Elsewhere(1)
+    items = Stoppable(source)
+    items.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        list(items)
+    assert source.stopped.is_set()
+
+
+def test_closing_stops() -> None:
+    source = Elsewhere(1)
+    items = Stoppable(source)
     next(items)
     items.close()
+    assert source.stopped.is_set()
     assert list(items) == []
 
 
+def test_one_that_is_dropped_stops() -> None:
+    source = Elsewhere(1)
+    items = Stoppable(source)
+    next(items)
+    del items  # nothing waits for the garbage collector
+    assert source.stopped.is_set()
+
+
+async def test_a_task_is_woken_without_a_thread_of_its_own() -> None:
+    source = Elsewhere(*range(1000), error=OSError("broken"))
+    before = threading.active_count()
+    items = pulled_async(Stoppable(source))
+    assert await anext(items) == 0
+    assert threading.active_count() <= before + 1  # the source's
+    assert [await anext(items) for _ in range(999)] == list(range(1, 1000))
+    with pytest.raises(OSError, match="broken"):
+        await anext(items)
+
+
 async def test_a_task_that_is_canceled_stops_what_hangs() -> None:
-    items = stoppable()
+    source = Elsewhere(1)
     arrived = asyncio.Event()
 
     async def read() -> None:
-        async for _ in pulled_async(items):
+        async for _ in pulled_async(Stoppable(source)):
             arrived.set()
 
     task = asyncio.create_task(read())
@@ -180,10 +235,7 @@ async def test_a_task_that_is_canceled_stops_what_hangs() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    readers = [each for each in threading.enumerate() if each.name == "langchain-gpu-async"]
-    for reader in readers:
-        await asyncio.to_thread(reader.join, 10)  # it would wait for 20 seconds by itself
-        assert not reader.is_alive()
+    assert source.stopped.is_set()
 
 
 def test_an_engine_may_ask_whether_anybody_listens() -> None:

@@ -162,7 +162,11 @@ class Route:
         if not kinds <= {None, "cuda"}:
             raise CannotSearch(f"FAISS has no kernels for {kinds.pop()}", cause="absent")
         if not has_gpu_build():
-            advice = f"for a GPU: pip uninstall faiss-cpu, then {install_line('faiss-gpu')}"
+            # Which wheel has kernels for a card the doctor knows; here no driver was asked.
+            advice = (
+                f"for a GPU: pip uninstall faiss-cpu, then {install_line('faiss-gpu')}, or what "
+                "`langchain-gpu doctor` names for the card"
+            )
             raise CannotSearch(f"{_CPU_BUILD} ({advice})", cause="absent")
         nvidia = read_nvidia()
         cards = visible_nvidia(nvidia.gpus, os.environ)

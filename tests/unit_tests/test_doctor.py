@@ -4,11 +4,8 @@ import json
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
-from io import StringIO
-from typing import Any
 
 import pytest
-from rich.console import Console
 
 from langchain_gpu import __version__
 from langchain_gpu.doctor import needs, render, report
@@ -19,6 +16,7 @@ from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import Nvidia
 from langchain_gpu.hardware.torch_build import TorchBuild
+from tests.unit_tests.text_snapshots import drawn
 
 CARD = GPU(name="NVIDIA H100 80GB HBM3", capability="9.0", memory_total=80 << 30)
 GOOD = Facts(
@@ -27,14 +25,6 @@ GOOD = Facts(
     torch=TorchBuild(version="2.13.0+cu130", cuda="13.0", archs=("sm_90",)),
 )
 TRAPPED = replace(GOOD, torch=TorchBuild(version="2.13.0+cpu"))
-
-
-def drawn(found: dict[str, Any], width: int = 80) -> str:
-    console = Console(file=StringIO(), width=width)
-    console.print(render(found))
-    text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
-    assert max(map(len, text.splitlines())) <= width
-    return str(text)
 
 
 def test_a_report_is_json_with_the_promised_keys() -> None:
@@ -65,10 +55,10 @@ def test_advice_comes_after_problems_and_does_not_count() -> None:
     found = report(replace(GOOD, environ=environ))
     assert [problem["severity"] for problem in found["problems"]] == ["advice"]
     assert not has_problems(found)
-    assert "Nothing keeps this hardware from being used." in drawn(found)
+    assert "Nothing keeps this hardware from being used." in drawn(render(found))
     both = report(replace(TRAPPED, environ=environ))
     assert [problem["severity"] for problem in both["problems"]] == ["problem", "advice"]
-    assert "1 problem keeps hardware from being used." in drawn(both)
+    assert "1 problem keeps hardware from being used." in drawn(render(both))
 
 
 def test_extras_are_the_metadatas() -> None:
@@ -156,20 +146,22 @@ def test_a_wrong_version_counts_where_hardware_is_used_through_it(
 
 
 def test_a_drawing_fits_80_columns_and_names_every_device() -> None:
-    text = drawn(report(GOOD))
+    text = drawn(render(report(GOOD)))
     for words in ("cuda:0", "NVIDIA H100 80GB HBM3 · compute capability 9.0 · 80.0 GiB", "Xeon",
                   "2 cores · 8.0 GiB (4.0 GiB free)", "torch 2.13.0+cu130 runs on"):  # fmt: skip
         assert words in text
 
 
 def test_a_remedy_can_be_copied_from_one_line() -> None:
-    text = drawn(report(TRAPPED))
+    text = drawn(render(report(TRAPPED)))
     remedy = "pip install --force-reinstall torch -i https://download.pytorch.org/whl/cu130"
     assert text.splitlines().count(remedy) == 1
 
 
 def test_an_empty_report_can_be_drawn() -> None:
-    assert "cpu" in drawn({**report(Facts(cpu=CPU(name="x"))), "extras": {}, "versions": {}}, 40)
+    assert "cpu" in drawn(
+        render({**report(Facts(cpu=CPU(name="x"))), "extras": {}, "versions": {}}), 40
+    )
 
 
 def test_without_rich_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,4 +174,4 @@ def test_without_rich_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_this_machine() -> None:
-    assert drawn(report(environment=read_environment(ollama=False)))
+    assert drawn(render(report(environment=read_environment(ollama=False))))

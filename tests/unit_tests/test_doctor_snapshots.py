@@ -7,11 +7,9 @@ difference before you commit it.
 from __future__ import annotations
 
 from dataclasses import replace
-from io import StringIO
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from langchain_gpu.doctor import Proof, needs, proofs, redact, render, report
 from langchain_gpu.doctor.environment import Environment
@@ -23,7 +21,7 @@ from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.planner import Index
 from langchain_gpu.planner import plan as make_plan
 from tests.unit_tests.machines import CPU_BUILD, LAPTOP_8GB, MACHINES
-from tests.unit_tests.text_snapshots import FOLDER, WIDTH, compare, trimmed
+from tests.unit_tests.text_snapshots import FOLDER, compare, drawn
 
 GIB = 2**30
 
@@ -83,19 +81,13 @@ def masked(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "version": "VERSION", "python": "PYTHON", "platform": "PLATFORM"}
 
 
-def drawn(found: dict[str, Any]) -> str:
-    console = Console(file=StringIO(), width=WIDTH)
-    console.print(render(found))
-    return trimmed(str(console.file.getvalue()))  # type: ignore[attr-defined]  # the StringIO above
-
-
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_machine_in_order(name: str) -> None:
     machine = MACHINES[name]
     environment = Environment(wheels=WHEELS, cores_seen=machine.cpu.cores)
     found = report(machine, proofs=samples(machine), environment=environment)
     assert all(problem["severity"] == "advice" for problem in found["problems"])
-    compare(f"doctor-{name}.txt", drawn(masked(found)))
+    compare(f"doctor-{name}.txt", drawn(render(masked(found))))
 
 
 def test_a_machine_with_every_trap() -> None:
@@ -113,7 +105,7 @@ def test_a_machine_with_every_trap() -> None:
         for trial in trials
     ]
     found = report(TRAPPED, proofs=failed, environment=TRAPPED_ENVIRONMENT)
-    compare("doctor-trapped.txt", drawn(masked(found)))
+    compare("doctor-trapped.txt", drawn(render(masked(found))))
 
 
 def test_a_bug_report() -> None:

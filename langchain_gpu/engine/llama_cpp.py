@@ -27,6 +27,8 @@ from langchain_gpu.llama.errors import LlamaError, ModelLoadError
 from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.llama.shared import shared_server
+from langchain_gpu.models.headers import read_info
+from langchain_gpu.models.info import HeaderError
 from langchain_gpu.planner.arithmetic import rounded
 from langchain_gpu.planner.gguf_encoder import WINDOW, slots_of
 
@@ -97,7 +99,7 @@ class LlamaCppEncoder:
             raise ValueError(f"pooling {chosen['pooling']!r} is not one of mean, cls, last")
         self._path, self._options, self._fallback = path.resolve(), chosen, fallback
         self._on_event = on_event
-        self._asked: int = chosen.get("n_ctx") or WINDOW
+        self._asked: int = chosen.get("n_ctx") or _window_of(self._path)
         self._server: LlamaServer | None = None
         self.to(device)
         self.dimension = self._look()
@@ -317,6 +319,15 @@ class LlamaCppEncoder:
     ) -> Tokenized:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return Tokenized(lengths, _Rows(rows, start), owners, np.array(truncated, np.int64))
+
+
+def _window_of(path: Path) -> int:
+    """Return the tokens that a text of this model may have, where nothing else is asked for."""
+    try:
+        said = read_info(path).context_length
+    except HeaderError:  # what is wrong with the file is said when it is loaded
+        return WINDOW
+    return min(WINDOW, said or WINDOW)
 
 
 def _main_gpu(device: Device, infos: Sequence[Mapping[str, Any]]) -> int | None:

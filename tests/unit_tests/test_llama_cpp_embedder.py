@@ -72,7 +72,9 @@ def test_the_vectors_are_those_of_the_original(embedder: Embedder, folder: Path)
 
 
 def test_the_window_is_the_models_own_or_the_smaller_one_asked_for(file: Path) -> None:
-    assert encoder(file).window == WINDOW  # of 2048 that it would take
+    own = encoder(file)
+    assert own.window == WINDOW  # of 2048 that it would take
+    assert own._open.settings.n_ctx == 256  # and no room for more, but for llama.cpp's own step
     small = encoder(file, n_ctx=16)
     assert small.window == 16
     assert small.tokenize(["gpu " * 40], EmbedOptions()).lengths.tolist() == [16]

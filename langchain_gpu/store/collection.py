@@ -62,12 +62,20 @@ class Words(Protocol):
 Fuse: TypeAlias = Callable[[Rows, Rows | None], tuple[NDArray[np.floating], Rows]]
 
 
-class Hits(NamedTuple):
-    """What was found for one query, best first: in columns, as most of it is only handed on."""
+class Near(NamedTuple):
+    """What is nearest to some queries: those of the first, best first, then those of the next."""
 
-    documents: Columns
     scores: list[float]
     rows: list[int]
+    counts: list[int]
+    """How many each query has."""
+
+
+class Hits(NamedTuple):
+    """Documents that were found, in columns, as most of it is only handed on."""
+
+    documents: Columns
+    near: Near
 
 
 class Collection:
@@ -197,9 +205,7 @@ class Collection:
             columns = self._documents.columns()
         return map(Entry, *columns)
 
-    def search(
-        self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any
-    ) -> list[Hits]:
+    def search(self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any) -> Hits:
         """Return the `k` nearest documents of each query, or all if there are fewer.
 
         Args:
@@ -210,19 +216,17 @@ class Collection:
         """
         allowed = self._admitted(where)
         with self._gate.reading():
-            pick = self._documents.pick
-            nearest = self._nearest(queries, k, allowed, *how)
-            return [Hits(pick(rows), scores, rows) for scores, rows in nearest]
+            near = self._nearest(queries, k, allowed, *how)
+            return Hits(self._documents.pick(near.rows), near)
 
     def search_ids(
         self, queries: Matrix, k: int, where: Predicate | None = None, *how: Any
-    ) -> list[tuple[list[str], list[float]]]:
-        """Return ids and scores of what `search` finds; texts in memory are not looked at."""
+    ) -> tuple[list[str], Near]:
+        """Return the ids of what `search` finds; texts in memory are not looked at."""
         allowed = self._admitted(where)
         with self._gate.reading():
-            pick = self._documents.pick_ids
-            nearest = self._nearest(queries, k, allowed, *how)
-            return [(pick(rows), scores) for scores, rows in nearest]
+            near = self._nearest(queries, k, allowed, *how)
+            return self._documents.pick_ids(near.rows), near
 
     def candidates(
         self, query: Matrix, k: int, where: Predicate | None = None, *how: Any
@@ -230,11 +234,11 @@ class Collection:
         """Return the `k` nearest documents of one query, and their vectors [hits, dimension]."""
         allowed = self._admitted(where)
         with self._gate.reading():
-            ((scores, rows),) = self._nearest(query, k, allowed, *how)
-            hits = Hits(self._documents.pick(rows), scores, rows)
-            if self._index is None or not rows:
+            near = self._nearest(query, k, allowed, *how)
+            hits = Hits(self._documents.pick(near.rows), near)
+            if self._index is None or not near.rows:
                 return hits, np.empty((0, query.shape[1]), dtype=np.float32)
-            return hits, self._index.vectors(np.array(rows, dtype=np.int64))
+            return hits, self._index.vectors(np.array(near.rows, dtype=np.int64))
 
     def fused(
         self,
@@ -261,12 +265,12 @@ class Collection:
         self._count_words()  # the first time takes seconds, which writers do not wait for
         with self._gate.reading():
             if not len(self._documents):
-                return Hits(Columns([], [], []), [], [])
+                return Hits(Columns([], [], []), Near([], [], [0]))
             self._count_words(inside=True)  # what came in between
-            ((_, near),) = self._nearest(query, fetch_k, allowed, *how)
-            scores, rows = fuse(np.array(near, dtype=np.int64), allowed)
-            best, measured = rows[:k].tolist(), scores[:k].tolist()
-            return Hits(self._documents.pick(best), measured, best)
+            near = self._nearest(query, fetch_k, allowed, *how)
+            scores, rows = fuse(np.array(near.rows, dtype=np.int64), allowed)
+            best = rows[:k].tolist()
+            return Hits(self._documents.pick(best), Near(scores[:k].tolist(), best, [len(best)]))
 
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
@@ -334,29 +338,27 @@ class Collection:
         # Rows that go before the search are not found, and no later document can have their number.
         return rows[np.fromiter(admitted, dtype=np.bool_, count=len(rows))]
 
-    def _nearest(
-        self, queries: Matrix, k: int, allowed: Rows | None, *how: Any
-    ) -> list[tuple[list[float], list[int]]]:
-        """Return scores and rows for each query, best first.
+    def _nearest(self, queries: Matrix, k: int, allowed: Rows | None, *how: Any) -> Near:
+        """Search the index.
 
         Raises:
             ValueError: The queries are not as wide as the vectors that are here.
         """
         k = min(k, len(self._documents) if allowed is None else len(allowed))
         if self._index is None or k == 0 or not len(queries):
-            return [([], []) for _ in queries]
+            return Near([], [], [0] * len(queries))
         if queries.shape[1] != self._index.dimension:  # others came since they were checked
             raise ValueError(
                 f"the queries have {queries.shape[1]} dimensions, the store has "
                 f"{self._index.dimension}"
             )
         scores, rows = self._search(self._index, queries, k, allowed, *how)
-        found = zip(scores.tolist(), rows.tolist(), strict=True)
-        # Lists where numpy would do: what a scan leaves of the cache is best not asked for much.
-        return [
-            (measured, here) if here[-1] >= 0 else (measured[: (n := here.index(-1))], here[:n])
-            for measured, here in found
-        ]
+        found = rows.ravel().tolist()
+        # A list where numpy would do: what a scan leaves of the cache is best not asked for much.
+        if min(found) >= 0:
+            return Near(scores.ravel().tolist(), found, [k] * len(queries))
+        here = rows >= 0
+        return Near(scores[here].tolist(), rows[here].tolist(), here.sum(axis=1).tolist())
 
 
 def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
@@ -371,4 +373,4 @@ def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
     documents.remove(rows.tolist())
 
 
-__all__ = ["Collection", "Hits", "Index", "Predicate"]
+__all__ = ["Collection", "Hits", "Index", "Near", "Predicate"]

@@ -8,7 +8,8 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypedDict
+from itertools import accumulate
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from langchain_core.documents import Document
@@ -40,6 +41,7 @@ from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection, Hits
 from langchain_gpu.store.documents import Entry
 
+T = TypeVar("T")
 Scored = list[tuple[Document, float]]
 
 
@@ -169,7 +171,7 @@ class Core(VectorStore):
 
     def _find(
         self, vectors: Sequence[ArrayLike], k: int, filter: Filter | None, how: SearchOptions
-    ) -> list[Hits]:
+    ) -> Hits:
         where = None if filter is None else compile_filter(filter)
         queries = self._prepare(vectors, name_query)
         found = self._collection.search(queries, at_least_one("k", k), where, self._effort(how))
@@ -219,7 +221,12 @@ def made_document(id_: str, text: str, metadata: str) -> Document:
 
 def scored(hits: Hits) -> Scored:
     """Make documents with scores."""
-    return list(zip(map(made_document, *hits.documents), hits.scores, strict=True))
+    return list(zip(map(made_document, *hits.documents), hits.near.scores, strict=True))
+
+
+def apart(found: list[T], counts: Sequence[int]) -> list[list[T]]:
+    """Return what was found for each query, of which there are `counts`."""
+    return [found[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
 def unscored(found: Scored) -> list[Document]:
@@ -274,6 +281,7 @@ __all__ = [
     "Core",
     "Scored",
     "SearchOptions",
+    "apart",
     "at_least_one",
     "document_of",
     "embed_text",

@@ -19,6 +19,7 @@ from langchain_gpu.vectorstores.core import (
     Core,
     Scored,
     SearchOptions,
+    apart,
     at_least_one,
     name_query,
     scored,
@@ -48,7 +49,8 @@ class Searches(Core):
     ) -> list[Scored]:
         """Search for several texts at once: one list of (document, score) for each."""
         vectors = embed_queries(self._embedding, strings(queries, "query"))
-        return list(map(scored, self._find(vectors, k, filter, how)))
+        hits = self._find(vectors, k, filter, how)
+        return apart(scored(hits), hits.near.counts)
 
     def similarity_search_by_vector(
         self, embedding: ArrayLike, k: int = 4, **kwargs: Any
@@ -64,7 +66,7 @@ class Searches(Core):
         **how: Unpack[SearchOptions],
     ) -> Scored:
         """Return the `k` documents nearest to a vector, with scores as the class says."""
-        return scored(self._find([embedding], k, filter, how)[0])
+        return scored(self._find([embedding], k, filter, how))
 
     def similarity_search_ids_by_vectors(
         self,
@@ -86,9 +88,10 @@ class Searches(Core):
         """
         where = None if filter is None else compile_filter(filter)
         queries = self._prepare(embeddings, name_query)
-        found = self._collection.search_ids(queries, at_least_one("k", k), where, self._effort(how))
+        k = at_least_one("k", k)
+        ids, near = self._collection.search_ids(queries, k, where, self._effort(how))
         self._route.report()
-        return [list(zip(ids, scores, strict=True)) for ids, scores in found]
+        return apart(list(zip(ids, near.scores, strict=True)), near.counts)
 
     def max_marginal_relevance_search(
         self,

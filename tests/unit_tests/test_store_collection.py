@@ -18,7 +18,7 @@ from langchain_gpu.search import kinds
 from langchain_gpu.search.route import Route
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import check
-from langchain_gpu.store.collection import Collection, Hits
+from langchain_gpu.store.collection import Collection, Hits, Near
 from langchain_gpu.store.documents import Columns
 from langchain_gpu.store.identity import Identity
 
@@ -57,7 +57,7 @@ def test_a_failing_index_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         patch.setattr(target._index, "add", fail)
         with pytest.raises(MemoryError):
             put(target, range(2, 5), version=1)
-    assert target.search(query(2), 1)[0].documents.texts == ["2 0"]
+    assert target.search(query(2), 1).documents.texts == ["2 0"]
     put(target, range(2, 5), version=1)
     assert len(target) == 5
 
@@ -66,8 +66,8 @@ def test_clear_forgets_the_width_but_no_row() -> None:
     target = collection()
     put(target, range(3))
     target.clear()
-    nothing = Hits(Columns([], [], []), [], [])
-    assert (len(target), target.dimension, target.search(query(1), 2)) == (0, None, [nothing])
+    nothing = Hits(Columns([], [], []), Near([], [], [0]))
+    assert (len(target), target.dimension, target.search(query(1), 2)) == (0, None, nothing)
     target.put(check(["wide"]), np.ones((1, 5), dtype=np.float32))
     assert target._documents.rows().tolist() == [3]
 
@@ -89,8 +89,8 @@ def test_without_queries_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) ->
     put(target, range(3))
     monkeypatch.setattr(target, "_search", None)
     none = np.empty((0, 0), dtype=np.float32)
-    assert target.search(none, 2) == []
-    assert target.search_ids(none, 2) == []
+    assert target.search(none, 2).near.counts == []
+    assert target.search_ids(none, 2) == ([], Near([], [], []))
 
 
 def test_clear_gives_the_vectors_memory_back() -> None:
@@ -121,7 +121,7 @@ def test_no_code_of_users_runs_behind_the_lock() -> None:
         metadata.clear()
         return True
 
-    assert len(target.search(query(1), 3, nosy)[0].rows) == 3
+    assert target.search(query(1), 3, nosy).near.counts == [3]
     assert target.get(["id1"])[0].metadata == '{"even":false}'
 
 
@@ -133,17 +133,19 @@ def test_documents_that_go_while_a_filter_looks_are_not_found() -> None:
         target.delete(["id0"])
         return bool(metadata["even"])
 
-    assert target.search(query(0), 4, deleting)[0].documents.ids == ["id2"]
+    assert target.search(query(0), 4, deleting).documents.ids == ["id2"]
 
 
 def read(target: Collection) -> None:
     """Search, and see that each hit is one version of one document, whole."""
-    for number, hits in zip((20, 120), target.search(query(20, 120), 5), strict=True):
-        assert len(set(hits.documents.ids)) == len(hits.rows) == 5
-        for id_, text, score in zip(*hits.documents[:2], hits.scores, strict=True):
-            n, version = map(int, text.split())
-            assert id_ == f"id{n}"
-            assert score == (n - number) ** 2 + version**2
+    found, near = target.search(query(20, 120), 5)
+    assert near.counts == [5, 5]
+    assert len(set(found.ids[:5])) == len(set(found.ids[5:])) == 5
+    asked = [20] * 5 + [120] * 5
+    for number, id_, text, score in zip(asked, *found[:2], near.scores, strict=True):
+        n, version = map(int, text.split())
+        assert id_ == f"id{n}"
+        assert score == (n - number) ** 2 + version**2
     hits, vectors = target.candidates(query(50), 3, lambda metadata: bool(metadata["even"]))
     said = [[float(word) for word in text.split()] for text in hits.documents.texts]
     assert said == vectors.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,11 @@ def whole(target: Collection) -> set[str]:
     assert vectors is not None
     assert [f"{x:g} {y:g}" for x, y in vectors.tolist()] == batch.texts
     assert len(target) == len(batch.texts) == len(set(batch.ids))
-    for hits, text, id_ in zip(target.search(vectors, 2), batch.texts, batch.ids, strict=True):
-        assert (hits.documents.texts[0], hits.documents.ids[0]) == (text, id_)
-    assert len(target.search(vectors[:1], 1000)[0].rows) == len(target)
+    found, near = target.search(vectors, 2)
+    first = [end - count for end, count in zip(accumulate(near.counts), near.counts, strict=True)]
+    assert [found.texts[at] for at in first] == batch.texts
+    assert [found.ids[at] for at in first] == batch.ids
+    assert target.search(vectors[:1], 1000).near.counts == [len(target)]
     return set(batch.texts)
 
 

@@ -122,9 +122,8 @@ class Ordered:
         if fetch <= k:
             scores, positions = in_order(scores, positions)
             return _padded(scores, k), _padded(positions, k)
-        if not np.count_nonzero(
-            scores[:, 1:] == scores[:, :-1]
-        ):  # nearly always: no equals, none at the cut
+        # Nearly always there are no equals, and none at the cut.
+        if not np.count_nonzero(scores[:, 1:] == scores[:, :-1]):
             return scores[:, :k], positions[:, :k]
         scores, positions = in_order(scores, positions)
         # FAISS keeps the highest rows of equal inner products: where the cut goes through equals,

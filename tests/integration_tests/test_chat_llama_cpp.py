@@ -6,24 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from langchain_gpu import ChatGPU
 from tests.integration_tests.servers import folder
+from tests.integration_tests.suite import ChatSuite, check_agent
 
 QWEN = "qwen/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 
 pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return f"It is sunny in {city}, 21 degrees."
 
 
 def settings() -> dict[str, Any]:
@@ -42,35 +32,14 @@ def qwen() -> Iterator[ChatGPU]:
 
 
 def test_an_agent_calls_its_tool_and_answers_with_its_result(qwen: ChatGPU) -> None:
-    agent = create_agent(qwen, [get_weather], system_prompt="Use the tools.")
-    found = agent.invoke({"messages": [HumanMessage("What is the weather in Paris?")]})
-    _, call, result, answer = found["messages"][:4]
-    assert isinstance(call, AIMessage)
-    assert [(each["name"], each["args"]) for each in call.tool_calls] == [
-        ("get_weather", {"city": "Paris"})
-    ]
-    assert isinstance(result, ToolMessage)
-    assert isinstance(answer, AIMessage)
-    assert "21" in str(result.content)
+    check_agent(qwen)
 
 
-class TestQwen(ChatModelIntegrationTests):
+class TestQwen(ChatSuite):
     @pytest.fixture(autouse=True)
     def _weights(self, qwen: ChatGPU) -> None:
         """Loaded once."""
 
     @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatGPU
-
-    @property
     def chat_model_params(self) -> dict[str, Any]:
         return settings()
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # one ChatGPU holds one model

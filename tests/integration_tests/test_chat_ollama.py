@@ -9,12 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
-from langchain.agents import create_agent
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
-from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
 from langchain_gpu import GPULLM, ChatGPU
@@ -22,17 +19,12 @@ from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import DeviceNotFoundError
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
 from tests.integration_tests.servers import Running, ollama, recipes
-from tests.integration_tests.slow import skip_unless_asked, skip_unless_own
+from tests.integration_tests.slow import skip_unless_asked
+from tests.integration_tests.suite import ChatSuite, check_agent, get_weather
 
 pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
 
 COLORS = "Name three colors."
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return f"It is sunny in {city}, 21 degrees."
 
 
 @pytest.fixture(scope="module")
@@ -243,41 +235,20 @@ def test_a_tool_is_called(qwen: ChatGPU) -> None:
 def test_an_agent_calls_its_tool_and_answers_with_its_result(
     asked_to_wait: None, qwen: ChatGPU
 ) -> None:
-    agent = create_agent(qwen, [get_weather], system_prompt="Use the tools.")
-    found = agent.invoke({"messages": [HumanMessage("What is the weather in Paris?")]})
-    _, call, result, answer = found["messages"][:4]
-    assert isinstance(call, AIMessage)
-    assert [(each["name"], each["args"]) for each in call.tool_calls] == [
-        ("get_weather", {"city": "Paris"})
-    ]
-    assert isinstance(result, ToolMessage)
-    assert isinstance(answer, AIMessage)
+    check_agent(qwen)
 
 
-class _Suite(ChatModelIntegrationTests):
+class _Suite(ChatSuite):
     settings: ClassVar[dict[str, Any]] = {}  # known when the server has a port
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return self.settings
 
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatGPU
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # one ChatGPU holds one model
-
 
 class TestSmolLM2(_Suite):
     @pytest.fixture(autouse=True)
-    def _place(self, request: pytest.FixtureRequest, server: Running) -> None:
-        skip_unless_own(request.node.name)
+    def _place(self, server: Running) -> None:
         more = {"model": "smollm2", "n_ctx": 1024, "max_tokens": 100}
         type(self).settings = {**qwen_settings(server), **more}
 

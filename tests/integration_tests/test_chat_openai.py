@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 import xllamacpp
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 from pydantic import BaseModel
 
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.models.resolve import resolve
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
 from tests.integration_tests.servers import Running, vllm_chat
+from tests.integration_tests.suite import ChatSuite
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 KEY = secrets.token_urlsafe(24)
@@ -232,7 +231,7 @@ class TestVLLM:
                 llm.invoke("word " * 5000)
 
 
-class TestStandard(ChatModelIntegrationTests):
+class TestStandard(ChatSuite):
     url: str
 
     @pytest.fixture(autouse=True, scope="class")
@@ -240,23 +239,11 @@ class TestStandard(ChatModelIntegrationTests):
         request.cls.url = vllm.url
 
     @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatGPU
-
-    @property
     def chat_model_params(self) -> dict[str, Any]:
         # Half a billion parameters, taken greedily, tell jokes that go round in circles.
         settings = {"temperature": 0, "model_kwargs": {"repetition_penalty": 1.2}}
         limits = {"max_tokens": 160, "timeout": 200}
         return {"model": "qwen", "base_url": self.url, **settings, **limits}
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # one ChatGPU holds one model
 
 
 class TestLlamaServer:

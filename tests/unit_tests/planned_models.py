@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.models.ggml_types import GGML_TYPES
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.info import LayerCache, ModelInfo, Weights
 from langchain_gpu.planner import imagined
 from tests.unit_tests.test_hf_config import BGE_M3
-from tests.unit_tests.tiny_gguf import text, value_of
+from tests.unit_tests.tiny_gguf import head_and_rest
 
 MIB, GIB = 2**20, 2**30
 F32, Q4_K, Q6_K = 0, 12, 14
@@ -76,20 +74,10 @@ def write_llama_31_8b(file: Path) -> Path:
             "ffn_down": (more, (14_336, 4096)),
         }
         tensors |= {f"blk.{layer}.{name}.weight": shape for name, shape in shapes.items()}
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(facts))
-    for key, value in facts.items():
-        head += text(key) + value_of(value)
-    offset = 0
-    for name, (kind, shape) in tensors.items():
-        head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-        numbers = 1
-        for count in shape:
-            numbers *= count
-        offset += numbers // GGML_TYPES[kind].block * GGML_TYPES[kind].bytes
-        assert not offset % 32
+    head, rest = head_and_rest(facts, tensors)
     with file.open("wb") as opened:
         opened.write(head)
-        opened.truncate(len(head) + -len(head) % 32 + offset)  # a hole takes no space on a disk
+        opened.truncate(len(head) + rest)  # a hole takes no space on a disk
     return file
 
 

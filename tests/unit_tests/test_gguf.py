@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf as published
@@ -18,6 +16,7 @@ from langchain_gpu.models.gguf import Head, parse_head, read_head
 from langchain_gpu.models.info import HeaderError
 from langchain_gpu.models.packages import PACKAGES
 from tests.unit_tests import tiny_gguf
+from tests.unit_tests.damaged_files import damaged, peak_of
 from tests.unit_tests.tiny_gguf import decoder, gguf, text, value_of
 
 SMOL = PACKAGES["HuggingFaceTB/SmolLM2-135M-Instruct", "gguf"][0]
@@ -171,15 +170,6 @@ def test_a_cut_file_is_named_with_the_remedy() -> None:
         parse(SMALL[:-64])
 
 
-def peak_of(work: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 def survives(data: bytes) -> None:
     try:
         parse(data)
@@ -187,18 +177,15 @@ def survives(data: bytes) -> None:
         assert "some.gguf" in str(error)  # noqa: PT017
 
 
+WILD_LENGTHS = st.sampled_from(
+    [struct.pack("<Q", number) for number in (2**16, 2**31, 2**40, 2**63, 2**64 - 1)]
+)
+
+
 @settings(max_examples=300, deadline=20_000)
-@given(st.data())
-def test_any_damage_is_read_or_named_in_little_memory(data: st.DataObject) -> None:
-    damaged = bytearray(SMALL)
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, 700))
-        wild = st.sampled_from([2**16, 2**31, 2**40, 2**63, 2**64 - 1])
-        length = wild.map(lambda number: struct.pack("<Q", number))
-        piece = data.draw(st.binary(min_size=1, max_size=8) | length)
-        damaged[place : place + len(piece)] = piece
-    cut = data.draw(st.integers(0, len(damaged)) | st.just(len(damaged)))
-    assert peak_of(lambda: survives(bytes(damaged[:cut]))) < 4 << 20
+@given(damaged(SMALL, range(701), WILD_LENGTHS))
+def test_any_damage_is_read_or_named_in_little_memory(data: bytes) -> None:
+    assert peak_of(lambda: survives(data)) < 4 << 20
 
 
 @settings(max_examples=200, deadline=20_000)
@@ -215,10 +202,10 @@ def test_a_real_head_with_damage(data: st.DataObject) -> None:
     folder = SMOL.locate()
     assert folder is not None
     with (folder / SMOL.weights).open("rb") as file:
-        damaged = bytearray(file.read(2 << 20))
-    place = data.draw(st.integers(0, len(damaged) - 8))
-    damaged[place : place + 8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1)))
-    survives(bytes(damaged))
+        head = bytearray(file.read(2 << 20))
+    place = data.draw(st.integers(0, len(head) - 8))
+    head[place : place + 8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1)))
+    survives(bytes(head))
 
 
 def test_kept_lists_are_bounded_in_all() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from langchain_gpu.models.st_header import (
     parse_st_header,
     read_st_header,
 )
+from tests.unit_tests.damaged_files import damaged, peak_of
 
 MINILM = PACKAGES["sentence-transformers/all-MiniLM-L6-v2", "safetensors"][0]
 SMALL = save(
@@ -131,15 +130,6 @@ def test_a_cut_file_is_named_with_the_remedy() -> None:
         parse(SMALL[:-3])
 
 
-def peak_of(work: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 def survives(data: bytes) -> None:
     try:
         parse(data)
@@ -147,17 +137,13 @@ def survives(data: bytes) -> None:
         assert "some.safetensors" in str(error)  # noqa: PT017
 
 
+MARKS = st.sampled_from([b"{", b"}", b'"', b"\\", b"[", b"9" * 20, b",", b":", b"\xff"])
+
+
 @settings(max_examples=400, deadline=20_000)
-@given(st.data())
-def test_any_damage_is_read_or_named_in_little_memory(data: st.DataObject) -> None:
-    damaged = bytearray(SMALL)
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(damaged) - 1))
-        marks = st.sampled_from([b"{", b"}", b'"', b"\\", b"[", b"9" * 20, b",", b":", b"\xff"])
-        piece = data.draw(st.binary(min_size=1, max_size=8) | marks)
-        damaged[place : place + len(piece)] = piece
-    cut = data.draw(st.integers(0, len(damaged)) | st.just(len(damaged)))
-    assert peak_of(lambda: survives(bytes(damaged[:cut]))) < 2 << 20
+@given(damaged(SMALL, range(len(SMALL)), MARKS))
+def test_any_damage_is_read_or_named_in_little_memory(data: bytes) -> None:
+    assert peak_of(lambda: survives(data)) < 2 << 20
 
 
 @settings(max_examples=300, deadline=20_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -34,17 +36,20 @@ def put(target: Collection, numbers: Any, version: int = 0) -> None:
     target.put(batch, np.array([[n, version] for n in numbers], dtype=np.float32))
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, target: Collection, *names: str) -> None:
-    """Have FAISS's own methods be followed by Ctrl-C."""
+@contextmanager
+def interrupted(target: Collection, name: str) -> Iterator[None]:
+    """Have a method of FAISS's own be followed by Ctrl-C, and see that it is raised."""
     index: Any = target.index
-    for name in names:
-        real = getattr(index._body._index, name)
+    real = getattr(index._body._index, name)
 
-        def followed(*arguments: Any, real: Any = real) -> None:
-            real(*arguments)
-            raise KeyboardInterrupt
+    def followed(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
 
-        monkeypatch.setattr(index._body._index, name, followed, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index._body._index, name, followed, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def whole(target: Collection) -> set[str]:
@@ -66,14 +71,10 @@ BEFORE = {f"{n} 0" for n in range(100)}
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("numbers", [range(90, 97), range(200, 207)])
-def test_an_add_that_is_interrupted_adds_nothing(
-    kind: str, numbers: range, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_add_that_is_interrupted_adds_nothing(kind: str, numbers: range, tmp_path: Path) -> None:
     target = made(kind)
-    with monkeypatch.context() as patch:
-        interrupt(patch, target, "add_with_ids" if kind == "ivf_flat" else "add")
-        with pytest.raises(KeyboardInterrupt):
-            put(target, numbers, version=5)
+    with interrupted(target, "add_with_ids" if kind == "ivf_flat" else "add"):
+        put(target, numbers, version=5)
     assert whole(target) == BEFORE
     put(target, range(300, 307), version=9)  # as many: none of the others may stand for these
     assert whole(target) == BEFORE | {f"{n} 9" for n in range(300, 307)}
@@ -81,14 +82,10 @@ def test_an_add_that_is_interrupted_adds_nothing(
 
 
 @pytest.mark.parametrize("kind", REMOVING)
-def test_what_replaces_others_is_there_once_they_are_gone(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_replaces_others_is_there_once_they_are_gone(kind: str) -> None:
     target = made(kind)
-    with monkeypatch.context() as patch:
-        interrupt(patch, target, "remove_ids")
-        with pytest.raises(KeyboardInterrupt):
-            put(target, range(10, 15), version=5)
+    with interrupted(target, "remove_ids"):
+        put(target, range(10, 15), version=5)
     replaced = BEFORE - {f"{n} 0" for n in range(10, 15)} | {f"{n} 5" for n in range(10, 15)}
     assert whole(target) == replaced
     put(target, [300])
@@ -96,14 +93,10 @@ def test_what_replaces_others_is_there_once_they_are_gone(
 
 
 @pytest.mark.parametrize("kind", REMOVING)
-def test_what_an_interrupted_delete_removed_is_gone(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_interrupted_delete_removed_is_gone(kind: str) -> None:
     target = made(kind)
-    with monkeypatch.context() as patch:
-        interrupt(patch, target, "remove_ids")
-        with pytest.raises(KeyboardInterrupt):
-            target.delete(["id3", "id50"])
+    with interrupted(target, "remove_ids"):
+        target.delete(["id3", "id50"])
     assert whole(target) == BEFORE - {"3 0", "50 0"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -45,18 +46,26 @@ def gguf(
     version: int = 3,
 ) -> bytes:
     """A whole file: `tensors` are ggml types and shapes by name; their bytes are zeros."""
+    head, rest = head_and_rest(facts, tensors, version=version)
+    return head + bytes(rest)
+
+
+def head_and_rest(
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, tuple[int, tuple[int, ...]]],
+    *,
+    version: int = 3,
+) -> tuple[bytes, int]:
+    """What stands in front of the tensors' bytes, and how many of these there are."""
     head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(facts))
     for key, value in facts.items():
         head += text(key) + value_of(value)
     offset = 0
     for name, (kind, shape) in tensors.items():
         head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-        numbers = 1
-        for size in shape:
-            numbers *= size
-        size = numbers // GGML_TYPES[kind].block * GGML_TYPES[kind].bytes
+        size = math.prod(shape) // GGML_TYPES[kind].block * GGML_TYPES[kind].bytes
         offset += -(-size // ALIGNMENT) * ALIGNMENT
-    return head + bytes(-len(head) % ALIGNMENT) + bytes(offset)
+    return head + bytes(-len(head) % ALIGNMENT), offset
 
 
 def decoder(

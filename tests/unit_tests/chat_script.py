@@ -75,8 +75,15 @@ def chatting(monkeypatch: pytest.MonkeyPatch, script: Script) -> Iterator[Script
 Opens = Callable[..., OpenAIGenerator]
 
 
-@contextmanager
-def opening() -> Iterator[Opens]:
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """A server that says hello; a file calls it `server`."""
+    with chatting(monkeypatch, lambda _: says("Hel", "lo")) as running:
+        yield running
+
+
+@pytest.fixture
+def opening(server: Scripted) -> Iterator[Opens]:
     """Open generators that ask the server; they are closed at the end."""
     opened: list[OpenAIGenerator] = []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.unit_tests.scripted_server import Asked, Reply
+import pytest
+
+from tests.unit_tests.scripted_server import Asked, Reply, Scripted, serving
 
 Lines = Iterable[bytes | float]
 
@@ -111,6 +113,20 @@ class FakeOllama:
     def _row(self, name: str) -> dict[str, Any]:
         row = {"name": name, "model": name, "size": self.size, "size_vram": self.on_gpu}
         return row if self.window is None else row | {"context_length": self.window}
+
+
+@pytest.fixture
+def an_ollama() -> FakeOllama:
+    """One that says hello; a file calls it `fake`."""
+    return FakeOllama()
+
+
+@pytest.fixture
+def ollama_server(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> Iterator[Scripted]:
+    """Where the `fake` answers; a file calls it `server`."""
+    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
+    with serving(monkeypatch, fake) as running:
+        yield running
 
 
 def _full(name: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -54,6 +55,24 @@ class Reply:
     delay: float = 0.0
     cut: bool = False
     parts: Iterable[bytes | float] | None = None
+
+
+class Endless:
+    """Parts of an answer that never ends.
+
+    Attributes:
+        begun: Set when the first is on its way.
+    """
+
+    def __init__(self, first: bytes, more: bytes) -> None:
+        self.first = first
+        self.more = more
+        self.begun = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes | float]:
+        yield self.first
+        self.begun.set()
+        yield from [self.more, 0.02] * 2000
 
 
 Script = Callable[[Asked], Reply]
@@ -184,6 +203,18 @@ def serving(monkeypatch: pytest.MonkeyPatch, script: Script | None = None) -> It
         monkeypatch.setattr(http, "_BACK_OFF", lambda _: 0.0)
         with server.running():
             yield server
+
+
+async def cancel(
+    call: Coroutine[Any, Any, object], begun: threading.Event, left: threading.Event
+) -> None:
+    """Cancel a call that has begun, and see that the server hears of it."""
+    task = asyncio.create_task(call)
+    assert await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(left.wait, 10)
 
 
 def vector_of(text: Any) -> list[float]:

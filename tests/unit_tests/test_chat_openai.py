@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +16,8 @@ from pydantic import BaseModel
 
 from langchain_gpu import ChatGPU, create_rag_chain
 from langchain_gpu.servers.errors import ServerError, ServerTimeoutError
-from tests.unit_tests.chat_script import CHAT, DONE, chat, chatting, chunk, event, says, usage
-from tests.unit_tests.scripted_server import Asked, Reply, Scripted
+from tests.unit_tests.chat_script import CHAT, DONE, chat, chat_server, chunk, event, says, usage
+from tests.unit_tests.scripted_server import Asked, Endless, Reply, Scripted, cancel
 
 KEY = "sk-quite-secret-0123456789"
 COUNTS = {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
@@ -45,10 +43,7 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    with chatting(monkeypatch, lambda _: says("Hel", "lo")) as running:
-        yield running
+server = chat_server
 
 
 @pytest.fixture
@@ -238,20 +233,9 @@ class TestTrouble:
     async def test_a_task_that_is_canceled_ends_on_the_server(
         self, server: Scripted, model: ChatGPU, part: bytes
     ) -> None:
-        begun = threading.Event()
-
-        def parts() -> Iterator[bytes | float]:
-            yield part
-            begun.set()
-            yield from [part, 0.02] * 2000
-
-        server.script = chat(lambda _: Reply(parts=parts()))
-        task = asyncio.create_task(model.ainvoke("hi"))
-        assert await asyncio.to_thread(begun.wait, 10)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await asyncio.to_thread(server.left.wait, 10)
+        parts = Endless(part, part)
+        server.script = chat(lambda _: Reply(parts=parts))
+        await cancel(model.ainvoke("hi"), parts.begun, server.left)
 
     def test_leaving_a_stream_ends_it_on_the_server(self, server: Scripted, model: ChatGPU) -> None:
         server.script = chat(lambda _: Reply(parts=[chunk("a"), 0.02] * 2000))

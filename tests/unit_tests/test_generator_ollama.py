@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,8 +28,8 @@ from langchain_gpu.servers.errors import (
     ServerUnreachableError,
 )
 from langchain_gpu.servers.server import Server
-from tests.unit_tests.scripted_ollama import FakeOllama, call, done, line
-from tests.unit_tests.scripted_server import Reply, Scripted, serving
+from tests.unit_tests.scripted_ollama import FakeOllama, an_ollama, call, done, line, ollama_server
+from tests.unit_tests.scripted_server import Endless, Reply, Scripted, cancel, serving
 
 URL = "http://ollama.test"
 SECRET = "sk-do-not-show-this"  # noqa: S105  no secret: tests look for it
@@ -51,17 +49,7 @@ WEATHER = {
     },
 }
 
-
-@pytest.fixture
-def fake() -> FakeOllama:
-    return FakeOllama()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> Iterator[Scripted]:
-    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
-    with serving(monkeypatch, fake) as running:
-        yield running
+fake, server = an_ollama, ollama_server
 
 
 @pytest.fixture
@@ -417,22 +405,10 @@ def test_closing_the_stream_leaves_the_server(
 async def test_canceling_a_task_leaves_the_server(
     fake: FakeOllama, server: Scripted, text: str
 ) -> None:
-    begun = threading.Event()
-
-    def endless() -> Iterator[bytes | float]:
-        while True:
-            yield line(text)
-            begun.set()
-            yield 0.02
-
-    fake.chat = lambda _: Reply(parts=endless())
+    parts = Endless(line(text), line(text))
+    fake.chat = lambda _: Reply(parts=parts)
     model = chat()
-    task = asyncio.create_task(model.ainvoke("x"))
-    assert await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(server.left.wait, 10)
+    await cancel(model.ainvoke("x"), parts.begun, server.left)
     model.close()
 
 

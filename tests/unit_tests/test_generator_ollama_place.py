@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,20 +13,10 @@ from langchain_gpu import ChatGPU
 from langchain_gpu.events import Event, FallbackWarning, FellBack
 from langchain_gpu.hardware.devices import DeviceNotFoundError
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerTimeoutError
-from tests.unit_tests.scripted_ollama import FakeOllama, done, line
-from tests.unit_tests.scripted_server import Reply, Scripted, serving
+from tests.unit_tests.scripted_ollama import FakeOllama, an_ollama, done, line, ollama_server
+from tests.unit_tests.scripted_server import Reply, Scripted
 
-
-@pytest.fixture
-def fake() -> FakeOllama:
-    return FakeOllama()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> Iterator[Scripted]:
-    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
-    with serving(monkeypatch, fake) as running:
-        yield running
+fake, server = an_ollama, ollama_server
 
 
 def chat(**settings: Any) -> ChatGPU:
@@ -56,8 +45,9 @@ def test_the_device_says_how_much_is_on_the_gpu(
     assert words in device.reason
 
 
-ASKED_AND_FOUND = [
-    # asked for, bytes of 1000 on the GPU, whether that is less
+Case = tuple[dict[str, Any], int, bool]
+ASKED_AND_FOUND: list[Case] = [
+    # What was asked for, bytes of 1000 on the GPU, and whether that is less.
     ({"device": "cuda"}, 0, True),
     ({"device": "rocm"}, 600, True),
     ({"device": "cuda"}, 1000, False),
@@ -74,15 +64,11 @@ ASKED_AND_FOUND = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "on_gpu", "less"), ASKED_AND_FOUND)
+@pytest.mark.parametrize("case", ASKED_AND_FOUND)
 def test_less_than_was_asked_for_is_told_once(
-    asked: dict[str, Any],
-    on_gpu: int,
-    less: bool,  # noqa: FBT001
-    fake: FakeOllama,
-    server: Scripted,
+    case: Case, fake: FakeOllama, server: Scripted
 ) -> None:
-    fake.on_gpu = on_gpu
+    asked, fake.on_gpu, less = case
     # Every answer says that it was loaded again, so every answer makes the object look.
     fake.chat = lambda _: Reply(parts=[line("x"), done(load_duration=10**9)])
     events: list[Event] = []
@@ -97,15 +83,11 @@ def test_less_than_was_asked_for_is_told_once(
         assert "was asked for, and Ollama keeps" in str(told[0].message)
 
 
-@pytest.mark.parametrize(("asked", "on_gpu", "less"), ASKED_AND_FOUND)
+@pytest.mark.parametrize("case", ASKED_AND_FOUND)
 def test_the_policy_error_raises_and_leaves_nothing_loaded(
-    asked: dict[str, Any],
-    on_gpu: int,
-    less: bool,  # noqa: FBT001
-    fake: FakeOllama,
-    server: Scripted,
+    case: Case, fake: FakeOllama, server: Scripted
 ) -> None:
-    fake.on_gpu = on_gpu
+    asked, fake.on_gpu, less = case
     model = chat(fallback="error", **asked)
     if not less:
         assert model.invoke("x").content == "Hello."

@@ -21,7 +21,7 @@ from tests.unit_tests.chat_script import (
     DONE,
     Opens,
     ask,
-    chatting,
+    chat_server,
     chunk,
     event,
     opening,
@@ -38,17 +38,7 @@ ADD = {
     "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
 }
 
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    with chatting(monkeypatch, lambda _: says("Hel", "lo")) as running:
-        yield running
-
-
-@pytest.fixture
-def opens(server: Scripted) -> Iterator[Opens]:
-    with opening() as open_it:
-        yield open_it
+server, opens = chat_server, opening
 
 
 class TestAnswer:

@@ -7,7 +7,6 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -29,7 +28,7 @@ from tests.unit_tests.chat_script import (
     DONE,
     Opens,
     ask,
-    chatting,
+    chat_server,
     chunk,
     event,
     opening,
@@ -52,17 +51,7 @@ TOO_LONG = [
     ("the prompt length is too large", None, None),
 ]
 
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    with chatting(monkeypatch, lambda _: says("Hel", "lo")) as running:
-        yield running
-
-
-@pytest.fixture
-def opens(server: Scripted) -> Iterator[Opens]:
-    with opening() as open_it:
-        yield open_it
+server, opens = chat_server, opening
 
 
 class TestTime:

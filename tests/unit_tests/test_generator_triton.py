@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -17,6 +16,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from tests.unit_tests.scripted_server import cancel
 from tests.unit_tests.scripted_triton import Asked, Model, ScriptedTriton, serving, texts
 from tests.unit_tests.tiny_chat import build_chat
 
@@ -297,12 +297,7 @@ async def test_cancelling_ends_it_there(server: ScriptedTriton, builds: Builds) 
         asked.wait()
 
     server.models["chat"].stream = endless
-    task = asyncio.create_task(builds().ainvoke("Hi"))
-    assert await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(server.left.wait, 10)
+    await cancel(builds().ainvoke("Hi"), begun, server.left)
 
 
 def test_the_time_out_bounds_the_whole_answer(server: ScriptedTriton, builds: Builds) -> None:

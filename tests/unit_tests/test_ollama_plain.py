@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -10,27 +9,17 @@ from typing import Any
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.outputs import Generation
 
 from langchain_gpu import GPULLM
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
-from tests.unit_tests.scripted_ollama import FakeOllama, text_line
-from tests.unit_tests.scripted_server import Reply, Scripted, serving
+from tests.unit_tests.plain_texts import echoed, in_other_ways
+from tests.unit_tests.scripted_ollama import FakeOllama, an_ollama, ollama_server, text_line
+from tests.unit_tests.scripted_server import Endless, Reply, Scripted, cancel
 
 PLAIN = "/api/generate"
 
-
-@pytest.fixture
-def fake() -> FakeOllama:
-    return FakeOllama()
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, fake: FakeOllama) -> Iterator[Scripted]:
-    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
-    with serving(monkeypatch, fake) as running:
-        yield running
+fake, server = an_ollama, ollama_server
 
 
 @pytest.fixture
@@ -45,10 +34,8 @@ def asked(server: Scripted) -> list[Any]:
 
 
 async def test_every_way_gives_the_same_text(server: Scripted, llm: GPULLM) -> None:
-    assert llm.invoke("The capital is") == " Paris"
     assert list(filter(None, llm.stream("The capital is"))) == [" Pa", "ris"]
-    assert await llm.ainvoke("The capital is") == " Paris"
-    assert "".join([text async for text in llm.astream("The capital is")]) == " Paris"
+    assert await in_other_ways(llm, "The capital is") == [" Paris"] * 3
     body = asked(server)[0]
     assert body == {
         "model": "m",
@@ -73,21 +60,9 @@ async def test_prompts_are_in_flight_together_and_counted(
         return Reply(parts=[text_line(body["prompt"]), text_line(done=True)])
 
     fake.plain = echo
-    prompts: list[Any] = [f"prompt {number}" for number in range(12)]
-    result = await llm.agenerate(prompts) if is_async else llm.generate(prompts)
-    assert [each[0].text for each in result.generations] == prompts
-    assert result.llm_output is not None
-    assert result.llm_output["token_usage"] == {
-        "prompt_tokens": 132,
-        "completion_tokens": 36,
-        "total_tokens": 168,
-    }
-    first = result.generations[0][0]
-    assert isinstance(first, Generation)
-    info = first.generation_info or {}
+    info, tokens = await echoed(llm, 12, is_async=is_async)
+    assert tokens == {"prompt_tokens": 132, "completion_tokens": 36, "total_tokens": 168}
     assert (info["finish_reason"], info["backend"]) == ("stop", "ollama")
-    texts = await llm.abatch(prompts) if is_async else llm.batch(prompts)
-    assert texts == prompts
 
 
 def test_settings_stand_where_ollama_reads_them(server: Scripted, llm: GPULLM) -> None:
@@ -162,20 +137,9 @@ def test_one_that_fails_ends_the_others(fake: FakeOllama, llm: GPULLM) -> None:
 async def test_canceling_ends_it_on_the_server(
     fake: FakeOllama, server: Scripted, llm: GPULLM
 ) -> None:
-    begun = threading.Event()
-
-    def parts() -> Iterator[bytes | float]:
-        yield text_line("x")
-        begun.set()
-        yield from [text_line(), 0.02] * 2000
-
-    fake.plain = lambda _: Reply(parts=parts())
-    task = asyncio.create_task(llm.ainvoke("x"))
-    assert await asyncio.to_thread(begun.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(server.left.wait, 10)
+    parts = Endless(text_line("x"), text_line())
+    fake.plain = lambda _: Reply(parts=parts)
+    await cancel(llm.ainvoke("x"), parts.begun, server.left)
 
 
 def test_an_empty_prompt_loads_nothing(server: Scripted, llm: GPULLM) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.outputs import Generation
 
 from langchain_gpu import GPULLM
 from langchain_gpu.events import TruncationWarning
@@ -17,7 +15,8 @@ from langchain_gpu.generators.base import Request
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
 from tests.unit_tests.chat_script import DONE, Opens, chatting, event, opening, refusal, usage
-from tests.unit_tests.scripted_server import Asked, Reply, Script, Scripted, models
+from tests.unit_tests.plain_texts import echoed, in_other_ways
+from tests.unit_tests.scripted_server import Asked, Endless, Reply, Script, Scripted, cancel, models
 
 PLAIN = "/v1/completions"
 
@@ -50,6 +49,9 @@ def writing(script: Script, owner: str = "vllm", *, counts: bool = True) -> Scri
     return whole
 
 
+opens = opening
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     with chatting(monkeypatch, lambda _: Reply(status=500)) as running:
@@ -65,17 +67,9 @@ def llm(server: Scripted) -> Iterator[GPULLM]:
         yield model
 
 
-@pytest.fixture
-def opens(server: Scripted) -> Iterator[Opens]:
-    with opening() as open_it:
-        yield open_it
-
-
 async def test_every_way_gives_the_same_text(server: Scripted, llm: GPULLM) -> None:
-    assert llm.invoke("The capital is") == " Paris"
     assert list(filter(None, llm.stream("The capital is"))) == [" Pa", "ris"]
-    assert await llm.ainvoke("The capital is") == " Paris"
-    assert "".join([text async for text in llm.astream("The capital is")]) == " Paris"
+    assert await in_other_ways(llm, "The capital is") == [" Paris"] * 3
     body = server.of(PLAIN)[0]
     assert body == {
         "model": "m",
@@ -99,22 +93,10 @@ async def test_prompts_are_in_flight_together_and_counted(
         return goes_on(asked.body["prompt"])
 
     server.script = writing(echo)
-    prompts: list[Any] = [f"prompt {number}" for number in range(12)]
-    result = await llm.agenerate(prompts) if is_async else llm.generate(prompts)
-    assert [each[0].text for each in result.generations] == prompts
-    assert result.llm_output is not None
-    assert result.llm_output["token_usage"] == {
-        "prompt_tokens": 84,
-        "completion_tokens": 36,
-        "total_tokens": 120,
-    }
-    first = result.generations[0][0]
-    assert isinstance(first, Generation)
-    info = first.generation_info or {}
+    info, tokens = await echoed(llm, 12, is_async=is_async)
+    assert tokens == {"prompt_tokens": 84, "completion_tokens": 36, "total_tokens": 120}
     assert (info["finish_reason"], info["backend"]) == ("stop", "openai")
     assert info["usage"] == {"input_tokens": 7, "output_tokens": 3, "cached_tokens": 2}
-    texts = await llm.abatch(prompts) if is_async else llm.batch(prompts)
-    assert texts == prompts
 
 
 def test_settings_stand_under_the_forms_names(server: Scripted, llm: GPULLM) -> None:
@@ -235,20 +217,9 @@ class TestTrouble:
             llm.batch(["good", "bad"])
 
     async def test_canceling_ends_it_on_the_server(self, server: Scripted, llm: GPULLM) -> None:
-        begun = threading.Event()
-
-        def parts() -> Iterator[bytes | float]:
-            yield piece("x")
-            begun.set()
-            yield from [piece(), 0.02] * 2000
-
-        server.script = writing(lambda _: Reply(parts=parts()))
-        task = asyncio.create_task(llm.ainvoke("x"))
-        assert await asyncio.to_thread(begun.wait, 10)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await asyncio.to_thread(server.left.wait, 10)
+        parts = Endless(piece("x"), piece())
+        server.script = writing(lambda _: Reply(parts=parts))
+        await cancel(llm.ainvoke("x"), parts.begun, server.left)
 
     def test_an_empty_prompt(self, opens: Opens) -> None:
         with pytest.raises(ValueError, match="the prompt is empty"):

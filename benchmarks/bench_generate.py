@@ -51,6 +51,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--lifetime", type=int, default=3600, help="seconds after which a server ends in any case"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server-rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of torch, llama.cpp and Ollama")
     parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
     return parser.parse_args(arguments)
@@ -59,6 +60,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def served(file: Path, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Any]]:
     """Measure servers, one at a time; return the records, and who was left out and why."""
     slots, window = max(chosen.server_concurrency), 128 + chosen.tokens
+    fewer = argparse.Namespace(**{**vars(chosen), "rounds": chosen.server_rounds})
     room = {"slots": slots, "window": window, "lifetime": chosen.lifetime}
     runs: dict[str, Callable[[], AbstractContextManager[Served]]] = {
         "Ollama": lambda: run_ollama(chosen.servers, file, threads=chosen.threads, **room),
@@ -68,7 +70,7 @@ def served(file: Path, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]]
     for name, start in runs.items():
         try:
             with start() as server:
-                rows = streamed(server.streamers, chosen, chosen.server_concurrency)
+                rows = streamed(server.streamers, fewer, chosen.server_concurrency)
                 found.append({"name": server.name, "model": server.model, "rows": rows})
         except LeftOutError as error:
             skipped.append({"name": name, "reason": str(error)})
@@ -98,6 +100,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "device": machine.describe(select_device("cpu")),
         "versions": machine.versions(),
         "rounds": chosen.rounds,
+        "server_rounds": chosen.server_rounds,
         "tokens": chosen.tokens,
         "threads": chosen.threads,
         "llama_cpp": rows,

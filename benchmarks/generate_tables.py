@@ -14,11 +14,12 @@ _TIMES = ("ttft", "itl", "tpot", "e2e")
 def section(found: Found) -> str:
     """Return the text of one result of `bench_generate.py`."""
     device, versions, threads = found["device"], found["versions"], found["threads"]
+    fewer = f" ({found['server_rounds']} with servers)" if found["servers"] else ""
     intro = (
         f"Writing text with `{found['model']}` on {device['cores']} cores of {device['name']}; "
         f"xllamacpp {versions['xllamacpp']}, transformers {versions['transformers']}, "
-        f"{found['date']}. {found['rounds']} rounds of fresh questions, {found['tokens']} tokens "
-        f"an answer, {threads} thread{'s' * (threads > 1)} for a model; ratios are "
+        f"{found['date']}. {found['rounds']} rounds of fresh questions{fewer}, "
+        f"{found['tokens']} tokens an answer, {threads} thread{'s' * (threads > 1)} for a model; ratios are "
         "medians against the first row of a table with as many chats in the same round, times p50."
     )
     parts = [intro, _streams(found["llama_cpp"], _OWN)]

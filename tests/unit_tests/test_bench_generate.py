@@ -113,6 +113,7 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
             "requests": 0,
             "rows": [{"name": "ChatGPU.stream", "first_us": 1880, "chunk_us": 90.6}],
         },
+        "server_rounds": 2,
         "servers": [
             {"name": "Ollama 1.2", "model": "m", "rows": [{**row, "name": "ChatGPU(ollama)"}]}
         ],

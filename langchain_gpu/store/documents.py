@@ -125,12 +125,12 @@ class Documents:
         """Return the metadata by position, as a copy of the list."""
         return list(self._metadata)
 
-    def _places(self, rows: Sequence[int]) -> list[int]:
+    def _places(self, rows: Sequence[int]) -> Sequence[int]:
         column, count = self._rows, len(self._rows)
         first = column[0] if count else 0
         whole = count > 0 and column[-1] - first == count - 1
         if whole:  # nothing went, so the column need not be looked at: it is far from the cache
-            places = [row - first for row in rows]
+            places = [row - first for row in rows] if first else rows
         else:
             places = [bisect_left(column, row) for row in rows]
         here = not places or (min(places) >= 0 and max(places) < count)

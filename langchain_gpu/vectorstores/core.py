@@ -93,7 +93,8 @@ class Core(VectorStore):
                 there are so many. None takes the kind's own measure.
             nprobe: Lists that a search of an IVF kind scans. None takes a 16th of them, and at
                 least 64; all of them find the true neighbors.
-            ef_search: Candidates that a search of an HNSW kind keeps. None takes 64.
+            ef_search: Candidates that a search of an HNSW kind keeps. None takes 64, and at least
+                `k`; fewer than `k` are quicker and find less.
             relevance_score_fn: Turns a score into a relevance in [0, 1], in place of the table's.
             on_event: Receives fallbacks.
 

@@ -245,11 +245,11 @@ class Graph(Ordered):
         if admitted * SCANNED < self._count:
             return self._named(*self._scan(self._storage, queries, k, selector))
         parameters = faiss.SearchParametersHNSW()
-        parameters.efSearch = max(effort.ef_search or EF_SEARCH, k)
+        parameters.efSearch = effort.ef_search or max(EF_SEARCH, k)
         if selector is not None:
             parameters.sel = selector
         found = in_order(*self._index.search(queries, k, params=parameters))
-        short = (found.rows >= 0).sum(axis=1) < min(k, admitted)
+        short = found.rows[:, min(k, admitted) - 1] < 0  # what was not found stands at the end
         if short.any():
             scores, positions = self._scan(self._storage, queries[short], k, selector)
             found.scores[short], found.rows[short] = scores, positions

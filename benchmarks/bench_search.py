@@ -65,7 +65,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256, help="queries of a batch")
     parser.add_argument("--singles", type=int, default=200, help="single queries")
     parser.add_argument("--memory", type=int, default=100_000, help="documents; 0 for none")
-    parser.add_argument("--approximate", type=int, default=20_000, help="vectors; 0 for none")
+    parser.add_argument("--approximate", type=int, default=100_000, help="vectors; 0 for none")
     parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
     return parser.parse_args(arguments)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_gpu.store.errors import DocumentError
 
@@ -17,12 +16,11 @@ _decode = json.JSONDecoder().raw_decode
 _BAD_JSON = (TypeError, ValueError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Documents that may be stored.
+class Batch(NamedTuple):
+    """Documents side by side, in lists of the same length.
 
     Attributes:
-        ids: Unique; random where none was given.
+        ids: Unique in what is to be stored; random where none was given.
         texts: One for each id.
         metadata: JSON, one for each id.
     """

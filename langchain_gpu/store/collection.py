@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import Batch, decode_metadata
-from langchain_gpu.store.documents import Columns, Documents, Entry
+from langchain_gpu.store.documents import Documents, Entry
 from langchain_gpu.store.gate import Gate
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT
@@ -74,7 +74,7 @@ class Near(NamedTuple):
 class Hits(NamedTuple):
     """Documents that were found, in columns, as most of it is only handed on."""
 
-    documents: Columns
+    documents: Batch
     near: Near
 
 
@@ -265,7 +265,7 @@ class Collection:
         self._count_words()  # the first time takes seconds, which writers do not wait for
         with self._gate.reading():
             if not len(self._documents):
-                return Hits(Columns([], [], []), Near([], [], [0]))
+                return Hits(Batch([], [], []), Near([], [], [0]))
             self._count_words(inside=True)  # what came in between
             near = self._nearest(query, fetch_k, allowed, *how)
             scores, rows = fuse(np.array(near.rows, dtype=np.int64), allowed)
@@ -276,7 +276,7 @@ class Collection:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
         self._writable()
         with self._gate.reading():
-            batch = Batch(*self._documents.columns())
+            batch = self._documents.columns()
             if self._index is None:
                 return batch, None
             return batch, self._index.vectors(self._documents.rows())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.store.batch import encode, encode_metadata
+from langchain_gpu.store.batch import Batch, encode, encode_metadata
 
 
 class Entry(NamedTuple):
@@ -21,14 +21,6 @@ class Entry(NamedTuple):
     id: str
     text: str
     metadata: str
-
-
-class Columns(NamedTuple):
-    """Documents side by side, in lists of the same length."""
-
-    ids: list[str]
-    texts: list[str]
-    metadata: list[str]
 
 
 class Documents:
@@ -74,7 +66,7 @@ class Documents:
         self._texts = list(compress(self._texts, keep))
         self._metadata = list(compress(self._metadata, keep))
 
-    def pick(self, rows: Sequence[int]) -> Columns:
+    def pick(self, rows: Sequence[int]) -> Batch:
         """Return the documents of rows that are here.
 
         Raises:
@@ -82,7 +74,7 @@ class Documents:
         """
         places = self._places(rows)
         ids, texts, metadata = self._ids, self._texts, self._metadata
-        return Columns(
+        return Batch(
             [ids[place] for place in places],
             [texts[place] for place in places],
             [metadata[place] for place in places],
@@ -109,9 +101,9 @@ class Documents:
         """Return all rows, increasing."""
         return np.array(self._rows, dtype=np.int64)
 
-    def columns(self) -> Columns:
+    def columns(self) -> Batch:
         """Return all documents; the lists are copies, the strings are not."""
-        return Columns(list(self._ids), list(self._texts), list(self._metadata))
+        return Batch(list(self._ids), list(self._texts), list(self._metadata))
 
     def ids(self) -> list[str]:
         """Return the ids by position, as a copy of the list."""
@@ -137,7 +129,7 @@ class Documents:
         if here and not whole:
             here = all(column[place] == row for place, row in zip(places, rows, strict=True))
         if not here:
-            raise LookupError(f"not all of the rows {list(rows)} are here")
+            raise LookupError(f"not all of {len(rows)} rows are here")
         return places
 
     def lines(self) -> Iterator[bytes]:
@@ -192,4 +184,4 @@ def parse_line(line: bytes) -> tuple[int, Entry]:
     return row, Entry(id_, text, encode_metadata(values["metadata"], row))
 
 
-__all__ = ["Columns", "Documents", "Entry", "parse", "parse_line"]
+__all__ = ["Documents", "Entry", "parse", "parse_line"]

@@ -25,7 +25,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.store.documents import Columns, Documents, Entry, parse, parse_line
+from langchain_gpu.store.batch import Batch
+from langchain_gpu.store.documents import Documents, Entry, parse, parse_line
 from langchain_gpu.store.errors import DamagedStoreError
 from langchain_gpu.store.manifest import REMEDY
 
@@ -98,7 +99,7 @@ class MappedDocuments:
         found = [found[0] for found in map(self._find, ids) if found is not None]
         return np.array(self._rows[found], dtype=np.int64)
 
-    def pick(self, rows: Sequence[int]) -> Columns:
+    def pick(self, rows: Sequence[int]) -> Batch:
         """Return the documents of rows that are here.
 
         Raises:
@@ -111,9 +112,9 @@ class MappedDocuments:
         places = np.searchsorted(self._rows, wanted)
         here = places < len(self._rows)
         if not here.all() or (self._rows[places] != wanted).any():
-            raise LookupError(f"not all of the rows {list(rows)} are here")
+            raise LookupError(f"not all of {len(rows)} rows are here")
         entries = list(map(self._read, places.tolist()))
-        return Columns(
+        return Batch(
             [entry.id for entry in entries],
             [entry.text for entry in entries],
             [entry.metadata for entry in entries],
@@ -138,7 +139,7 @@ class MappedDocuments:
         digests[self._whose] = self._digests
         return digests
 
-    def columns(self) -> Columns:
+    def columns(self) -> Batch:
         """Return all documents, read into memory."""
         return self.whole().columns()
 

@@ -39,7 +39,6 @@ from langchain_gpu.search.vectors import empty, gather, prepare_one, sliced
 from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection, Hits
-from langchain_gpu.store.documents import Entry
 
 T = TypeVar("T")
 Scored = list[tuple[Document, float]]
@@ -206,13 +205,8 @@ def embed_text(embedding: Embeddings, text: str) -> NDArray[np.float32]:
     return vector
 
 
-def document_of(entry: Entry) -> Document:
+def document_of(id_: str, text: str, metadata: str) -> Document:
     """Make a fresh document of what is stored."""
-    return made_document(entry.id, entry.text, entry.metadata)
-
-
-def made_document(id_: str, text: str, metadata: str) -> Document:
-    """Make a fresh document; its metadata is JSON."""
     values = {"id": id_, "page_content": text, "metadata": decode_metadata(metadata)}
     # What the constructor does in the end, without its four layers of Python: a third of the time.
     document = Document.__new__(Document)
@@ -222,7 +216,7 @@ def made_document(id_: str, text: str, metadata: str) -> Document:
 
 def scored(hits: Hits) -> Scored:
     """Make documents with scores."""
-    return list(zip(map(made_document, *hits.documents), hits.near.scores, strict=True))
+    return list(zip(map(document_of, *hits.documents), hits.near.scores, strict=True))
 
 
 def apart(found: list[T], counts: Sequence[int]) -> list[list[T]]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import starmap
 from typing import Any, Self
 
 from langchain_core.documents import Document
@@ -160,12 +161,12 @@ class FAISSVectorStore(Moving):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Return the documents of those ids that are here, in the order of `ids`."""
-        return list(map(document_of, self._collection.get(strings(ids, "id"))))
+        return list(starmap(document_of, self._collection.get(strings(ids, "id"))))
 
     def iter_documents(self, filter: Filter | None = None) -> Iterator[Document]:
         """Yield the documents of this moment, oldest first, made one by one."""
         admits = None if filter is None else compile_filter(filter)
-        documents = map(document_of, self._collection.entries())
+        documents = starmap(document_of, self._collection.entries())
         return (found for found in documents if admits is None or admits(found.metadata))
 
     def as_retriever(self, **kwargs: Any) -> FAISSRetriever:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from langchain_gpu import ChatGPU
+from tests.chat_suite import ChatSuite, check_agent
 from tests.integration_tests.servers import folder
-from tests.integration_tests.suite import ChatSuite, check_agent
 
 QWEN = "qwen/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 

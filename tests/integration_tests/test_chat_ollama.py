@@ -18,9 +18,9 @@ from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import DeviceNotFoundError
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
+from tests.chat_suite import ChatSuite, check_agent, get_weather
 from tests.integration_tests.servers import Running, ollama, recipes
 from tests.integration_tests.slow import skip_unless_asked
-from tests.integration_tests.suite import ChatSuite, check_agent, get_weather
 
 pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.models.resolve import resolve
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
+from tests.chat_suite import ChatSuite
 from tests.integration_tests.servers import Running, vllm_chat
-from tests.integration_tests.suite import ChatSuite
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 KEY = secrets.token_urlsafe(24)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from langchain_gpu import GPULLM, ChatGPU
+from tests.chat_suite import ChatSuite, check_agent
 from tests.integration_tests.servers import folder
-from tests.integration_tests.suite import ChatSuite, check_agent
 
 pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_gpu import ChatGPU
+from tests.chat_suite import ChatSuite
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -25,11 +25,7 @@ class TestChatGPUUnit(ChatModelUnitTests):
 
 
 @pytest.mark.models
-class TestChatGPUIntegration(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatGPU
-
+class TestChatGPUIntegration(ChatSuite):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         engine: dict[str, Any] = {"device": "cpu", "n_ctx": 1024, "n_parallel": 2, "n_threads": 1}
@@ -40,14 +36,6 @@ class TestChatGPUIntegration(ChatModelIntegrationTests):
     @property
     def has_tool_calling(self) -> bool:
         return False  # SmolLM2's chat template has no tools
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # one ChatGPU holds one model
 
     @pytest.mark.xfail(reason="a model of 135 M parameters forgets the keys it was asked for")
     def test_json_mode(self, model: BaseChatModel) -> None:

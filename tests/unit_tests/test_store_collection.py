@@ -17,9 +17,8 @@ import pytest
 from langchain_gpu.search import kinds
 from langchain_gpu.search.route import Route
 from langchain_gpu.store import folder as folders
-from langchain_gpu.store.batch import check
+from langchain_gpu.store.batch import Batch, check
 from langchain_gpu.store.collection import Collection, Hits, Near
-from langchain_gpu.store.documents import Columns
 from langchain_gpu.store.identity import Identity
 
 
@@ -66,7 +65,7 @@ def test_clear_forgets_the_width_but_no_row() -> None:
     target = collection()
     put(target, range(3))
     target.clear()
-    nothing = Hits(Columns([], [], []), Near([], [], [0]))
+    nothing = Hits(Batch([], [], []), Near([], [], [0]))
     assert (len(target), target.dimension, target.search(query(1), 2)) == (0, None, nothing)
     target.put(check(["wide"]), np.ones((1, 5), dtype=np.float32))
     assert target._documents.rows().tolist() == [3]

@@ -3,7 +3,7 @@
 FAISS shares a batch among its threads query by query, so one query is one thread's work while the
 others wait for it, spinning. Here each thread takes a slice of the vectors, and the next one where
 others are late: FAISS looks through all of them, and the best of all slices are put in order.
-Searches of few vectors take one thread, and no other is woken.
+Searches of few vectors, or with a filter, take one thread, and no other is woken.
 """
 
 from __future__ import annotations

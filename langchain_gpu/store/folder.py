@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -134,7 +134,8 @@ def _save(
     documents_path = folder / documents_name(generation)
     places_path = folder / places_name(generation)
     temporary = folder / f"manifest-{generation}.tmp"
-    with _removed_on_failure(index_path, documents_path, places_path, temporary):
+    files = (index_path, documents_path, places_path, temporary)
+    with _removed_on_failure(folder, generation, files):
         index.save(index_path)
         ends = _write_lines(documents_path, documents.lines())
         write_places(places_path, documents, ends)
@@ -296,14 +297,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _removed_on_failure(*paths: Path) -> Iterator[None]:
+def _removed_on_failure(folder: Path, generation: int, paths: Sequence[Path]) -> Iterator[None]:
+    """Remove what an unfinished save wrote; not what the manifest names, interrupted or not."""
     try:
         yield
     except BaseException:
-        for path in paths:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        if not _is_saved(folder, generation):
+            for path in paths:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
         raise
+
+
+def _is_saved(folder: Path, generation: int) -> bool:
+    try:
+        return manifests.read(folder).generation == generation
+    except StoreNotFoundError:
+        return False
 
 
 def _remove_others(folder: Path, manifest: Manifest) -> None:

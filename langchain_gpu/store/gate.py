@@ -43,11 +43,11 @@ class Gate:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold readers off."""
-        with self._changed:
-            self._closed = True
-            while self._readers:
-                self._changed.wait()
-        try:
+        try:  # from the start: Ctrl-C ends the wait too
+            with self._changed:
+                self._closed = True
+                while self._readers:
+                    self._changed.wait()
             yield
         finally:
             with self._changed:

@@ -1,11 +1,12 @@
 """Whose vectors these are: the model's name, and its vector of one fixed text.
 
-A name alone would refuse a model folder that was moved, and would take two models that share a
-file name for one. The text decides where the names differ.
+A name alone would refuse a model folder that was moved, and would take what a folder holds now for
+what it held when the store was built. The text decides where the names differ, or are a path.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def accept(
     """
     model, revision = names(embedding)
     same_revision = None in {revision, stored.revision} or revision == stored.revision
-    if model is not None and model == stored.model and same_revision:
+    if model is not None and model == stored.model and same_revision and not _is_path(model):
         return
     ours, theirs = np.asarray(stored.probe, dtype=np.float32), embed(stored.text)
     if ours.shape != theirs.shape:
@@ -70,6 +71,10 @@ def accept(
         f"the store was built with {_called(stored)}, and {given} is another model: {why}; load it "
         "with the model it was built with, or build a new store"
     )
+
+
+def _is_path(model: str) -> bool:
+    return os.path.exists(os.path.expanduser(model))  # noqa: PTH110, PTH111 - never raises
 
 
 def _called(stored: Identity) -> str:

@@ -118,7 +118,7 @@ def read(folder: Path) -> Manifest:
         for older in range(version, FORMAT):
             values = UPGRADES[older](values)
         return _manifest(values)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise DamagedStoreError(f"{path} is no manifest ({error}): {REMEDY}") from error
     except _NotOurs as error:
         raise DamagedStoreError(f"{path} {error}: {REMEDY}") from error
@@ -141,7 +141,7 @@ def _manifest(values: Any) -> Manifest:
         identity=Identity(
             model=_optional(identity, "model"),
             revision=_optional(identity, "revision"),
-            probe=tuple(float(number) for number in _take(identity, "probe", list)),
+            probe=_probe(identity),
             text=_take(identity, "text", str),
         ),
         index=_file(_take(values, "index", dict), index_name(generation)),
@@ -149,6 +149,13 @@ def _manifest(values: Any) -> Manifest:
         places=_places(values, generation),
         parameters=_numbers(values),
     )
+
+
+def _probe(values: Mapping[str, Any]) -> tuple[float, ...]:
+    numbers = _take(values, "probe", list)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("'probe' holds something else than numbers")
+    return tuple(map(float, numbers))
 
 
 def _places(values: Mapping[str, Any], generation: int) -> File | None:

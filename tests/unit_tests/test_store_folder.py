@@ -189,6 +189,22 @@ def test_a_failure_at_any_step_leaves_the_old_or_the_new(
     assert {(False, 3), (True, 5)} <= seen
 
 
+def test_what_the_manifest_names_stays_when_the_rename_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 3)
+    rename = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 5)
+    assert len(load(tmp_path).documents) == 5
+
+
 def test_a_failed_first_save_leaves_nothing_to_load(tmp_path: Path) -> None:
     index, documents = contents(5)
     error = OSError(28, "No space left on device")
@@ -296,6 +312,7 @@ def change(folder: Path, **values: Any) -> None:
         ({"identity": None}, "'identity' is None"),
         ({"identity": {"model": 3, "revision": None, "probe": [], "text": ""}}, "'model' is 3"),
         ({"identity": {"model": "m", "revision": None, "probe": [[]], "text": ""}}, "no manifest"),
+        ({"identity": {"model": "m", "revision": None, "probe": ["x"], "text": ""}}, "no manifest"),
         ({"index": {"name": "../index-1.faiss", "size": 1, "sha256": ""}}, r"'\.\./index-1.faiss'"),
         ({"index": {"name": "/etc/passwd", "size": 1, "sha256": ""}}, "'/etc/passwd'"),
         ({"documents": {"name": "documents-2.jsonl", "size": 1, "sha256": ""}}, "documents-2"),

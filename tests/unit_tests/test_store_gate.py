@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import pytest
+
 from langchain_gpu.store.gate import Gate
 
 PATIENCE = 10.0
@@ -62,3 +64,19 @@ def test_an_error_inside_opens_the_gate_again() -> None:
             _ = 1 / 0
     with gate.writing():
         pass
+
+
+def test_a_writer_interrupted_while_it_waits_opens_the_gate_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate._changed, "wait", interrupted)
+    with gate.reading(), pytest.raises(KeyboardInterrupt), gate.writing():
+        pytest.fail("a reader is in")
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(gate.enter).result(PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_names_are_read_where_embeddings_keep_them() -> None:
 @pytest.mark.parametrize("revision", [None, "abc"])
 def test_the_same_name_is_enough(revision: str | None) -> None:
     accept(STORED, Model(model="org/model", revision=revision), never)
+
+
+def test_the_name_of_a_folder_is_not_enough(tmp_path: Path) -> None:
+    stored = Identity(str(tmp_path), None, (1.0, 2.0, 3.0))
+    accept(stored, Model(model=str(tmp_path)), gives(1, 2, 3))
+    with pytest.raises(WrongModelError, match=r"cosine 0\.714"):
+        accept(stored, Model(model=str(tmp_path)), gives(3, 2, 1))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -65,7 +66,8 @@ def csv_rows(text: str) -> Iterator[tuple[int, str]]:
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, len(text)))  # a long field is no reason to refuse the file
     try:
-        rows = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter))
+        # Lines as a file has them: splitlines() would also cut at U+2028 and vertical tabs.
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     finally:
         csv.field_size_limit(limit)
     if not rows:

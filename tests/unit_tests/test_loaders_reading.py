@@ -201,6 +201,12 @@ def test_csv_gives_a_document_per_row(tmp_path: Path, delimiter: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\v", "\f", "\x1c"])
+def test_csv_ends_a_row_where_its_line_ends(tmp_path: Path, mark: str) -> None:
+    texts = load(tmp_path / "a.csv", f"id,text\n1,first{mark}second\n2,x")
+    assert texts == [f"id: 1\ntext: first{mark}second", "id: 2\ntext: x"]
+
+
 def test_csv_takes_a_long_field(tmp_path: Path) -> None:
     (text,) = load(tmp_path / "a.csv", "text\n" + "x" * 300_000)
     assert len(text) == 300_006

@@ -97,14 +97,30 @@ class Fields:
         """
         for name in names:
             value = self.values.get(name)
-            if value is None:
-                continue
-            if type(value) is not int or not least <= value <= _MAX_NUMBER:
-                raise HeaderError(
-                    f"{self.file}: {name!r} is {_short(value)}, not a whole number from {least} up"
-                )
-            return value
+            if value is not None:
+                return self._whole(name, value, least)
         return None
+
+    def most(self, *names: str) -> int | None:
+        """Return the largest number of the first of `names` that is there; it may be one a layer.
+
+        Raises:
+            HeaderError: As for `optional`.
+        """
+        for name in names:
+            value = self.values.get(name)
+            if isinstance(value, list) and value:
+                return max(self._whole(name, item, 1) for item in value)
+            if value is not None:
+                return self._whole(name, value, 1)
+        return None
+
+    def _whole(self, name: str, value: object, least: int) -> int:
+        if type(value) is not int or not least <= value <= _MAX_NUMBER:
+            raise HeaderError(
+                f"{self.file}: {name!r} is {_short(value)}, not a whole number from {least} up"
+            )
+        return value
 
     def text(self, name: str) -> str:
         """Return a field that is text, of the inner part or else of the outer.

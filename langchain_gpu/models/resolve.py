@@ -172,7 +172,7 @@ class _Hub:
         if not is_installed("huggingface_hub"):
             tried.append(f"{where}: huggingface_hub is missing (pip install huggingface-hub)")
             return None
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
@@ -186,15 +186,7 @@ class _Hub:
                 api = HfApi(token=self._options["token"])
                 listed = api.list_repo_files(repo, revision=self._options["revision"])
                 patterns = choose_gguf(listed, tag)
-            folder = Path(
-                snapshot_download(
-                    repo,
-                    allow_patterns=patterns,
-                    local_files_only=local_files_only,
-                    **self._options,
-                )
-            )
-            return self._pick(folder, tag)
+            return self._pick(self._snapshot(repo, patterns, here=local_files_only), tag)
         except HFValidationError:
             tried.append(f"{where}: {name!r} is no hub name")
         except LocalEntryNotFoundError as error:
@@ -207,6 +199,22 @@ class _Hub:
             if local_files_only:
                 enable_progress_bars()
         return None
+
+    def _snapshot(self, repo: str, patterns: list[str], *, here: bool) -> Path:
+        """Return the folder of a repository's files, downloaded unless they must be `here`."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            found = snapshot_download(
+                repo, allow_patterns=patterns, local_files_only=here, **self._options
+            )
+        except LocalEntryNotFoundError as error:
+            found = getattr(error, "snapshot_path", None)
+            # Of GGUF files one of many was fetched: that the others are missing is no fault.
+            if self._kind != "gguf" or found is None:
+                raise
+        return Path(found)
 
     def _pick(self, folder: Path, tag: str) -> Path:
         if self._kind == "gguf":

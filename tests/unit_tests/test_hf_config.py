@@ -167,6 +167,26 @@ GEMMA_3_12B = {
         "sliding_window": 1024,
     },
 }
+# As transformers saves it: one width for each layer.
+GEMMA_3N: dict[str, Any] = {
+    "architectures": ["Gemma3nForConditionalGeneration"],
+    "model_type": "gemma3n",
+    "text_config": {
+        "head_dim": 256,
+        "hidden_size": 2048,
+        "intermediate_size": [8192] * 20 + [16384] * 15,
+        "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+        "max_position_embeddings": 32768,
+        "model_type": "gemma3n_text",
+        "num_attention_heads": 8,
+        "num_hidden_layers": 35,
+        "num_key_value_heads": 2,
+        "num_kv_shared_layers": 15,
+        "sliding_window": 512,
+        "vocab_size": 262400,
+    },
+    "torch_dtype": "bfloat16",
+}
 MIXTRAL_8X7B = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
@@ -386,3 +406,11 @@ def test_any_value_anywhere_is_read_or_named(config: dict[str, Any], data: st.Da
         assert info(changed).params >= 0
     except HeaderError as error:
         assert "config.json" in str(error)  # noqa: PT017
+
+
+def test_widths_may_be_one_a_layer() -> None:
+    info = read_config(GEMMA_3N)
+    assert info.intermediate == 16384
+    assert [cache.window for cache in info.caches if cache.keys] == ([512] * 4 + [None]) * 4
+    with pytest.raises(HeaderError, match="'intermediate_size' is 'x'"):
+        read_config({**LLAMA_3_8B, "intermediate_size": [14336, "x"]})

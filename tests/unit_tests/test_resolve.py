@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,12 @@ def test_a_cached_gguf_is_found(tmp_path: Path) -> None:
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("a" * 40)
     (snapshot / "m-Q8_0.gguf").write_bytes(b"GGUF")
+    listing = {name: {"size": 4, "blob_id": "b" * 40} for name in ("config.json", *REPOSITORY)}
+    (root / "trees").mkdir()
+    # What huggingface_hub notes of a repository when it downloads one of its files.
+    (root / "trees" / f"{'a' * 40}.json").write_text(
+        json.dumps({"format_version": 1, "files": listing})
+    )
     options = {"kind": "gguf", "cache_folder": str(tmp_path), "local_files_only": True}
     assert resolve("org/name", **options).path.name == "m-Q8_0.gguf"  # type: ignore[arg-type]
     with pytest.raises(ModelNotFoundError, match="holds 'Q2_K'"):

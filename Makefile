@@ -2,7 +2,7 @@
 #   make demo     make test
 # Options:  PYTHON=python3.12   another interpreter
 #           TORCH_INDEX=URL     an index with another torch build, for example PyTorch's own
-#                               .../whl/cpu (small, no CUDA) or .../whl/rocm7.1
+#                               .../whl/cpu (small, no CUDA) or .../whl/rocm7.2
 #           ARGS="..."          more arguments for `make demo` and `make test`
 PYTHON ?= python3
 TORCH_INDEX ?=

@@ -34,8 +34,8 @@ class ChatGPU(RunsGenerator, StructuredChat):
         model: A `.gguf` file, a folder with safetensors, the name of an installed model package, a
             name on the hub, or a server's own name of a model (alias `model_name`).
         backend: `"auto"` takes `"llama_cpp"` for GGUF, `"transformers"` for safetensors, and asks
-            the server at `base_url` what it is: `"openai"` (vLLM, SGLang, llama-server, NIM, TGI),
-            `"ollama"` or `"triton"`.
+            the server at `base_url` what it is: `"ollama"`, or else `"openai"` (vLLM, SGLang,
+            llama-server, NIM, TGI). It never chooses `"triton"`: name it.
         base_url: Address of a server; the key it asks for goes into `api_key`.
         temperature, top_p, max_tokens, stop, seed, timeout: How an answer is written; each may be
             given with a call instead. Other options go to the engine under its own names, as

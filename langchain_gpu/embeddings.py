@@ -65,7 +65,12 @@ class _Ask:
 class GPUEmbeddings(RunsModel, Embeddings):
     """Embed texts on the GPU, or on the CPU where there is none, with a word on which and why.
 
-    A drop-in for `HuggingFaceEmbeddings`: the same names, the same default model, the same vectors.
+    A drop-in for `HuggingFaceEmbeddings`: the same names and the same default model. The vectors
+    differ in three ways: `dtype="auto"` computes in half precision where the device is fast at it,
+    newlines are kept, and the model's own prompts for queries and documents are applied. For the
+    vectors of `HuggingFaceEmbeddings` (cosine at least 0.99999) take `dtype="float32"`,
+    `replace_newlines=True` and `encode_kwargs={"prompt": ""}`.
+
     Texts are sorted by length and batched by tokens; running out of GPU memory shrinks the batch
     instead of ending the work.
 
@@ -128,7 +133,8 @@ class GPUEmbeddings(RunsModel, Embeddings):
     """With `dtype="int8"`: texts like those that will be embedded, for the ranges of the numbers;
     without them, texts are drawn."""
     truncate_dim: int | None = Field(default=None, ge=1)
-    """Leading dimensions to keep, for models trained for that; vectors keep their length."""
+    """Leading dimensions to keep, for models trained for that (Matryoshka); shortened vectors are
+    rescaled to the norm they had."""
     precision: Precision = "float32"
     """What is returned: `"float16"`, or `"int8"` (every vector scaled by itself, for cosine
     similarity)."""

@@ -41,13 +41,14 @@ class GPULLM(RunsGenerator, BaseLLM):
     Setup:
         `pip install "langchain-gpu[llama-cpp]"` for GGUF files,
         `pip install "langchain-gpu[local]"` for safetensors,
-        `pip install "langchain-gpu[openai]"` or `[ollama]` for a model behind a server.
+        `pip install "langchain-gpu[openai]"`, `[ollama]` or `[triton]` for a model behind a server.
 
     Key arguments:
         model: A `.gguf` file, a folder with safetensors, the name of an installed model package, a
             name on the hub, or a server's own name of a model (alias `model_name`).
         backend: `"auto"` takes `"llama_cpp"` for GGUF, `"transformers"` for safetensors, and asks
-            the server at `base_url` what it is.
+            the server at `base_url` whether it is Ollama or speaks the OpenAI form. It never
+            chooses `"triton"`: name it.
         base_url: Address of a server; the key it asks for goes into `api_key`.
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"` or `"cpu"`.
         fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;

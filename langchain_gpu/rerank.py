@@ -55,8 +55,8 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         score_threshold: Documents with a lower score are left out.
         on_long: What happens to pairs beyond the model's window: `"truncate"` (warned about once),
             `"window"` (the best of overlapping windows of the document) or `"error"`.
-        base_url: A server that reranks (vLLM, TEI, infinity), instead of a model here; with
-            `backend="triton"` a Triton Inference Server.
+        base_url: A server with a `/rerank` route (vLLM, TEI, infinity, llama-server), instead of a
+            model here; with `backend="triton"` a Triton Inference Server.
 
     Instantiate and use:
         ```python

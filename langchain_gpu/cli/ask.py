@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,7 +28,25 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
 ChatOption = Annotated[
-    str, typer.Option("--chat-model", help="Name, folder, or .gguf file of the chat model.")
+    str,
+    typer.Option(
+        "--chat-model",
+        help="Name, folder, or .gguf file of the chat model; with --base-url the server's name of "
+        "it.",
+    ),
+]
+BackendOption = Annotated[
+    Literal["auto", "llama_cpp", "transformers", "ollama", "openai", "triton"],
+    typer.Option("--backend", help="What runs the chat model."),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        help="A server that runs the chat model; --device is then for the other models.",
+        show_default=False,
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -51,6 +69,8 @@ def ask(
     *,
     store: StoreOption,
     chat_model: ChatOption = CHAT_MODEL,
+    backend: BackendOption = "auto",
+    base_url: BaseUrlOption = None,
     embedding_model: ModelOption = None,
     k: KOption = 4,
     rerank: RerankOption = None,
@@ -69,6 +89,8 @@ def ask(
             store,
             models.Place(device, fallback),
             chat_model=chat_model,
+            backend=backend,
+            base_url=base_url,
             embedding_model=embedding_model,
             k=k,
             rerank=rerank,
@@ -93,6 +115,8 @@ def _parts(
     place: models.Place,
     *,
     chat_model: str,
+    backend: str,
+    base_url: str | None,
     embedding_model: str | None,
     k: int,
     rerank: str | None,
@@ -110,7 +134,7 @@ def _parts(
         raise ValueError(f"{store} does not name its model; pass --embedding-model")
     embeddings = models.make_embeddings(model, place)
     vectors = FAISSVectorStore.load_local(store, embeddings, device=place.search)
-    chat = models.make_chat(chat_model, place)
+    chat = models.make_chat(chat_model, place, backend=backend, base_url=base_url)
     reranker = None if rerank is None else models.make_reranker(rerank, place, top_n=k)
     fetched = k if reranker is None else max(_FEWEST, _CANDIDATES * k)
     retriever = vectors.as_retriever(k=fetched)

@@ -41,19 +41,36 @@ def make_embeddings(model: str, place: Place, *, on_event: Listener | None = Non
     )
 
 
-def make_chat(model: str, place: Place, *, max_tokens: int = MAX_ANSWER_TOKENS) -> ChatGPU:
+def make_chat(
+    model: str,
+    place: Place,
+    *,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+    backend: str = "auto",
+    base_url: str | None = None,
+) -> ChatGPU:
     """Make the chat model; nothing is loaded yet. One chat at a time, the likeliest words.
+
+    Args:
+        model: A file, a folder or a name; a server's own name of a model.
+        place: Where it runs, if not on a server: a server has devices of its own.
+        max_tokens: Longest answer.
+        backend: Which engine.
+        base_url: Address of a server.
 
     Raises:
         ModelNotFoundError: There are no files for `model`.
     """
     from langchain_gpu.chat_models import ChatGPU
-    from langchain_gpu.generators.registry import choose
+    from langchain_gpu.generators.registry import SERVERS, choose
 
-    penalty = _PENALTY.get(choose(model).backend)
+    here = base_url is None and backend not in SERVERS
+    penalty = _PENALTY.get(choose(model, backend).backend) if here else None
     return ChatGPU(
         model=model,
-        device=place.device,
+        backend=backend,
+        base_url=base_url,
+        device=place.device if here else "auto",
         fallback=place.fallback,
         n_parallel=1,
         temperature=0,

@@ -39,11 +39,18 @@ ParallelOption = Annotated[
 DtypeOption = Annotated[
     str | None,
     typer.Option(
-        "--dtype", help="Load safetensors as: float32, bfloat16, int8, nf4.", show_default=False
+        "--dtype",
+        help="Load safetensors as float32, bfloat16, float16, int8, float8 or nf4.",
+        show_default=False,
     ),
 ]
 CacheOption = Annotated[
-    str, typer.Option("--cache-dtype", help="Type of the KV cache: float16, q8_0, q4_0.")
+    str,
+    typer.Option(
+        "--cache-dtype",
+        help="Type of the KV cache: float32, float16, bfloat16, q8_0, q5_1, q5_0, q4_1, q4_0 or "
+        "iq4_nl.",
+    ),
 ]
 QuantizationOption = Annotated[
     str | None,

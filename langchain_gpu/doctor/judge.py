@@ -12,9 +12,18 @@ from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import Kind
 from langchain_gpu.hardware.traps import Problem, advise
-from langchain_gpu.hardware.wheels import ROCM_WHEEL, XPU_WHEEL, cuda_remedy, reinstall
+from langchain_gpu.hardware.wheels import (
+    ROCM_WHEEL,
+    XPU_WHEEL,
+    cuda_remedy,
+    reinstall,
+    version,
+)
 
 _LLAMA = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp"
+# Compute capabilities for which xllamacpp's wheel for CUDA 13.2 holds machine code. For later ones
+# than 7.5 it holds PTX, which a driver for CUDA 13.0 or 13.1 cannot compile.
+_LLAMA_NATIVE = {(7, 5), (8, 6), (8, 9), (12, 0), (12, 1)}
 _LONGER = "a first start reads gigabytes of libraries: langchain-gpu doctor --proof-timeout 60"
 _STUCK = {
     "cuda": "see `nvidia-smi` and dmesg (lines with Xid); a reboot helps a driver that hangs",
@@ -96,8 +105,11 @@ def _blind(proof: Proof, gpu: Device | None, facts: Facts) -> Problem | None:
 def _llama_wheel(gpu: Device, facts: Facts) -> str:
     """Return the name of xllamacpp's wheel for a GPU, as its README lists them."""
     if gpu.kind == "cuda":
-        newest = facts.nvidia.cuda
-        return "whl/cu132" if newest is None or newest[0] >= 13 else "whl/cu128"  # noqa: PLR2004
+        newest, card = facts.nvidia.cuda, version(gpu.capability or "7.5")
+        needed = (13, 0) if card in _LLAMA_NATIVE else (13, 2)
+        # CUDA 13 leaves out what came before Turing.
+        fits = card >= (7, 5) and (newest is None or newest >= needed)
+        return "whl/cu132" if fits else "whl/cu128"
     return "whl/rocm-7.2.4" if gpu.kind == "rocm" else "whl/vulkan"
 
 

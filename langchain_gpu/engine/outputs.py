@@ -19,7 +19,8 @@ class Output:
 
     Attributes:
         truncate_dim: Keep this many leading dimensions, for models trained for that (Matryoshka);
-            every vector keeps its length, so that units stay units. None keeps all.
+            shortened vectors are rescaled to the norm they had, so that units stay units. None
+            keeps all.
         precision: `"float16"` rounds to about three digits. `"int8"` scales every vector by itself
             so that its largest component becomes 127 or -127, and rounds: the scale is dropped,
             which cosine similarity does not see and inner products do. A vector's int8 form does

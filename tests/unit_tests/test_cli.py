@@ -76,7 +76,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
         made.append((model, place))
         return Embedding(model=model, on_event=on_event)
 
-    def make_chat(model: str, place: Place) -> Chat:
+    def make_chat(model: str, place: Place, *, backend: str, base_url: str | None) -> Chat:
+        assert (backend, base_url) == ("auto", None)
         made.append((model, place))
         return Chat()
 
@@ -257,6 +258,35 @@ def test_what_goes_wrong_is_one_line(
     assert len(made) <= 1
 
 
+def test_a_server_can_run_the_chat_model(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def make_chat(model: str, place: Place, **server: Any) -> Chat:
+        asked.append((model, place, server))
+        return Chat()
+
+    monkeypatch.setattr(models, "make_chat", make_chat)
+    call("index", "docs", "--store", "store")
+    url = "http://localhost:11434"
+    words = ["--chat-model", "qwen3:8b", "--backend", "ollama", "--base-url", url]
+    assert call("ask", "What?", "--store", "store", *words) == 0
+    assert asked == [("qwen3:8b", Place(), {"backend": "ollama", "base_url": url})]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("backend", "base_url"), [("auto", "http://localhost:8000"), ("ollama", None)]
+)
+def test_a_server_is_told_no_device_of_this_machine(backend: str, base_url: str | None) -> None:
+    place = Place("cuda:1", "error")
+    chat = models.make_chat("qwen", place, backend=backend, base_url=base_url)
+    assert (chat.model, chat.backend, chat.base_url) == ("qwen", backend, base_url)
+    assert chat.device == "auto"
+    assert chat.model_kwargs == {}, "an engine's own names mean nothing to a server"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -266,6 +296,7 @@ def test_what_goes_wrong_is_one_line(
         ["index", "docs", "--store", "s", "--chunk-tokens", "0"],
         ["ask", "--store", "s"],
         ["ask", "What?", "--store", "s", "-k", "0"],
+        ["ask", "What?", "--store", "s", "--backend", "torch"],
         ["what"],
         ["--what"],
     ],

@@ -21,7 +21,9 @@ from langchain_gpu.doctor.environment import (
     read_environment,
     swap_used,
 )
+from langchain_gpu.doctor.judge import _llama_wheel
 from langchain_gpu.doctor.ollama import Loaded, Ollama, read_ollama
+from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU
 from langchain_gpu.hardware.nvidia import Nvidia
@@ -192,6 +194,27 @@ def test_llama_cpp_for_the_cpu_beside_a_card(machine: Facts, wheel: str) -> None
     assert wheel in remedy
     assert told(NO_GPU, proofs=[proof]) == []
     assert told(machine, proofs=[replace(proof, gpus=1)]) == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "cuda", "wheel"),
+    [
+        ("6.1", (13, 2), "whl/cu128"),  # CUDA 13 has left Pascal and Volta out
+        ("7.0", None, "whl/cu128"),
+        ("7.5", (13, 0), "whl/cu132"),
+        ("8.0", (13, 0), "whl/cu128"),  # PTX of 13.2, which this driver cannot compile
+        ("9.0", (13, 2), "whl/cu132"),
+        ("12.0", (13, 0), "whl/cu132"),
+        ("12.0", (12, 8), "whl/cu128"),
+        (None, (13, 0), "whl/cu132"),
+    ],
+)
+def test_llama_cpp_for_each_card(
+    capability: str | None, cuda: tuple[int, int] | None, wheel: str
+) -> None:
+    card = Device(kind="cuda", index=0, name="a card", reason="a test", capability=capability)
+    facts = replace(RTX_4090, nvidia=replace(RTX_4090.nvidia, cuda=cuda))
+    assert _llama_wheel(card, facts) == wheel
 
 
 def test_openvino_that_sees_no_intel_card() -> None:

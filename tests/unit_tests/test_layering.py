@@ -21,8 +21,8 @@ FLOORS = [
     {"calls", "messages", "settings"},
     {"generating", "generations", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
-    {"rag", "retrievers", "loaders", "corpus", "distributed"},
-    {"bench", "cli", "demo", "doctor", "verify", "__init__"},
+    {"rag", "retrievers", "loaders"},
+    {"cli", "demo", "doctor", "verify", "__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FACES = 5  # from this floor up, langchain_core may be imported

@@ -15,6 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+]
 CLI = "from langchain_gpu.cli import main; main()"
 PYTHON = [code for language, code in FENCE.findall(README) if language == "python"]
 SHELL = [
@@ -90,9 +95,18 @@ def test_figures_come_from_a_result_file() -> None:
     assert section in README
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    file = ROOT / page
+    for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", file.read_text()):
+        if target.startswith("https://"):
+            continue
+        there = file.parent / target if target else file
+        assert there.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+            assert heading in anchors, f"{target}#{heading}"
 
 
 @pytest.mark.models

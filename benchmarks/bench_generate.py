@@ -52,6 +52,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server-rounds", type=int, default=2)
+    parser.add_argument(
+        "--answers", type=int, default=16, help="at least, by each: more rounds of few chats"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch, llama.cpp and Ollama")
     parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
     return parser.parse_args(arguments)
@@ -101,6 +104,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "versions": machine.versions(),
         "rounds": chosen.rounds,
         "server_rounds": chosen.server_rounds,
+        "answers": chosen.answers,
         "tokens": chosen.tokens,
         "threads": chosen.threads,
         "llama_cpp": rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,8 @@ def streamed(
     """Measure streams at every concurrency; ratios are to the first of `here`.
 
     `cpu_us_per_token` is the CPU time of this process for a token, time to the first one included:
-    what a client costs, where the engine is another process.
+    what a client costs, where the engine is another process. A few chats at once take more rounds
+    than `chosen.rounds`, until there are `chosen.answers` of each contestant.
 
     Raises:
         RuntimeError: Somebody gave an empty answer.
@@ -76,7 +78,8 @@ def streamed(
         answers: list[list[Answer]] = [[] for _ in here]
         rates: list[list[float]] = [[] for _ in here]
         spent: list[list[float]] = [[] for _ in here]
-        for turn in range(chosen.rounds + 1):  # the first warms up
+        rounds = max(chosen.rounds, math.ceil(chosen.answers / number))
+        for turn in range(rounds + 1):  # the first warms up
             for place in order(len(here), turn):
                 # Questions of their own, or the second to ask would find the first one's cached.
                 asked = prompts(number, number, turn, place)
@@ -96,6 +99,7 @@ def streamed(
                 {
                     "name": who.name,
                     "concurrency": number,
+                    "rounds": rounds,
                     "tokens_per_second": round(median(rates[place]), 2),
                     "ratio": round(median(ratios), 3),
                     "tokens": round(sum(a.count for a in answers[place]) / len(answers[place]), 1),

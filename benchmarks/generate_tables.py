@@ -18,10 +18,10 @@ def section(found: Found) -> str:
     intro = (
         f"Writing text with `{found['model']}` on {device['cores']} cores of {device['name']}; "
         f"xllamacpp {versions['xllamacpp']}, transformers {versions['transformers']}, "
-        f"{found['date']}. {found['rounds']} rounds of fresh questions{fewer}, "
-        f"{found['tokens']} tokens an answer, {threads} thread{'s' * (threads > 1)} for a model; "
-        "ratios are medians against the first row of a table with as many chats in the same "
-        "round, times p50."
+        f"{found['date']}. {found['rounds']} rounds of fresh questions{fewer}, more of few "
+        f"chats until each gave {found['answers']} answers, {found['tokens']} tokens an answer, "
+        f"{threads} thread{'s' * (threads > 1)} for a model; ratios are medians against the first "
+        "row of a table with as many chats in the same round, times p50."
     )
     parts = [intro, _streams(found["llama_cpp"], _OWN)]
     for each in found["servers"]:

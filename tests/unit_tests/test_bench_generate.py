@@ -12,7 +12,9 @@ import pytest
 from benchmarks import bench_generate, generate_rounds, generate_tables, results, tables
 from benchmarks.generate_peers import Answer, Streamer, Writer
 
-SMALL = bench_generate.options(["--rounds", "2", "--concurrency", "1", "3", "--tokens", "4"])
+SMALL = bench_generate.options(
+    ["--rounds", "2", "--answers", "6", "--concurrency", "1", "3", "--tokens", "4"]
+)
 
 
 def speaker(name: str, seconds: float) -> Streamer:
@@ -42,6 +44,7 @@ def test_a_run_is_measured_and_kept(tmp_path: Path) -> None:
         ("base", 3),
         ("slow", 3),
     ]
+    assert [row["rounds"] for row in rows] == [6, 6, 2, 2]
     assert rows[0]["ratio"] == 1
     asked: list[int] = []
 
@@ -79,7 +82,7 @@ def test_nobody_finds_the_question_of_another_cached() -> None:
 
     generate_rounds.streamed([recorder("one"), recorder("other")], SMALL, [1, 3])
     everything = asked["one"] + asked["other"]
-    assert len(everything) == len(set(everything)) == 2 * 3 * 4
+    assert len(everything) == len(set(everything)) == 2 * (7 * 1 + 3 * 3)
 
 
 def test_an_empty_answer_is_no_fast_one() -> None:
@@ -114,6 +117,7 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
             "rows": [{"name": "ChatGPU.stream", "first_us": 1880, "chunk_us": 90.6}],
         },
         "server_rounds": 2,
+        "answers": 16,
         "servers": [
             {"name": "Ollama 1.2", "model": "m", "rows": [{**row, "name": "ChatGPU(ollama)"}]}
         ],

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks import generate_cost, generate_tables, machine, results
 from benchmarks.generate_peers import llama_cpp, transformers, unpack
 from benchmarks.generate_rounds import streamed, written
-from benchmarks.generate_servers import LeftOutError, Served, run_ollama, run_vllm
+from benchmarks.generate_servers import Served, run_ollama, run_vllm
 from langchain_gpu import select_device
 from langchain_gpu.models.resolve import resolve
 
@@ -69,15 +69,19 @@ def served(file: Path, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]]
         "Ollama": lambda: run_ollama(chosen.servers, file, threads=chosen.threads, **room),
         "vLLM": lambda: run_vllm(chosen.servers, **room),
     }
-    found, skipped = [], []
+    found: list[dict[str, Any]] = []
+    skipped = []
     for name, start in runs.items():
+        rows: list[dict[str, Any]] = []
         try:
             with start() as server:
-                rows = streamed(server.streamers, fewer, chosen.server_concurrency)
                 found.append({"name": server.name, "model": server.model, "rows": rows})
-        except LeftOutError as error:
-            skipped.append({"name": name, "reason": str(error)})
-    return found, skipped
+                for row in streamed(server.streamers, fewer, chosen.server_concurrency):
+                    rows.append(row)  # noqa: PERF402 - what was measured stays, if one fails later
+        except Exception as error:  # noqa: BLE001 - nor are the others lost
+            after = f" after {rows[-1]['concurrency']} at once" if rows else ""
+            skipped.append({"name": name + after, "reason": str(error).partition("\n")[0]})
+    return [each for each in found if each["rows"]], skipped
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -87,15 +91,15 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     width = max(chosen.concurrency)
     streamers, chat = llama_cpp(file, width, 128 + chosen.tokens, chosen.threads)
     with chat:
-        rows = streamed(streamers, chosen, chosen.concurrency)
+        rows = list(streamed(streamers, chosen, chosen.concurrency))
         cost = generate_cost.measure(chat)
     del streamers
-    servers, skipped = served(file, chosen)
     with tempfile.TemporaryDirectory() as scratch:
         folder = chosen.folder or unpack(file, Path(scratch))
         writers, llm = transformers(folder, width)
         with llm:
             batches = written(writers, chosen)
+    servers, skipped = served(file, chosen)
     return {
         "benchmark": "generate",
         "date": datetime.now(UTC).date().isoformat(),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from statistics import median
@@ -63,8 +64,10 @@ def times(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
 
 def streamed(
     here: Sequence[Streamer], chosen: argparse.Namespace, levels: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Measure streams at every concurrency; ratios are to the first of `here`.
+) -> Iterator[dict[str, Any]]:
+    """Measure streams at every concurrency; yield its rows when it is done.
+
+    Ratios are to the first of `here`. The first round of all warms up.
 
     `cpu_us_per_token` is the CPU time of this process for a token, time to the first one included:
     what a client costs, where the engine is another process. A few chats at once take more rounds
@@ -73,13 +76,12 @@ def streamed(
     Raises:
         RuntimeError: Somebody gave an empty answer.
     """
-    rows = []
     for number in levels:
         answers: list[list[Answer]] = [[] for _ in here]
         rates: list[list[float]] = [[] for _ in here]
         spent: list[list[float]] = [[] for _ in here]
         rounds = max(chosen.rounds, math.ceil(chosen.answers / number))
-        for turn in range(rounds + 1):  # the first warms up
+        for turn in range(number != levels[0], rounds + 1):  # 0 warms up
             for place in order(len(here), turn):
                 # Questions of their own, or the second to ask would find the first one's cached.
                 asked = prompts(number, number, turn, place)
@@ -95,19 +97,18 @@ def streamed(
                     spent[place].append(cpu / tokens)
         for place, who in enumerate(here):
             ratios = [mine / base for mine, base in zip(rates[place], rates[0], strict=True)]
-            rows.append(
-                {
-                    "name": who.name,
-                    "concurrency": number,
-                    "rounds": rounds,
-                    "tokens_per_second": round(median(rates[place]), 2),
-                    "ratio": round(median(ratios), 3),
-                    "tokens": round(sum(a.count for a in answers[place]) / len(answers[place]), 1),
-                    "cpu_us_per_token": round(median(spent[place]) * 1e6, 1),
-                    "ms": times(answers[place]),
-                }
-            )
-    return rows
+            row = {
+                "name": who.name,
+                "concurrency": number,
+                "rounds": rounds,
+                "tokens_per_second": round(median(rates[place]), 2),
+                "ratio": round(median(ratios), 3),
+                "tokens": round(sum(a.count for a in answers[place]) / len(answers[place]), 1),
+                "cpu_us_per_token": round(median(spent[place]) * 1e6, 1),
+                "ms": times(answers[place]),
+            }
+            print(f"{who.name}, {number} at once: {row['ratio']}", file=sys.stderr, flush=True)
+            yield row
 
 
 def written(here: Sequence[Writer], chosen: argparse.Namespace) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ import httpx2
 import pytest
 
 from benchmarks import bench_generate
+from benchmarks.generate_peers import Answer, Streamer
 from benchmarks.generate_servers import (
     LeftOutError,
+    Served,
     by_ollama,
     by_vllm,
     run_ollama,
@@ -74,6 +76,25 @@ def test_servers_that_are_missing_are_left_out(tmp_path: Path) -> None:
     for each in skipped:
         assert "in none" in each["reason"]
         assert ".ci/servers.sh" in each["reason"]
+
+
+def test_what_was_measured_stays_when_a_server_fails_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen = bench_generate.options(
+        ["--servers", str(tmp_path), "--answers", "1", "--server-concurrency", "1", "2"]
+    )
+
+    def stream(prompt: str, count: int) -> Answer:
+        if "number 1" in prompt:
+            raise TimeoutError("too many\nat once")
+        return Answer(1.0, [2.0])
+
+    here = Served("Ollama 1", "m", [Streamer("Ollama directly", stream)])
+    monkeypatch.setattr(bench_generate, "run_ollama", lambda *_, **__: nullcontext(here))
+    found, skipped = bench_generate.served(tmp_path / "m.gguf", chosen)
+    assert [(each["name"], len(each["rows"])) for each in found] == [("Ollama 1", 1)]
+    assert skipped[0] == {"name": "Ollama after 1 at once", "reason": "too many"}
 
 
 def test_a_server_without_its_model_is_left_out(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ class GPUEmbeddings(RunsModel, Embeddings):
             speaks the OpenAI form (vLLM, TEI, infinity, OpenLLM, NIM, llama-server), or, with
             `backend="triton"`, a Triton Inference Server (`"grpc://host:8001"`).
         on_long: What happens to texts beyond the model's window: `"truncate"` (counted, and warned
-            about once), `"mean"` (all windows, averaged) or `"error"`.
+            about once), `"mean"` (all windows, averaged; refused with a prompt where the model
+            leaves prompts out of its vectors) or `"error"`.
         fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
             `"error"` raises.
 

@@ -102,7 +102,8 @@ class TestParity:
         assert np.allclose(ours, theirs, atol=1e-5)
 
     def test_with_padded_rows(self, tiny: Tiny, name: str) -> None:
-        for options in (EmbedOptions(), EmbedOptions(prompt="query: ", on_long="mean")):
+        prompt = "" if name == "bert-without-prompt" else "query: "  # not for windows
+        for options in (EmbedOptions(), EmbedOptions(prompt=prompt, on_long="mean")):
             packed = embed(kept(tiny(name)), TEXTS, options)
             padded = embed(kept(tiny(name), "padded"), TEXTS, options)
             assert least_cosine(packed, padded) >= 0.99999

@@ -120,6 +120,26 @@ def test_mean_of_the_windows_of_a_long_text(tiny: Tiny) -> None:
     assert rows.report.truncated == ()
 
 
+def test_no_windows_where_the_prompt_is_left_out(tiny: Tiny) -> None:
+    """Only the first window has it, and the others would lose as many tokens of the text."""
+    embeddings = GPUEmbeddings(model=tiny("bert-without-prompt"), on_long="mean")
+    for text in ("gpu", "gpu " * WINDOW * 2):
+        with pytest.raises(ValueError, match="takes no prompt here.* choose on_long='truncate'"):
+            embeddings.embed_query(text)
+    texts = ["gpu", "gpu " * WINDOW + "slow " * WINDOW]
+    without, plain = (
+        GPUEmbeddings(
+            model=tiny(name),
+            backend="torch",
+            dtype="float32",
+            on_long="mean",
+            encode_kwargs={"prompt": ""},
+        ).embed_to_array(texts)
+        for name in ("bert-without-prompt", "bert")
+    )
+    assert np.allclose(without, plain, atol=1e-6)
+
+
 def test_a_megabyte_of_which_a_window_is_kept(tiny: Tiny) -> None:
     """The shortcut for huge texts keeps exactly the window that reading all of it would keep."""
     embeddings = GPUEmbeddings(model=tiny("bert"), dtype="float32")

@@ -19,7 +19,7 @@ from sentence_transformers.base.modules import Normalize
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.tasks import EMBED, Score, Task, window_of
-from langchain_gpu.engine.tasks.embed import TextTokenizer
+from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer
 from langchain_gpu.hardware.devices import Device
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -109,7 +109,13 @@ class ModulesEncoder:
         return self._task.lengths(self._model, texts, self._task.options).tolist()  # type: ignore[no-any-return]
 
     def tokenize(self, items: Sequence[Any], options: Any, *, start: int = 0) -> Tokenized:
-        """See `Encoder.tokenize`."""
+        """See `Encoder.tokenize`.
+
+        Raises:
+            ValueError: `on_long="mean"` and a prompt, for a model that leaves prompts out of its
+                vectors.
+        """
+        self._check_windows(options)
         if self._tokenizer is not None:
             return self._tokenizer.tokenize(items, options, start=start)
         self._task.check(items, start=start)
@@ -155,6 +161,17 @@ class ModulesEncoder:
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
         """See `Encoder.merge`."""
         return self._task.merge(tokens, vectors)
+
+    def _check_windows(self, options: Any) -> None:
+        """Refuse windows of which the first alone begins with the prompt that is to be left out."""
+        if not self._leaves_prompts_out or not isinstance(options, EmbedOptions):
+            return
+        if options.on_long == "mean" and options.prompt:
+            raise ValueError(
+                "on_long='mean' takes no prompt here: this model leaves it out of its vectors, and "
+                "a long text would lose as many tokens at the start of every further window; split "
+                "long texts before, or choose on_long='truncate' or 'error'"
+            )
 
     def _prompt_length(self, prompt: str) -> int | None:
         """Tokens of the prompt, for poolings that leave it out."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from langchain_gpu._host_table import keep_on_cpu
+from langchain_gpu._move import move_model
 from langchain_gpu.events import BudgetChanged, emit, warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
@@ -136,7 +137,9 @@ class HFModel:
         warn_fallback(
             self._options.listener, what="chat", source=source, target="cpu", reason=reason
         )
-        return model.to("cpu", dtype=self._dtype)
+        if model.dtype != self._dtype:  # else whatever transformers keeps in float32 stays so
+            move_model(model, "cpu", self._dtype)
+        return model.to("cpu")
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     BertConfig,
     BertModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     ModernBertConfig,
     ModernBertModel,
     MPNetConfig,
@@ -34,12 +38,13 @@ WORDS = [
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?:")
 WINDOW = 32
+LONG_WINDOW = 1024
 
 
 def build(folder: Path, name: str) -> str:
     """Save the tiny model called `name` under `folder` and return its path."""
     torch.manual_seed(0)
-    model: SentenceTransformer = {
+    makers: dict[str, Callable[[Path], SentenceTransformer]] = {
         "bert": _bert,
         "bert-without-prompt": _bert_without_prompt,
         "roberta-cls": _roberta,
@@ -47,15 +52,21 @@ def build(folder: Path, name: str) -> str:
         "modernbert": _modernbert,
         "mpnet": _mpnet,
         "qwen3-last-token": _qwen3,
+        "modernbert-long": partial(_modernbert, window=LONG_WINDOW),
+        "qwen3-long": partial(_qwen3, window=LONG_WINDOW, spread=_SHARP),
+        "gemma3-long": _gemma3,
         "static": _static,
         "nan": _nan,
-    }[name](folder)
+    }
+    model = makers[name](folder)
     path = folder / name
     model.save(str(path))
     return str(path)
 
 
-def _tokenizer(side: str = "right", *, bert: bool = True) -> PreTrainedTokenizerFast:
+def _tokenizer(
+    side: str = "right", *, bert: bool = True, window: int = WINDOW
+) -> PreTrainedTokenizerFast:
     vocabulary = SPECIAL + WORDS + LETTERS + [f"##{letter}" for letter in LETTERS]
     backend = Tokenizer(
         models.WordPiece({word: row for row, word in enumerate(vocabulary)}, unk_token="[UNK]")  # noqa: S106
@@ -69,7 +80,7 @@ def _tokenizer(side: str = "right", *, bert: bool = True) -> PreTrainedTokenizer
     names = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        model_max_length=WINDOW,
+        model_max_length=window,
         padding_side=side,
         model_input_names=[*names, "token_type_ids"] if bert else names,
         **{f"{each.strip('[]').lower()}_token": each for each in SPECIAL},
@@ -131,10 +142,10 @@ def _xlm_roberta(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(modules=modules, device="cpu")
 
 
-def _modernbert(folder: Path) -> SentenceTransformer:
+def _modernbert(folder: Path, window: int = WINDOW) -> SentenceTransformer:
     """Layers that see all tokens and layers that see three to each side, by turns."""
     config = ModernBertConfig(
-        max_position_embeddings=64,
+        max_position_embeddings=2 * window,
         local_attention=6,
         layer_types=["full_attention", "sliding_attention"],
         initializer_range=_SHARP,
@@ -142,7 +153,9 @@ def _modernbert(folder: Path) -> SentenceTransformer:
         sep_token_id=0,
         **_SIZES,
     )
-    transformer = _transformer(folder, ModernBertModel(config), _tokenizer(bert=False))
+    transformer = _transformer(
+        folder, ModernBertModel(config), _tokenizer(bert=False, window=window)
+    )
     return SentenceTransformer(modules=[transformer, Pooling(24, "cls")], device="cpu")
 
 
@@ -154,16 +167,37 @@ def _mpnet(folder: Path) -> SentenceTransformer:
     )
 
 
-def _qwen3(folder: Path) -> SentenceTransformer:
+def _qwen3(folder: Path, window: int = WINDOW, spread: float = 0.02) -> SentenceTransformer:
     config = Qwen3Config(
-        max_position_embeddings=64, num_key_value_heads=1, head_dim=12, pad_token_id=0, **_SIZES
+        max_position_embeddings=2 * window,
+        num_key_value_heads=1,
+        head_dim=12,
+        pad_token_id=0,
+        initializer_range=spread,
+        **_SIZES,
     )
     modules = [
-        _transformer(folder, Qwen3Model(config), _tokenizer("left", bert=False)),
+        _transformer(folder, Qwen3Model(config), _tokenizer("left", bert=False, window=window)),
         Pooling(24, "lasttoken"),
         Normalize(),
     ]
     return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _gemma3(folder: Path) -> SentenceTransformer:
+    """A model whose buffers are not all float32: it scales embeddings in what it computes in."""
+    config = Gemma3TextConfig(
+        max_position_embeddings=LONG_WINDOW,
+        num_key_value_heads=1,
+        head_dim=12,
+        pad_token_id=0,
+        initializer_range=_SHARP,
+        **_SIZES,
+    )
+    transformer = _transformer(
+        folder, Gemma3TextModel(config), _tokenizer(bert=False, window=LONG_WINDOW)
+    )
+    return SentenceTransformer(modules=[transformer, Pooling(24, "mean")], device="cpu")
 
 
 def _static(_: Path) -> SentenceTransformer:

@@ -65,7 +65,7 @@ class Task(Protocol):
     proofs: ClassVar[Sequence[Sequence[Any]]]
 
     def load(self, path: Path, options: Mapping[str, Any]) -> Any:
-        """Load a folder on the CPU, in its own dtype."""
+        """Load a folder on the CPU, in its own dtype where the options name none."""
 
     def tokenizer(self, model: Any) -> FastTokenizer | None:
         """Return our tokenization, if it gives what the model's own gives."""
@@ -260,7 +260,7 @@ def window_of(model: Any) -> int | None:
 
 
 def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> Any:
-    """Load a folder on the CPU, in its own dtype: safetensors only, no code unless asked for."""
+    """Load a folder on the CPU: safetensors only, no code unless asked for."""
     options = dict(options)
     weights = {"use_safetensors": True} | options.pop("model_kwargs", {})
     quiet = transformers_logging.is_progress_bar_enabled()

@@ -1,0 +1,33 @@
+"""Moving a model of torch to a device and a dtype, without rounding what nobody meant to round."""
+
+from __future__ import annotations
+
+import torch
+
+
+def move_model(model: torch.nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Move a model in place, and cast it as transformers would have loaded it in `dtype`.
+
+    `Module.to` casts every tensor of floats. Those that a model computes for itself and does not
+    save are no weights: transformers keeps the frequencies of rotary positions in float32 whatever
+    the model computes in. Rounded to bfloat16 they are off by up to 0.4%, which is a radian after a
+    few hundred tokens, and widening them again does not bring them back.
+
+    Args:
+        model: Any module.
+        device: As torch names it.
+        dtype: Of the weights, of saved buffers, and of others that are in half precision by now.
+    """
+    saved = model.state_dict().keys()
+    exact = {
+        name: buffer
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name not in saved and buffer.dtype == torch.float32
+    }
+    model.to(device=device, dtype=dtype)
+    for name, buffer in exact.items():
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, buffer.to(device))
+
+
+__all__ = ["move_model"]

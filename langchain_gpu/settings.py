@@ -124,7 +124,8 @@ class GeneratorSettings(BaseModel):
         names = ("model", "backend", "base_url", "stop", "model_kwargs", *PER_CALL)
         weights = ("dtype", "n_ctx", "load_kwargs")
         settings = {name: shown(getattr(self, name)) for name in (*names, *weights)}
-        return {**settings, "base_url": shown_url(self.base_url)}
+        # LangChain writes the stop strings of the call over `stop`, even where there are none.
+        return {**settings, "base_url": shown_url(self.base_url), "own_stop": self.stop}
 
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:

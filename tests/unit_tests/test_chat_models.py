@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError, OutputParserException
 from langchain_core.language_models import FakeListChatModel
@@ -454,6 +455,17 @@ def test_what_changes_answers_is_part_of_the_key_of_a_cache() -> None:
     ):
         assert base._identifying_params != ChatGPU(model="m", **other)._identifying_params
     assert base._identifying_params == ChatGPU(model="m", n_threads=2)._identifying_params
+
+
+async def test_stop_strings_of_the_model_are_part_of_the_key_of_a_cache(chat: ChatGPU) -> None:
+    text = str(chat.invoke("hello").content)
+    shared = InMemoryCache()
+    cut = chat.model_copy(update={"cache": shared, "stop": [text[2:4]]})
+    whole = chat.model_copy(update={"cache": shared})
+    assert cut.invoke("hello").content == text[: text.find(text[2:4])]
+    assert whole.invoke("hello").content == (await whole.ainvoke("hello")).content == text
+    again = cut.model_copy(update={"stop": [text[2:4]]})
+    assert again._get_llm_string() == cut._get_llm_string() != whole._get_llm_string()
 
 
 def test_configurable_fields_load_no_model_of_their_own(

@@ -232,6 +232,15 @@ async def test_settings_of_the_call_are_part_of_the_key_of_a_cache(llm: GPULLM) 
     assert cached._loaded is llm._loaded  # no call loads a model of its own
 
 
+async def test_stop_strings_of_the_object_are_part_of_the_key_of_a_cache(llm: GPULLM) -> None:
+    text = llm.invoke("hello")
+    shared = InMemoryCache()
+    cut = llm.model_copy(update={"cache": shared, "stop": [text[2:4]]})
+    whole = llm.model_copy(update={"cache": shared})
+    assert cut.invoke("hello") == text[: text.find(text[2:4])]
+    assert whole.invoke("hello") == await whole.ainvoke("hello") == text
+
+
 async def test_errors_of_a_batch_are_returned_where_they_belong(llm: GPULLM) -> None:
     inputs: list[Any] = ["hello", "x" * 1000, "", "a"]
     expected = [llm.invoke("hello"), ContextOverflowError, ValueError, llm.invoke("a")]

@@ -88,6 +88,9 @@ class GPULLM(RunsGenerator, BaseLLM):
     ) -> LLMResult:
         """Go on with every prompt; settings of the call are part of the key in LangChain's caches.
 
+        With `streaming`, callbacks hear the tokens of a single prompt; several are told when they
+        end, for all of them go to the engine at once.
+
         Args:
             prompts: Texts.
             stop: Strings that end an answer.
@@ -180,13 +183,10 @@ class GPULLM(RunsGenerator, BaseLLM):
         requests = self._requests(prompts, stop, kwargs)
         with self._hold() as generator, langchain_errors():
             check_plain(generator)
-            if not self.streaming:
+            if not self._tells(requests):
                 return self._result(generator, generator.generate(requests))
-            answers = []
-            for request in requests:
-                with closing(generator.stream(request)) as deltas:
-                    answers.append(collect(told(deltas, run_manager)))
-            return self._result(generator, answers)
+            with closing(generator.stream(requests[0])) as deltas:
+                return self._result(generator, [collect(told(deltas, run_manager))])
 
     @override
     def _stream(
@@ -211,7 +211,7 @@ class GPULLM(RunsGenerator, BaseLLM):
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
         announced = self._announced(len(requests), len(requests))
-        tell = partial(tell_async, run_manager) if self.streaming else None
+        tell = partial(tell_async, run_manager) if self._tells(requests) else None
         async with entered(announced), entered(self._hold()) as generator:
             check_plain(generator)
             with langchain_errors():
@@ -244,6 +244,10 @@ class GPULLM(RunsGenerator, BaseLLM):
                 raise ValueError(f"prompt {at} is empty: there is nothing to go on with")
             check_text(f"prompt {at}", prompt)
         return [Request(prompt=prompt, **asked) for prompt in prompts]
+
+    def _tells(self, requests: Sequence[Request]) -> bool:
+        # LangChain hands over the callbacks of the first prompt alone: not to be told the others.
+        return self.streaming and len(requests) == 1
 
     def _result(self, generator: Generator, answers: Sequence[Completion]) -> LLMResult:
         return to_result(answers, self.model, self._metadata(generator))

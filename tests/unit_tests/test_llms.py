@@ -49,6 +49,23 @@ class Ear(BaseCallbackHandler):
         self.heard += token
 
 
+def forwards(llm: GPULLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each forward has from now on."""
+    heights: list[int] = []
+    with llm._hold() as generator:
+        assert isinstance(generator, TransformersGenerator)
+        model = generator._open.model
+    forward = model.forward
+
+    @wraps(forward)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        heights.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return heights
+
+
 async def test_every_way_to_ask_gives_the_same_text(llm: GPULLM) -> None:
     text = llm.invoke("hello")
     assert text
@@ -79,19 +96,9 @@ async def test_all_prompts_share_forwards_and_say_what_they_took(
 ) -> None:
     prompts = ["a", "hello world", "the longest of the prompts"]
     alone = [llm.invoke(prompt) for prompt in prompts]
-    heights: list[int] = []
     with llm._hold() as generator:
-        assert isinstance(generator, TransformersGenerator)
-        model = generator._open.model
         counts = [len(generator.tokenize(prompt)) for prompt in prompts]
-    forward = model.forward
-
-    @wraps(forward)
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        heights.append(len(kwargs["input_ids"]))
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(model, "forward", counted)
+    heights = forwards(llm, monkeypatch)
     result = await llm.agenerate(prompts) if is_async else llm.generate(prompts)
     assert heights == [3] * 6
     assert [each[0].text for each in result.generations] == alone
@@ -239,6 +246,25 @@ async def test_stop_strings_of_the_object_are_part_of_the_key_of_a_cache(llm: GP
     whole = llm.model_copy(update={"cache": shared})
     assert cut.invoke("hello") == text[: text.find(text[2:4])]
     assert whole.invoke("hello") == await whole.ainvoke("hello") == text
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_several_prompts_share_forwards_and_no_callback_hears_the_others(
+    path: str, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    prompts = ["a", "hello world", "the longest of the prompts"]
+    ears: list[Any] = [Ear() for _ in prompts]
+    with GPULLM(model=path, streaming=True, **SETTINGS) as model:
+        alone = [model.invoke(prompt) for prompt in prompts]
+        heights = forwards(model, monkeypatch)
+        each: list[Any] = [[ear] for ear in ears]
+        if is_async:
+            result = await model.agenerate(prompts, callbacks=each)
+        else:
+            result = model.generate(prompts, callbacks=each)
+    assert [answers[0].text for answers in result.generations] == alone
+    assert heights == [3] * 6
+    assert [ear.heard for ear in ears] == ["", "", ""]
 
 
 async def test_errors_of_a_batch_are_returned_where_they_belong(llm: GPULLM) -> None:

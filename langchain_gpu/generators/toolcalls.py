@@ -90,7 +90,7 @@ class Recovery:
     """Turns an answer that is nothing but JSON calls of known tools into tool calls.
 
     Text that begins like a JSON object, or like a block of code that holds one, is held back until
-    the end shows what it is; any other text passes at once.
+    the end shows what it is; any other text passes at once, as do log probabilities.
 
     Args:
         tools: Tool definitions in the OpenAI format.
@@ -111,7 +111,8 @@ class Recovery:
             self._passing = True
             return replace(delta, text=self._held)
         if delta.finish_reason is None:
-            return replace(delta, text="") if delta.reasoning or delta.tool_calls else None
+            rest = replace(delta, text="")
+            return rest if delta.reasoning or delta.tool_calls or delta.logprobs else None
         if calls := _parse(start, self._names):
             return replace(delta, text="", tool_calls=calls, finish_reason="tool_calls")
         return replace(delta, text=self._held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,13 @@ def test_an_answer_of_calls_becomes_calls(text: str) -> None:
 def test_any_other_answer_stays_text(text: str) -> None:
     answer = collect(recover_calls([*pieces(text), END], [ADD]))
     assert (answer.text, answer.tool_calls, answer.finish_reason) == (text, (), "stop")
+
+
+@pytest.mark.parametrize("text", [CALL, f"{CALL} and so on", '{"name": "add", "arg'])
+def test_log_probabilities_of_what_is_held_back_are_kept(text: str) -> None:
+    said = [replace(piece, logprobs=({"token": piece.text},)) for piece in pieces(text)]
+    answer = collect(recover_calls([*said, replace(END, logprobs=({"token": ""},))], [ADD]))
+    assert [each["token"] for each in answer.logprobs] == [*(each.text for each in said), ""]
 
 
 def test_plain_text_is_not_held_back() -> None:

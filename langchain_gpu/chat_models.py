@@ -17,7 +17,7 @@ from langchain_gpu.calls import entered, langchain_errors
 from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.messages import to_chunk, to_dicts, to_message
+from langchain_gpu.messages import BrokenCalls, to_chunk, to_dicts, to_message
 from langchain_gpu.schemas import to_tool, to_tool_choice
 from langchain_gpu.structured import StructuredChat
 
@@ -164,8 +164,10 @@ class ChatGPU(RunsGenerator, StructuredChat):
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
         with self._streamed(request) as (generator, deltas):
+            broken = BrokenCalls()
             for delta in deltas:
-                yield self._chunk(generator, delta)
+                for piece in broken(delta):
+                    yield self._chunk(generator, piece)
 
     @override
     async def _agenerate(
@@ -190,8 +192,10 @@ class ChatGPU(RunsGenerator, StructuredChat):
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
         async with self._astreamed(request) as (generator, deltas):
+            broken = BrokenCalls()
             async for delta in deltas:
-                yield self._chunk(generator, delta)
+                for piece in broken(delta):
+                    yield self._chunk(generator, piece)
 
     def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from langchain_core.messages import (
@@ -18,6 +18,7 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.utils.json import parse_partial_json
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.checks import check_text
@@ -32,6 +33,10 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
 # Blocks of an assistant's message that say nothing to the model: the calls stand beside the text,
 # and thoughts of earlier turns are left out, as the templates of reasoning models do.
 _SILENT_BLOCKS = frozenset({"tool_use", "tool_call", "reasoning", "thinking"})
+# Ends that may come in the middle of a call, which is then the last one.
+_CUT = frozenset({"length", "content_filter"})
+# Brackets of the wrong kind, behind the end of a text that is open, or of one open at an escape.
+_MARKS = ("", "]", "}", '"]', '"}', '""]', '""}')
 
 
 def to_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -47,21 +52,16 @@ def to_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def to_message(completion: Completion, metadata: Mapping[str, Any]) -> AIMessage:
     """Return a whole answer; arguments that are no JSON become invalid tool calls."""
     calls, invalid = [], []
-    for call in completion.tool_calls:
+    for at, call in enumerate(completion.tool_calls, 1):
+        cut = at == len(completion.tool_calls) and completion.finish_reason in _CUT
         try:
-            arguments = json.loads(call.arguments or "{}")
+            arguments = _arguments(call.arguments, cut=cut)
         except ValueError as error:
             invalid.append(
                 invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=str(error))
             )
         else:
-            if isinstance(arguments, dict):
-                calls.append(tool_call(name=call.name or "", args=arguments, id=call.id))
-                continue
-            reason = f"arguments must be a JSON object, not {type(arguments).__name__}"
-            invalid.append(
-                invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=reason)
-            )
+            calls.append(tool_call(name=call.name or "", args=arguments, id=call.id))
     return AIMessage(
         content=completion.text,
         additional_kwargs=_reasoning(completion.reasoning),
@@ -87,6 +87,39 @@ def to_chunk(delta: Delta, metadata: Mapping[str, Any]) -> AIMessageChunk:
         response_metadata={**end, **_named(delta)},
         chunk_position="last" if last else None,
     )
+
+
+class BrokenCalls:
+    """Marks the calls of a streamed answer whose arguments are no JSON object when it ends.
+
+    LangChain completes arguments that were cut, and a tool would be run with half a path. After a
+    bracket that closes nothing it lists the call under `invalid_tool_calls`, where `to_message` has
+    it too.
+    """
+
+    def __init__(self) -> None:
+        self._arguments: dict[int, str] = {}
+
+    def __call__(self, delta: Delta) -> Iterator[Delta]:
+        """Pass on a piece; marks come before what says that the answer has ended."""
+        for call in delta.tool_calls:
+            self._arguments[call.index] = self._arguments.get(call.index, "") + call.arguments
+        marks = self._marks(delta.finish_reason) if delta.finish_reason else ()
+        if not marks:
+            yield delta
+            return
+        # A piece of their own: LangChain joins calls of several chunks, its events not of the last.
+        yield replace(delta, finish_reason=None, usage=None, timings=None, model=None)
+        yield Delta(tool_calls=marks)
+        yield replace(delta, text="", reasoning="", tool_calls=(), logprobs=())
+
+    def _marks(self, reason: str) -> tuple[ToolCall, ...]:
+        marks = []
+        for index, arguments in self._arguments.items():
+            cut = index == max(self._arguments) and reason in _CUT
+            if mark := _mark(arguments, cut=cut):
+                marks.append(ToolCall(index, None, None, mark))
+        return tuple(marks)
 
 
 def end_metadata(
@@ -167,6 +200,44 @@ def _encodable(text: str, where: str) -> str:
     return text
 
 
+def _arguments(text: str, *, cut: bool) -> dict[str, Any]:
+    """Return the arguments of a call; a line break inside a text is no reason to refuse them.
+
+    Args:
+        text: JSON; nothing for a tool that takes nothing.
+        cut: The answer was cut in this call: then nothing is not yet anything.
+
+    Raises:
+        ValueError: They are no JSON object.
+    """
+    try:
+        arguments = json.loads(text or ("" if cut else "{}"), strict=False)
+    except RecursionError:
+        raise ValueError("arguments are nested too deep") from None
+    if not isinstance(arguments, dict):
+        raise ValueError(  # noqa: TRY004 - as for what is no JSON at all
+            f"arguments must be a JSON object, not {type(arguments).__name__}"
+        )
+    return arguments
+
+
+def _mark(text: str, *, cut: bool) -> str:
+    """Return what keeps LangChain from completing arguments; nothing where it would not."""
+    try:
+        _arguments(text, cut=cut)
+    except ValueError:
+        return next(mark for mark in _MARKS if not _completed(text + mark))
+    return ""
+
+
+def _completed(text: str) -> bool:
+    """Whether LangChain makes arguments of it, as `AIMessageChunk` does."""
+    try:
+        return isinstance(parse_partial_json(text) if text else {}, dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _call_chunk(call: ToolCall) -> Any:
     return tool_call_chunk(name=call.name, args=call.arguments, id=call.id, index=call.index)
 
@@ -198,4 +269,4 @@ def response_format(schema: Any, method: str) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
 
 
-__all__ = ["end_metadata", "response_format", "to_chunk", "to_dicts", "to_message"]
+__all__ = ["BrokenCalls", "end_metadata", "response_format", "to_chunk", "to_dicts", "to_message"]

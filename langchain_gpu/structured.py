@@ -37,6 +37,9 @@ class StructuredChat(BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Let the model call tools; its chat template must know them.
 
+        A call that was cut is listed under `invalid_tool_calls`. In a stream its arguments end
+        with a bracket that closes nothing: LangChain would complete them, and a tool would be run.
+
         Args:
             tools: Anything LangChain can turn into a tool definition.
             tool_choice: `"auto"`, `"none"`, `"any"` (or True) for any one of them, or a tool's

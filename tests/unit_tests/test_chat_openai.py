@@ -189,6 +189,26 @@ class TestTools:
         assert answer.tool_calls == []
         assert [each["args"] for each in answer.invalid_tool_calls] == ['{"a": ']
 
+    @pytest.mark.parametrize("arguments", ['{"a": 1, "b": 2', '{"a": 1, "b": "x', ""])
+    async def test_arguments_that_were_cut_are_no_call_in_a_stream_either(
+        self, server: Scripted, model: ChatGPU, arguments: str
+    ) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "add", "arguments": arguments}}
+        parts = [chunk(tool_calls=[call]), chunk(finish="length"), usage()]
+        server.script = chat(lambda _: Reply(parts=parts))
+        bound = model.bind_tools([add])
+        streaming = model.model_copy(update={"streaming": True}).bind_tools([add])
+        chunks = [each for each in bound.stream("go") if isinstance(each, AIMessageChunk)]
+        later = [each async for each in bound.astream("go") if isinstance(each, AIMessageChunk)]
+        events: Any = bound.stream_events("go", version="v3")
+        answers = [streaming.invoke("go"), await streaming.ainvoke("go"), events.output]
+        for answer in (*answers, whole(chunks), whole(later)):
+            assert answer.tool_calls == []
+            (invalid,) = answer.invalid_tool_calls
+            assert (invalid["name"], invalid["id"]) == ("add", "c")
+            assert (invalid["args"] or "").startswith(arguments)
+            assert answer.response_metadata["finish_reason"] == "length"
+
     def test_their_answers_go_back(self, server: Scripted, model: ChatGPU) -> None:
         call = {"name": "add", "args": {"a": 1}, "id": "c0", "type": "tool_call"}
         asked = AIMessage("", tool_calls=[call])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     BaseMessage,
     ChatMessage,
     FunctionMessage,
@@ -16,12 +18,20 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
-from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
-from langchain_gpu.messages import response_format, to_chunk, to_dicts, to_message
+from langchain_gpu.generators.base import (
+    Completion,
+    Delta,
+    FinishReason,
+    Timings,
+    ToolCall,
+    Usage,
+)
+from langchain_gpu.messages import BrokenCalls, response_format, to_chunk, to_dicts, to_message
 from langchain_gpu.structured import structured
 
 USAGE = Usage(7, 5, cached_tokens=2)
@@ -149,6 +159,80 @@ def test_chunks_add_up_to_the_message() -> None:
     assert total.content == "hi"
     assert total.tool_calls[0]["args"] == {"a": 1}
     assert total.response_metadata["finish_reason"] == "tool_calls"
+
+
+def streamed(
+    *parts: tuple[ToolCall, ...], reason: FinishReason = "length", split: bool = True
+) -> AIMessageChunk:
+    """What LangChain makes of a stream of parts of calls, the last one with or before the end."""
+    end = Delta(finish_reason=reason, usage=USAGE, timings=TIMINGS)
+    deltas = [Delta(tool_calls=part) for part in parts]
+    deltas = [*deltas, end] if split else [*deltas[:-1], replace(end, tool_calls=parts[-1])]
+    broken = BrokenCalls()
+    chunks = [to_chunk(piece, {"model_name": "m"}) for delta in deltas for piece in broken(delta)]
+    assert [chunk.chunk_position for chunk in chunks[-2:]] == [None, "last"][-len(chunks) :]
+    first, *rest = chunks
+    return add_ai_message_chunks(first, *rest)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_a_streamed_call_that_was_cut_anywhere_is_invalid_as_in_a_whole_answer(
+    *, split: bool
+) -> None:
+    arguments = r'{"path": "/da\"ta\\", "all": [{"a": [1, null]}, true], "n": -1.5e3}'
+    for at in range(len(arguments)):
+        call = ToolCall(0, "c0", "remove", arguments[:at])
+        total = streamed((call,), split=split)
+        assert total.tool_calls == []
+        (invalid,) = total.invalid_tool_calls
+        assert (invalid["name"], invalid["id"]) == ("remove", "c0")
+        assert (invalid["args"] or "").startswith(arguments[:at])
+        assert total.response_metadata == message_of(call).response_metadata | {"model_name": "m"}
+        assert total.usage_metadata == message_of(call).usage_metadata
+        whole = message_of(call)
+        assert (whole.tool_calls, len(whole.invalid_tool_calls)) == ([], 1)
+    total = streamed((ToolCall(0, "c0", "remove", arguments),), split=split)
+    assert total.tool_calls[0]["args"] == json.loads(arguments)
+    assert total.tool_call_chunks[0]["args"] == arguments
+
+
+def test_only_the_call_that_was_cut_is_invalid() -> None:
+    first, empty = ToolCall(0, "c0", "add", '{"a": 1}'), ToolCall(1, "c1", "now", "")
+    begun, rest = ToolCall(2, "c2", "add", '{"a": '), ToolCall(2, None, None, "[1, ")
+    total = streamed((first,), (empty,), (begun,), (rest,))
+    assert [call["args"] for call in total.tool_calls] == [{"a": 1}, {}]
+    assert [call["id"] for call in total.invalid_tool_calls] == ["c2"]
+
+
+def test_arguments_that_are_not_there_are_none_unless_they_were_cut() -> None:
+    call = ToolCall(0, "c0", "now", "")
+    for total in (streamed((call,), reason="tool_calls"), message_of(call, reason="tool_calls")):
+        assert [each["args"] for each in total.tool_calls] == [{}]
+    for total in (streamed((call,)), message_of(call)):
+        assert (total.tool_calls, len(total.invalid_tool_calls)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"a": "1\n2"}', '{"a": 1,}', '{"a": 1} so', "[1]", "[" * 5000]
+)
+def test_a_streamed_call_is_what_a_whole_one_is(arguments: str) -> None:
+    call = ToolCall(0, "c0", "add", arguments)
+    total, whole = streamed((call,), reason="stop"), message_of(call, reason="stop")
+    assert total.tool_calls == whole.tool_calls
+    assert len(total.invalid_tool_calls) == len(whole.invalid_tool_calls)
+    assert bool(whole.tool_calls) == ("\n" in arguments)
+
+
+def message_of(call: ToolCall, reason: FinishReason = "length") -> AIMessage:
+    answer = Completion(
+        text="",
+        reasoning="",
+        tool_calls=(call,),
+        finish_reason=reason,
+        usage=USAGE,
+        timings=TIMINGS,
+    )
+    return to_message(answer, {})
 
 
 class Person(BaseModel):

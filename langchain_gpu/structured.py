@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any, Literal
 
 from langchain_core.exceptions import OutputParserException
@@ -12,16 +11,21 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import (
     BaseOutputParser,
+    JsonOutputKeyToolsParser,
     JsonOutputParser,
     PydanticOutputParser,
+    PydanticToolsParser,
 )
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableMap
 from langchain_core.tools import BaseTool
+from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 
 from langchain_gpu.messages import response_format
 from langchain_gpu.schemas import to_tool, to_tool_choice
+
+_DECODER = json.JSONDecoder(strict=False)
 
 
 class StructuredChat(BaseChatModel):
@@ -58,7 +62,7 @@ class StructuredChat(BaseChatModel):
         *,
         method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
         include_raw: bool = False,
-        strict: bool | None = None,
+        strict: bool | None = None,  # noqa: ARG002 - see below
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """Return a runnable whose answers are instances of `schema`.
@@ -75,8 +79,9 @@ class StructuredChat(BaseChatModel):
         Raises:
             ValueError: No schema where one is needed, or an unknown method or argument.
 
-        The runnable raises OutputParserException for an answer that is not of the schema, or that
-        `max_tokens` or the window cut before it was whole.
+        The runnable raises OutputParserException for an answer that is not of the schema or calls
+        nothing, or that `max_tokens`, the window, a stop string or a filter cut before it was
+        whole. A stream gives what there is so far, and raises at its end.
         """
         if kwargs:
             raise ValueError(f"with_structured_output knows no argument {', '.join(kwargs)}")
@@ -84,11 +89,12 @@ class StructuredChat(BaseChatModel):
             raise ValueError(f"unknown method {method!r}")
         if schema is None and method != "json_mode":
             raise ValueError(f"method={method!r} needs a schema")
+        said = {"kwargs": {"method": method}, "schema": schema}
         if method == "function_calling" and schema is not None:
-            return super().with_structured_output(schema, include_raw=include_raw, strict=strict)
+            calling = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=said)
+            return _parsed(calling, _call_parser(schema), include_raw=include_raw)
         bound = self.bind(
-            response_format=response_format(schema, method),
-            ls_structured_output_format={"kwargs": {"method": method}, "schema": schema},
+            response_format=response_format(schema, method), ls_structured_output_format=said
         )
         return structured(bound, schema, include_raw=include_raw)
 
@@ -106,15 +112,29 @@ def structured(answer: Runnable[Any, Any], schema: Any, *, include_raw: bool) ->
     parser: BaseOutputParser[Any] = _Json()
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         parser = _Pydantic(pydantic_object=schema)
+    return _parsed(answer, parser, include_raw=include_raw)
+
+
+def _parsed(
+    answer: Runnable[Any, Any], parser: BaseOutputParser[Any], *, include_raw: bool
+) -> Runnable[Any, Any]:
     if not include_raw:
         return answer | parser
-    parsed = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
-    )
-    unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=answer) | parsed.with_fallbacks(
-        [unparsed], exception_key="parsing_error"
-    )
+
+    # A function: in a stream, what LangChain falls back to comes too late for a parser that raises.
+    def report(said: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {**said, "parsed": parser.invoke(said["raw"]), "parsing_error": None}
+        except Exception as error:  # noqa: BLE001 - the caller asked for all
+            return {**said, "parsed": None, "parsing_error": error}
+
+    return RunnableMap(raw=answer) | report
+
+
+def _call_parser(schema: Any) -> BaseOutputParser[Any]:
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return _PydanticCall(tools=[schema], first_tool_only=True)
+    return _JsonCall(key_name=to_tool(schema)["function"]["name"], first_tool_only=True)
 
 
 class _Json(JsonOutputParser):
@@ -122,7 +142,9 @@ class _Json(JsonOutputParser):
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """Parse a whole answer, or as much of it as there is."""
-        _check_whole(result)
+        partial = partial and not _ended(result)
+        if not partial:
+            _check_whole(result)
         return super().parse_result(result, partial=partial)
 
 
@@ -131,24 +153,89 @@ class _Pydantic(PydanticOutputParser[TBaseModel]):
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """Parse a whole answer, or as much of it as there is."""
-        _check_whole(result)
+        partial = partial and not _ended(result)
+        if not partial:
+            _check_whole(result)
         return super().parse_result(result, partial=partial)
+
+
+class _JsonCall(JsonOutputKeyToolsParser):
+    """A call to a dict; LangChain's own gives None where there is no whole call."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """Parse a whole answer, or as much of it as there is."""
+        partial = partial and not _ended(result)
+        parsed = super().parse_result(_answered(result), partial=partial)
+        return parsed if partial else _called(parsed, result)
+
+
+class _PydanticCall(PydanticToolsParser):
+    """A call to an instance; see `_JsonCall`."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """Parse a whole answer, or as much of it as there is."""
+        partial = partial and not _ended(result)
+        try:
+            parsed = super().parse_result(_answered(result), partial=partial)
+        except OutputParserException:
+            raise
+        except ValueError as error:  # pydantic's own
+            raise OutputParserException(f"the call is not of the schema: {error}") from error
+        return parsed if partial else _called(parsed, result)
+
+
+def _ended(result: Sequence[Generation]) -> bool:
+    """Whether the answer is whole, or the stream of it at its end."""
+    answer = result[0]
+    return isinstance(answer, ChatGeneration) and _reason(answer) is not None
+
+
+def _reason(answer: ChatGeneration) -> str | None:
+    reason: str | None = answer.message.response_metadata.get("finish_reason")
+    return reason
+
+
+def _answered(result: list[Generation]) -> list[Generation]:
+    """Give an answer its kind back, which LangChain takes from one that a stream gives whole."""
+    answer = result[0]
+    if not isinstance(answer, ChatGeneration) or isinstance(answer.message, AIMessage):
+        return result
+    return [ChatGeneration(message=AIMessage(**answer.message.model_dump()))]
 
 
 def _check_whole(result: Sequence[Generation]) -> None:
     answer = result[0]
-    if not isinstance(answer, ChatGeneration):
-        return
-    if answer.message.response_metadata.get("finish_reason") != "length":
-        return
     try:
-        json.loads(answer.text)
+        # Words behind the JSON do no harm: LangChain reads past them.
+        parse_json_markdown(answer.text.strip(), parser=_DECODER.raw_decode)
     except ValueError:
-        raise OutputParserException(
-            f"the answer was cut before its JSON was whole, after {len(answer.text):,} characters: "
-            f"give a larger max_tokens, a larger n_ctx, or a smaller schema",
-            llm_output=answer.text,
-        ) from None
+        raise _unfinished(answer, "JSON") from None
+
+
+def _called(parsed: Any, result: Sequence[Generation]) -> Any:
+    if parsed is None:
+        raise _unfinished(result[0], "call")
+    return parsed
+
+
+def _unfinished(answer: Generation, what: str) -> OutputParserException:
+    text, reason = answer.text, None
+    if isinstance(answer, ChatGeneration):
+        reason = _reason(answer)
+        broken = getattr(answer.message, "invalid_tool_calls", None)
+        text = (broken[0]["args"] or "") if broken else text
+    if reason == "length":
+        after = f", after {len(answer.text):,} characters" if answer.text else ""
+        return OutputParserException(
+            f"the answer was cut before its {what} was whole{after}: give a larger max_tokens, "
+            f"a larger n_ctx, or a smaller schema",
+            llm_output=text,
+        )
+    return OutputParserException(
+        f"the answer holds no whole {what}; it ended with {reason!r}, which may be a stop string "
+        f"or a filter: {text}",
+        llm_output=text,
+    )
 
 
 __all__ = ["StructuredChat", "structured"]

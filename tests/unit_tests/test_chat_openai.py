@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.exceptions import ContextOverflowError
+from langchain_core.exceptions import ContextOverflowError, OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
@@ -238,6 +239,123 @@ class TestTools:
             "required",
             {"type": "function", "function": {"name": "Person"}},
         )
+
+
+class TestStructure:
+    """What is no whole answer is no instance of the schema."""
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    @pytest.mark.parametrize("schema", [Person, Person.model_json_schema()])
+    @pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
+    def test_json_that_was_cut(
+        self, server: Scripted, model: ChatGPU, schema: Any, reason: str, *, streaming: bool
+    ) -> None:
+        server.script = chat(lambda _: says('{"age": 31, ', '"name": "Bob', finish=reason))
+        model = model.model_copy(update={"streaming": streaming})
+        refused(model.with_structured_output(schema), "whole JSON|cut before its JSON was whole")
+        both = model.with_structured_output(schema, include_raw=True)
+        for answer in reported(both):
+            assert '"Bob' in answer["raw"].text
+
+    def test_json_with_words_around_it(self, server: Scripted, model: ChatGPU) -> None:
+        asking = model.with_structured_output(Person, method="json_mode")
+        bob = '{"name": "Bob\\nB.", "age": 31}'
+        for text in (
+            f"Here:\n```json\n{bob}\n```\nMore?",
+            f"{bob}\nMore?",
+            bob.replace("\\n", "\n"),
+        ):
+            server.script = chat(lambda _, text=text: says(text))
+            assert asking.invoke("Bob is 31") == Person(name="Bob\nB.", age=31)
+            assert list(asking.stream("Bob is 31"))[-1] == Person(name="Bob\nB.", age=31)
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    @pytest.mark.parametrize("schema", [Person, Person.model_json_schema()])
+    @pytest.mark.parametrize(
+        ("arguments", "reason", "named"),
+        [
+            ('{"age": 31, "name": "Bo', "length", "cut before its call was whole: give"),
+            ('{"age": 31, "name": "Bo', "stop", "no whole call; it ended with 'stop'"),
+            (None, "stop", "no whole call; .*I know no Bob"),
+            (None, "length", "cut before its call was whole, after 13"),
+        ],
+    )
+    def test_a_call_that_is_missing_or_was_cut(
+        self,
+        server: Scripted,
+        model: ChatGPU,
+        *,
+        schema: Any,
+        arguments: str | None,
+        reason: str,
+        named: str,
+        streaming: bool,
+    ) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "Person", "arguments": arguments}}
+        said = chunk(tool_calls=[call]) if arguments else chunk("I know no Bob")
+        server.script = chat(lambda _: Reply(parts=[said, chunk(finish=reason), usage()]))
+        model = model.model_copy(update={"streaming": streaming})
+        refused(model.with_structured_output(schema, method="function_calling"), named)
+        for answer in reported(
+            model.with_structured_output(schema, method="function_calling", include_raw=True)
+        ):
+            assert answer["raw"].response_metadata["finish_reason"] == reason
+
+    def test_a_call_that_is_not_of_the_schema(self, server: Scripted, model: ChatGPU) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "Person", "arguments": "{}"}}
+        parts = [chunk(tool_calls=[call]), chunk(finish="stop"), usage()]
+        server.script = chat(lambda _: Reply(parts=parts))
+        refused(
+            model.with_structured_output(Person, method="function_calling"), "not of the schema"
+        )
+
+    @pytest.mark.parametrize("schema", [Person, Person.model_json_schema()])
+    def test_a_call_that_is_not_streamed(
+        self, server: Scripted, model: ChatGPU, schema: Any
+    ) -> None:
+        arguments = '{"name": "Bob", "age": 31}'
+        call = {"index": 0, "id": "c", "function": {"name": "Person", "arguments": arguments}}
+        parts = [chunk(tool_calls=[call]), chunk(finish="stop"), usage()]
+        server.script = chat(lambda _: Reply(parts=parts))
+        whole_only = model.model_copy(update={"disable_streaming": True})
+        asking = whole_only.with_structured_output(schema, method="function_calling")
+        assert list(asking.stream("Bob is 31")) == [asking.invoke("Bob is 31")]
+
+    def test_a_stream_gives_what_there_is_so_far(self, server: Scripted, model: ChatGPU) -> None:
+        texts = ['{"name": "B', 'ob", "age"', ": 31}"]
+        calls = [{"index": 0, "function": {"arguments": text}} for text in texts]
+        calls[0] |= {"id": "c", "function": {"name": "Person", "arguments": texts[0]}}
+        called = [*(chunk(tool_calls=[call]) for call in calls), chunk(finish="stop"), usage()]
+        ways: list[tuple[Any, Reply]] = [
+            ("json_mode", says(*texts)),
+            ("function_calling", Reply(parts=called)),
+        ]
+        for method, reply in ways:
+            server.script = chat(lambda _, reply=reply: reply)
+            asking = model.with_structured_output(Person.model_json_schema(), method=method)
+            assert list(asking.stream("Bob is 31")) == [
+                {"name": "B"},
+                {"name": "Bob"},
+                {"name": "Bob", "age": 31},
+            ]
+
+
+def refused(asking: Runnable[Any, Any], named: str) -> None:
+    with pytest.raises(OutputParserException, match=named):
+        asking.invoke("Bob is 31")
+    with pytest.raises(OutputParserException, match=named):
+        list(asking.stream("Bob is 31"))
+
+
+def reported(asking: Runnable[Any, Any]) -> Iterator[dict[str, Any]]:
+    """What asking gives, at once and added up; both without an instance, and with the reason."""
+    streamed: Any = None
+    for part in asking.stream("Bob is 31"):
+        streamed = part if streamed is None else streamed + part
+    for answer in (asking.invoke("Bob is 31"), streamed):
+        assert answer["parsed"] is None
+        assert isinstance(answer["parsing_error"], OutputParserException)
+        yield answer
 
 
 class TestTrouble:

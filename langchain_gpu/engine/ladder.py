@@ -89,6 +89,21 @@ class _Flight(Generic[OwnerT]):
     pending: Pending
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure(Generic[OwnerT]):
+    """A batch that ran out of memory.
+
+    Attributes:
+        work: The batch.
+        device: Where that was; the encoder may have moved since.
+        problem: What the runtime said.
+    """
+
+    work: Work[OwnerT]
+    device: Device
+    problem: str
+
+
 class Ladder:
     """One encoder, its learned budget, and the devices it may fall back to.
 
@@ -150,7 +165,7 @@ class Ladder:
     def _climb(
         self, todo: list[Work[OwnerT]], flights: deque[_Flight[OwnerT]]
     ) -> Iterator[Finished[OwnerT]]:
-        """Start everything in `todo`, in smaller pieces where it does not fit."""
+        """Start everything in `todo`, the last first, in smaller pieces where it does not fit."""
         while todo:
             work = todo.pop()
             cost = self.encoder.rules.cost(work.owner.tokens.lengths[work.rows])
@@ -160,44 +175,42 @@ class Ladder:
                 continue
             while len(flights) >= self.encoder.rules.in_flight:
                 yield from self._land(flights)
-            flight, problem = self._start(work)
-            if flight is not None:
-                flights.append(flight)
+            started = self._start(work)
+            if isinstance(started, _Flight):
+                flights.append(started)
                 continue
             while flights:  # what is on its way holds memory, and its rows are as good as done
                 yield from self._land(flights)
-            self._recover(work, problem)
-            todo.append(Work(work.owner, work.rows))
+            todo += reversed(self._recover(started))
 
-    def _start(self, work: Work[OwnerT]) -> tuple[_Flight[OwnerT] | None, str]:
+    def _start(self, work: Work[OwnerT]) -> _Flight[OwnerT] | _Failure[OwnerT]:
         with self._turns:
             began, device = perf_counter(), self.encoder.device
             features = work.features
             if features is None or work.device != device:  # it moved since, or the batch was cut
                 features = self.encoder.prepare(work.owner.tokens, work.rows)
             try:
-                return _Flight(work, device, began, self.encoder.forward(features)), ""
+                return _Flight(work, device, began, self.encoder.forward(features))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                return None, _first_line(error)
+                return _Failure(work, device, _first_line(error))
 
     def _land(self, flights: deque[_Flight[OwnerT]]) -> Iterator[Finished[OwnerT]]:
         """Wait for the oldest flight; compute it in pieces if it ran out of memory under way."""
         flight = flights.popleft()
         work = flight.work
+        failure: _Failure[OwnerT] | None = None
         try:
-            vectors: Vectors | None = flight.pending()
-            problem = ""
+            vectors = flight.pending()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            vectors, problem = None, _first_line(error)
-        if vectors is None:
+            failure = _Failure(work, flight.device, _first_line(error))
+        if failure is not None:
             while flights:
                 yield from self._land(flights)
-            self._recover(work, problem)
-            yield from self._climb([Work(work.owner, work.rows)], flights)
+            yield from self._climb(self._recover(failure)[::-1], flights)
             return
         now = perf_counter()
         # Batches overlap: a second counts for one of them only.
@@ -213,32 +226,42 @@ class Ladder:
         emit(self._on_event, fact)
         yield Finished(work.owner, work.rows, vectors, fact)
 
-    def _recover(self, work: Work[OwnerT], problem: str) -> None:
+    def _recover(self, failure: _Failure[OwnerT]) -> list[Work[OwnerT]]:
+        """Make room, and return what is to be computed now, longest rows first."""
+        work = Work(failure.work.owner, failure.work.rows)
         with self._turns:
-            release(self.encoder.device)
-            self._step_down(work, problem)
+            if str(failure.device) != str(self.encoder.device):
+                return [work]  # it moved meanwhile, and nobody has tried this batch there
+            release(failure.device)
+            if len(work.rows) == 1:
+                self._step_down(failure)
+                return [work]
+            cost = self.encoder.rules.cost(work.owner.tokens.lengths[work.rows])
+            self._shrink(cost)
+            return self._cut(work, cost)
 
-    def _step_down(self, work: Work[OwnerT], problem: str) -> None:
-        device, tokens = self.encoder.device, work.owner.tokens
-        lengths = tokens.lengths[work.rows]
-        if len(lengths) > 1:
-            # Several that were under way may fail one after the other: the smallest half counts.
-            half = max(1, self.encoder.rules.cost(lengths) // 2)
-            old, self.budget = self.budget, min(self.budget, half)
-            if self.budget < old:
-                self._budgets.learn(device, self.budget)
-                emit(
-                    self._on_event,
-                    BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
-                )
-            return
+    def _shrink(self, cost: int) -> None:
+        # Several that were under way may fail one after the other: the smallest half counts.
+        old, self.budget = self.budget, min(self.budget, max(1, cost // 2))
+        if self.budget < old:
+            device = self.encoder.device
+            self._budgets.learn(device, self.budget)
+            emit(
+                self._on_event,
+                BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
+            )
+
+    def _step_down(self, failure: _Failure[OwnerT]) -> None:
+        """Move to the next device, for an item that does not fit on this one even alone."""
+        device, owner, row = failure.device, failure.work.owner, int(failure.work.rows[0])
+        length = owner.tokens.lengths[row]
         if not self._next:
-            row = int(work.rows[0])
-            item = work.owner.start + (row if tokens.owners is None else int(tokens.owners[row]))
+            owners = owner.tokens.owners
+            item = owner.start + (row if owners is None else int(owners[row]))
             raise EngineOutOfMemoryError(
-                f"item {item} ({lengths[0]} tokens) does not fit on {device} even alone "
-                f"({free_memory(device)} bytes free): {problem}. Shorten it, lower the model's "
-                f"window, or allow another device with fallback='cpu'."
+                f"item {item} ({length} tokens) does not fit on {device} even alone "
+                f"({free_memory(device)} bytes free): {failure.problem}. Shorten it, lower the "
+                f"model's window, or allow another device with fallback='cpu'."
             )
         target = self._next.pop(0)
         self.encoder.to(target)
@@ -249,7 +272,7 @@ class Ladder:
                 what=self._what,
                 source=str(device),
                 target=str(target),
-                reason=f"one item of {lengths[0]} tokens does not fit: {problem}",
+                reason=f"one item of {length} tokens does not fit: {failure.problem}",
             )
         )
 

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.budgets import Budgets
-from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
+from langchain_gpu.engine.encoder import Pending, Tokenized
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.events import BatchDone, BudgetChanged, Event, FallbackWarning
 from langchain_gpu.hardware.devices import Device
-from tests.unit_tests.fake_encoder import CPU, FakeEncoder, expected
-
-
-class Flying(FakeEncoder):
-    """Batches run on threads of their own; running out of memory shows only when they land."""
-
-    def __init__(self, in_flight: int, capacity: dict[str, int] | None = None) -> None:
-        super().__init__(capacity)
-        self.rules = BatchRules(in_flight=in_flight)
-        self.most = 0
-        self._now = 0
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(16)
-
-    def forward(self, features: Any) -> Pending:
-        with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
-        future = self._pool.submit(self._compute, features)
-
-        def land() -> Vectors:
-            try:
-                return future.result()
-            finally:
-                with self._lock:
-                    self._now -= 1
-
-        return land
-
-    def _compute(self, features: NDArray[np.int64]) -> Vectors:
-        padded = len(features) * int(features.max())
-        if padded > self.capacity.get(str(self.device), 10**9):
-            self.failures += 1
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {padded} tokens.")
-        with self._lock:
-            self.computed += features.tolist()
-        return np.outer(features, [1, 2, 3]).astype(np.float32)
+from tests.unit_tests.fake_encoder import CPU, FakeEncoder, Flying, expected
 
 
 def make(encoder: FakeEncoder, budget: int = 1000, **options: Any) -> Engine[int]:

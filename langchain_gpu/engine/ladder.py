@@ -263,16 +263,20 @@ class Ladder:
                 f"({free_memory(device)} bytes free): {failure.problem}. Shorten it, lower the "
                 f"model's window, or allow another device with fallback='cpu'."
             )
-        target = self._next.pop(0)
+        self._move(f"one item of {length} tokens does not fit: {failure.problem}")
+
+    def _move(self, reason: str) -> None:
+        source, target = self.encoder.device, self._next.pop(0)
         self.encoder.to(target)
+        release(source)  # the weights have left it: nobody else gives their memory back
         self.budget = self._budgets.first(self.encoder)
         self.fallbacks.append(
             warn_fallback(
                 self._on_event,
                 what=self._what,
-                source=str(device),
+                source=str(source),
                 target=str(target),
-                reason=f"one item of {length} tokens does not fit: {failure.problem}",
+                reason=reason,
             )
         )
 

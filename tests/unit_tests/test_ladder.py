@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langchain_gpu.engine import ladder as module
 from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.encoder import Pending, Tokenized
 from langchain_gpu.engine.ladder import Ladder, Work
@@ -78,3 +79,13 @@ class TestAMoveMeanwhile:
         assert sorted(found) == [20] * 5 + [90]
         assert ladder.budget == 1000
         assert not any(isinstance(event, BudgetChanged) for event in events)
+
+
+def test_a_device_that_was_left_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, released = FakeEncoder({"cuda:0": 60}), list[tuple[str, str]]()
+    monkeypatch.setattr(
+        module, "release", lambda device: released.append((str(device), str(encoder.device)))
+    )
+    with pytest.warns(FallbackWarning):
+        run(make(encoder, fallback=[CPU]), [90])
+    assert released[-1] == ("cuda:0", "cpu"), "not while the weights were there"

@@ -2,14 +2,15 @@
 
 The steps, in this order: split only the batch that failed and keep every finished row; let the
 halved size become the device's budget; free the device's cache, outside the `except` block because
-inside it the traceback still holds the tensors; at one item, move to the next device; raise.
+inside it the traceback still holds the tensors; try one item once more, as what a runtime kept for
+speed is gone too; move to the next device; raise.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -61,12 +62,14 @@ class Work(Generic[OwnerT]):
         features: The batch as `encoder.prepare` built it; None to have it built when its turn
             comes.
         device: Where the encoder was when it built them.
+        again: Whether it ran out of memory alone, and is tried once more where that was.
     """
 
     owner: OwnerT
     rows: Rows
     features: Any = None
     device: Device | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,8 @@ class Ladder:
             started = self._start(work)
             if isinstance(started, _Flight):
                 flights.append(started)
+                if work.again:  # alone this time: what flew beside it may have been too much
+                    yield from self._land(flights)
                 continue
             while flights:  # what is on its way holds memory, and its rows are as good as done
                 yield from self._land(flights)
@@ -233,6 +238,8 @@ class Ladder:
             if str(failure.device) != str(self.encoder.device):
                 return [work]  # it moved meanwhile, and nobody has tried this batch there
             release(failure.device)
+            if len(work.rows) == 1 and not failure.work.again:
+                return [replace(work, again=True)]
             if len(work.rows) == 1:
                 self._step_down(failure)
                 return [work]

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from langchain_gpu.engine import ladder as module
+from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.budgets import Budgets
-from langchain_gpu.engine.encoder import Pending, Tokenized
-from langchain_gpu.engine.ladder import Ladder, Work
+from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
+from langchain_gpu.engine.ladder import EngineOutOfMemoryError, Ladder, Work
 from langchain_gpu.events import BudgetChanged, Event, FallbackWarning
-from tests.unit_tests.fake_encoder import CPU, FakeEncoder, Flying
+from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder, Flying, expected
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,69 @@ def test_a_device_that_was_left_gives_its_memory_back(monkeypatch: pytest.Monkey
     with pytest.warns(FallbackWarning):
         run(make(encoder, fallback=[CPU]), [90])
     assert released[-1] == ("cuda:0", "cpu"), "not while the weights were there"
+
+
+class TestOneItemOnceMore:
+    """A runtime that ran out of memory gives up what it kept for speed: that may be enough."""
+
+    @pytest.mark.parametrize("in_flight", [1, 2])
+    def test_it_fits_then(self, in_flight: int) -> None:
+        class Recorded(Flying):
+            def _compute(self, features: Any) -> Any:
+                try:
+                    return super()._compute(features)
+                finally:
+                    self.capacity.clear()
+
+        encoder = Recorded(in_flight, {"cuda:0": 60})
+        ladder = make(encoder, fallback=[CPU])
+        assert run(ladder, [90]) == encoder.computed == [90]
+        assert (encoder.failures, encoder.device, ladder.fallbacks) == (1, GPU, [])
+
+    def test_when_it_is_started(self) -> None:
+        class Recorded(FakeEncoder):
+            def forward(self, features: Any) -> Pending:
+                try:
+                    return super().forward(features)
+                finally:
+                    self.capacity.clear()
+
+        encoder = Recorded({"cuda:0": 60})
+        assert run(make(encoder, fallback=[CPU]), [90]) == encoder.computed == [90]
+        assert encoder.device == GPU
+
+    def test_with_no_other_batch_beside_it(self) -> None:
+        class Shared(FakeEncoder):
+            """What is on its way together must fit together."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.rules = BatchRules(in_flight=2)
+                self.held: dict[object, int] = {}
+                self.crowded: set[object] = set()
+
+            def forward(self, features: Any) -> Pending:
+                flight = object()
+                self.held[flight] = int(features.sum())
+                if self.device == GPU and sum(self.held.values()) > 80:
+                    self.crowded |= set(self.held)
+
+                def land() -> Vectors:
+                    del self.held[flight]
+                    if flight in self.crowded:
+                        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 50.")
+                    return expected(features)
+
+                return land
+
+        encoder = Shared()
+        assert run(make(encoder, fallback=[CPU]), *[[50]] * 6) == [50] * 6
+        assert encoder.device == GPU
+
+    def test_and_not_again(self) -> None:
+        encoder = FakeEncoder({"cuda:0": 60})
+        with pytest.warns(FallbackWarning):
+            assert run(make(encoder, fallback=[CPU]), [90]) == [90]
+        assert encoder.failures == 2
+        with pytest.raises(EngineOutOfMemoryError, match="item 0 .90 tokens. .*even alone"):
+            run(make(FakeEncoder({"cuda:0": 60})), [90])

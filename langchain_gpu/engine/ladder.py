@@ -132,7 +132,6 @@ class Ladder:
     ) -> None:
         self.encoder = encoder
         self._what = what
-        self.budget = budgets.first(encoder)
         self.fallbacks: list[FellBack] = []
         self._budgets = budgets
         self._next = list(fallback)
@@ -141,6 +140,7 @@ class Ladder:
         # instead of fighting for memory.
         self._turns = Turns()
         self._landed = 0.0
+        self.budget = self._first()
 
     @property
     def callers(self) -> int:
@@ -272,11 +272,22 @@ class Ladder:
             )
         self._move(f"one item of {length} tokens does not fit: {failure.problem}")
 
+    def _first(self) -> int:
+        """Return the budget to begin with; a device that has no room for one token is left."""
+        try:
+            return self._budgets.first(self.encoder)
+        except Exception as error:
+            if not self._next or not is_out_of_memory(error):
+                raise
+            problem = _first_line(error)
+        self._move(f"not even one token fits beside the model: {problem}")
+        return self.budget
+
     def _move(self, reason: str) -> None:
         source, target = self.encoder.device, self._next.pop(0)
         self.encoder.to(target)
         release(source)  # the weights have left it: nobody else gives their memory back
-        self.budget = self._budgets.first(self.encoder)
+        self.budget = self._first()
         self.fallbacks.append(
             warn_fallback(
                 self._on_event,

@@ -14,10 +14,10 @@ import torch
 
 from langchain_gpu.engine import ladder as module
 from langchain_gpu.engine.batching import BatchRules
-from langchain_gpu.engine.budgets import Budgets
+from langchain_gpu.engine.budgets import Budgets, default_budget
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError, Ladder, Work
-from langchain_gpu.events import BudgetChanged, Event, FallbackWarning
+from langchain_gpu.events import BudgetChanged, Event, FallbackWarning, FellBack
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder, Flying, expected
 
 
@@ -157,3 +157,24 @@ class TestOneItemOnceMore:
         assert encoder.failures == 2
         with pytest.raises(EngineOutOfMemoryError, match="item 0 .90 tokens. .*even alone"):
             run(make(FakeEncoder({"cuda:0": 60})), [90])
+
+
+class TestNoRoomForTheProbe:
+    class Full(FakeEncoder):
+        def peak_bytes(self, tokens: int) -> int | None:
+            if self.device == CPU:
+                return None
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+
+    def test_the_encoder_moves(self) -> None:
+        encoder, events = self.Full(), list[Event]()
+        small = Budgets(object(), planned={str(GPU): 2})
+        with pytest.warns(FallbackWarning, match="cpu, not cuda:0: not even one token.* 2 MiB"):
+            ladder = Ladder(encoder, small, [CPU], events.append)
+        assert [type(event) for event in events] == [FellBack]
+        assert (encoder.device, ladder.budget) == (CPU, default_budget(CPU))
+        assert run(ladder, [90]) == [90]
+
+    def test_or_says_what_the_device_said(self) -> None:
+        with pytest.raises(torch.OutOfMemoryError, match="2 MiB"):
+            Ladder(self.Full(), Budgets(object(), planned={str(GPU): 2}))

@@ -120,6 +120,22 @@ def test_or_is_an_error_that_names_the_pair(small: Callable[[int], SmallCard], p
         reranker.score([("a", "b"), (QUERY, "text " * 15)])
 
 
+def test_a_card_that_the_model_fills_is_left_when_it_is_loaded(
+    small: Callable[[int], SmallCard], path: str, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = small(10**9)
+
+    def probe(tokens: int) -> int | None:
+        if card.place.kind == "cpu":
+            return None
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(card, "peak_bytes", probe)
+    with pytest.warns(FallbackWarning, match="reranking runs on cpu, not cuda:0: not even one"):
+        scores = GPURerank(model=path).score([(QUERY, text) for text in TEXTS])
+    assert scores == pytest.approx(wanted, abs=1e-5)
+
+
 def test_a_device_that_is_not_here(path: str, wanted: Any) -> None:
     with pytest.warns(FallbackWarning, match="reranking"):
         found = GPURerank(model=path, device="cuda:7", backend="torch", dtype="float32").score(

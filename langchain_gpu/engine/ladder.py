@@ -113,7 +113,7 @@ class Ladder:
     Args:
         encoder: The model on its device.
         budgets: Computed tokens per batch, by device; learns from what happens here.
-        fallback: Devices to move to, in order, when one item alone does not fit.
+        fallback: Other devices to move to, in order, when one item alone does not fit.
         on_event: Called for batches, fallbacks and budget changes.
         what: What messages call the work.
 
@@ -134,7 +134,8 @@ class Ladder:
         self._what = what
         self.fallbacks: list[FellBack] = []
         self._budgets = budgets
-        self._next = list(fallback)
+        # Where it is already, a copy would not fit either.
+        self._next = [each for each in fallback if str(each) != str(encoder.device)]
         self._on_event = on_event
         # One batch starts at a time: callers on other threads queue up here, batch by batch,
         # instead of fighting for memory.

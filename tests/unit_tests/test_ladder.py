@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from langchain_gpu.engine.budgets import Budgets, default_budget
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError, Ladder, Work
 from langchain_gpu.events import BudgetChanged, Event, FallbackWarning, FellBack
+from langchain_gpu.hardware.devices import Device
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder, Flying, expected
 
 
@@ -178,3 +179,12 @@ class TestNoRoomForTheProbe:
     def test_or_says_what_the_device_said(self) -> None:
         with pytest.raises(torch.OutOfMemoryError, match="2 MiB"):
             Ladder(self.Full(), Budgets(object(), planned={str(GPU): 2}))
+
+
+def test_nobody_moves_to_where_they_are() -> None:
+    class Settled(FakeEncoder):
+        def to(self, device: Device) -> None:
+            raise AssertionError("a second copy")
+
+    with pytest.raises(EngineOutOfMemoryError, match="does not fit on cpu even alone"):
+        run(make(Settled({"cpu": 60}, CPU), fallback=[replace(CPU, reason="another")]), [90])

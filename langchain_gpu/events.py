@@ -68,7 +68,7 @@ class FellBack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetChanged:
-    """The token budget of a device became smaller after it ran out of memory."""
+    """The token budget of a device: smaller, memory ran out; larger, enough batches went well."""
 
     device: str
     old_tokens: int

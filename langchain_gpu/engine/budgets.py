@@ -2,17 +2,20 @@
 
 A budget that fills the device is set by speed, one that fits is set by memory; the smaller one
 counts. Memory is measured where the device can tell: one forward pass at the largest shape gives
-the bytes a token takes. The out-of-memory ladder corrects the rest, and what it learned is
-remembered for as long as the process lives.
+the bytes a token takes. The out-of-memory ladder corrects the rest. What it learned is where later
+engines of the process begin; none of it is for ever, as memory may have been short because
+somebody else had it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from langchain_gpu.engine.encoder import Encoder
+from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
 
@@ -22,6 +25,9 @@ DEFAULTS = {"cpu": 2048, "remote": 1 << 20}
 GPU_DEFAULT = 16384
 # Of the memory that is free, how much a batch may take: other processes, and fragments.
 SHARE = 0.8
+# Full batches that go well before more is tried. As the steps double, the whole way up takes no
+# more tokens than so many batches of the largest size.
+PATIENCE = 32
 
 
 @runtime_checkable
@@ -33,6 +39,68 @@ class Probed(Protocol):
 
         None where nobody can tell. Raises what the runtime raises when memory runs out.
         """
+
+
+class Budget:
+    """Computed tokens per batch on one device: down when memory runs out, up again with patience.
+
+    Every failure doubles the number of full batches that must go well before more is tried: what
+    was short for a moment comes back, and what does not fit is tried ever less often.
+
+    Args:
+        device: Its short name.
+        tokens: To begin with.
+        most: What it never goes above.
+        learn: Called with a budget that later engines should begin with.
+
+    Attributes:
+        tokens: Now.
+    """
+
+    def __init__(
+        self, device: str, tokens: int, most: int, learn: Callable[[int], None] | None = None
+    ) -> None:
+        self.device = device
+        self.tokens = tokens
+        self._most = most
+        self._learn = learn
+        self._believed = tokens  # what fits when nobody else takes the memory, as far as one knows
+        self._patience = PATIENCE
+        self._full = 0
+        self._lock = threading.Lock()  # batches land on the threads of their callers
+
+    def failed(self, cost: int) -> BudgetChanged | None:
+        """Go down to half of a batch of several items that did not fit.
+
+        A late failure of a batch that is too large by now changes nothing. Where much less than
+        what is believed to fit fails, somebody else has the memory: nothing is learned from that.
+        """
+        half = max(1, cost // 2)
+        with self._lock:
+            if half >= self.tokens:
+                return None
+            if 2 * cost > self._believed:
+                self._believed = half
+                if self._learn is not None:
+                    self._learn(half)
+            self._patience *= 2
+            return self._set(half)
+
+    def finished(self, cost: int) -> BudgetChanged | None:
+        """Count a batch that went well, if it was a full one; go up after enough of them."""
+        with self._lock:
+            if self.tokens >= self._most or 2 * cost <= self.tokens:
+                return None
+            self._full += 1
+            if self._full < self._patience:
+                return None
+            more = min(self._most, 2 * self.tokens)
+            self._believed = max(self._believed, more)
+            return self._set(more)
+
+    def _set(self, tokens: int) -> BudgetChanged:
+        old, self.tokens, self._full = self.tokens, tokens, 0
+        return BudgetChanged(device=self.device, old_tokens=old, new_tokens=tokens)
 
 
 class Budgets:
@@ -55,26 +123,28 @@ class Budgets:
         self._fixed = fixed
         self._planned = dict(planned or {})
 
-    def first(self, encoder: Encoder) -> int:
-        """Return the budget to begin with where the encoder is now."""
-        key = (str(encoder.device), self._model)
+    def first(self, encoder: Encoder) -> Budget:
+        """Return the budget to begin with where the encoder is now.
+
+        What is measured holds for this budget only: the next one finds other memory free.
+
+        Raises:
+            Exception: What the runtime raises when there is no memory for one token.
+        """
+        device = encoder.device
+        most = self._fixed or default_budget(device)
+        most = min(most, self._planned.get(str(device), most))
+        if self._fixed is None and isinstance(encoder, Probed):
+            most = _measure(encoder.peak_bytes, device, most)
         with _lock:
-            learned = _learned.get(key)
-        default = self._fixed or default_budget(encoder.device)
-        default = min(default, self._planned.get(str(encoder.device), default))
-        if learned is not None:
-            return min(learned, default)
-        if self._fixed is not None or not isinstance(encoder, Probed):
-            return default
-        fitting = _measure(encoder.peak_bytes, encoder.device, default)
-        if fitting < default:
-            self.learn(encoder.device, fitting)
-        return fitting
+            learned = _learned.get((str(device), self._model), most)
+        return Budget(str(device), min(learned, most), most, partial(self.learn, device))
 
     def learn(self, device: Device, tokens: int) -> None:
-        """Remember that more than `tokens` did not fit."""
+        """Remember that more than `tokens` did not fit; what is remembered only goes down."""
+        key = (str(device), self._model)
         with _lock:
-            _learned[(str(device), self._model)] = tokens
+            _learned[key] = min(tokens, _learned.get(key, tokens))
 
 
 _learned: dict[tuple[str, object], int] = {}

@@ -1,9 +1,9 @@
 """Running out of memory is a step, not an end.
 
 The steps, in this order: split only the batch that failed and keep every finished row; let the
-halved size become the device's budget; free the device's cache, outside the `except` block because
-inside it the traceback still holds the tensors; try one item once more, as what a runtime kept for
-speed is gone too; move to the next device; raise.
+halved size become the device's budget, until enough batches went well; free the device's cache,
+outside the `except` block because inside it the traceback still holds the tensors; try one item
+once more, as what a runtime kept for speed is gone too; move to the next device; raise.
 """
 
 from __future__ import annotations
@@ -17,17 +17,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.budgets import Budgets
+from langchain_gpu.engine.budgets import Budget, Budgets
 from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
 from langchain_gpu.engine.turns import Turns
-from langchain_gpu.events import (
-    BatchDone,
-    BudgetChanged,
-    FellBack,
-    Listener,
-    emit,
-    warn_fallback,
-)
+from langchain_gpu.events import BatchDone, FellBack, Listener, emit, warn_fallback
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
 
@@ -118,7 +111,6 @@ class Ladder:
         what: What messages call the work.
 
     Attributes:
-        budget: Computed tokens per batch now; it only shrinks while the device stays the same.
         fallbacks: Moves so far.
     """
 
@@ -141,7 +133,12 @@ class Ladder:
         # instead of fighting for memory.
         self._turns = Turns()
         self._landed = 0.0
-        self.budget = self._first()
+        self._budget = self._first()
+
+    @property
+    def budget(self) -> int:
+        """Computed tokens per batch now."""
+        return self._budget.tokens
 
     @property
     def callers(self) -> int:
@@ -174,7 +171,7 @@ class Ladder:
             work = todo.pop()
             cost = self.encoder.rules.cost(work.owner.tokens.lengths[work.rows])
             if len(work.rows) > 1 and cost > self.budget:
-                # Planned before the budget shrank. Reversed: the longest piece goes first.
+                # Planned for another budget. Reversed: the longest piece goes first.
                 todo += reversed(self._cut(work, cost))
                 continue
             while len(flights) >= self.encoder.rules.in_flight:
@@ -230,6 +227,9 @@ class Ladder:
             seconds=max(0.0, now - began),
         )
         emit(self._on_event, fact)
+        budget = self._budget
+        if budget.device == fact.device and (change := budget.finished(fact.padded_tokens)):
+            emit(self._on_event, change)
         yield Finished(work.owner, work.rows, vectors, fact)
 
     def _recover(self, failure: _Failure[OwnerT]) -> list[Work[OwnerT]]:
@@ -245,19 +245,9 @@ class Ladder:
                 self._step_down(failure)
                 return [work]
             cost = self.encoder.rules.cost(work.owner.tokens.lengths[work.rows])
-            self._shrink(cost)
+            if change := self._budget.failed(cost):
+                emit(self._on_event, change)
             return self._cut(work, cost)
-
-    def _shrink(self, cost: int) -> None:
-        # Several that were under way may fail one after the other: the smallest half counts.
-        old, self.budget = self.budget, min(self.budget, max(1, cost // 2))
-        if self.budget < old:
-            device = self.encoder.device
-            self._budgets.learn(device, self.budget)
-            emit(
-                self._on_event,
-                BudgetChanged(device=str(device), old_tokens=old, new_tokens=self.budget),
-            )
 
     def _step_down(self, failure: _Failure[OwnerT]) -> None:
         """Move to the next device, for an item that does not fit on this one even alone."""
@@ -273,7 +263,7 @@ class Ladder:
             )
         self._move(f"one item of {length} tokens does not fit: {failure.problem}")
 
-    def _first(self) -> int:
+    def _first(self) -> Budget:
         """Return the budget to begin with; a device that has no room for one token is left."""
         try:
             return self._budgets.first(self.encoder)
@@ -282,13 +272,13 @@ class Ladder:
                 raise
             problem = _first_line(error)
         self._move(f"not even one token fits beside the model: {problem}")
-        return self.budget
+        return self._budget
 
     def _move(self, reason: str) -> None:
         source, target = self.encoder.device, self._next.pop(0)
         self.encoder.to(target)
         release(source)  # the weights have left it: nobody else gives their memory back
-        self.budget = self._first()
+        self._budget = self._first()
         self.fallbacks.append(
             warn_fallback(
                 self._on_event,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from langchain_gpu.engine import budgets as module
-from langchain_gpu.engine.budgets import Budgets, default_budget
+from langchain_gpu.engine.budgets import PATIENCE, Budget, Budgets, default_budget
+from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder
 
@@ -36,22 +39,25 @@ def free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("free")
 def test_plenty_of_memory_leaves_the_default() -> None:
-    assert Budgets("m").first(Card(per_token=10)) == default_budget(GPU)
+    assert Budgets("m").first(Card(per_token=10)).tokens == default_budget(GPU)
 
 
 @pytest.mark.usefixtures("free")
 def test_bytes_per_token_set_the_budget() -> None:
-    assert Budgets("m").first(Card(per_token=1000)) == 8000  # 10 MB x 0.8 / 1 kB
+    assert Budgets("m").first(Card(per_token=1000)).tokens == 8000  # 10 MB x 0.8 / 1 kB
 
 
 @pytest.mark.usefixtures("free")
-def test_a_probe_that_does_not_fit_is_halved_and_remembered() -> None:
+def test_a_probe_that_does_not_fit_is_halved() -> None:
     card = Card(per_token=1, fits=5000)
-    assert Budgets("m").first(card) == 4096
+    assert Budgets("m").first(card).tokens == 4096
     assert card.probes == [16384, 8192, 4096]
-    again = Card(per_token=1, fits=5000)
-    assert Budgets("m").first(again) == 4096
-    assert again.probes == []
+
+
+@pytest.mark.usefixtures("free")
+def test_what_is_measured_counts_until_the_model_is_loaded_again() -> None:
+    Budgets("m").first(Card(per_token=1, fits=5000))
+    assert Budgets("m").first(Card(per_token=1)).tokens == default_budget(GPU)
 
 
 def test_a_probe_that_never_fits_raises_what_the_device_raised() -> None:
@@ -70,17 +76,17 @@ def test_another_error_of_the_probe_is_no_question_of_memory() -> None:
 
 def test_the_users_number_is_taken_without_a_probe() -> None:
     card = Card(per_token=1000)
-    assert Budgets("m", fixed=50_000).first(card) == 50_000
+    assert Budgets("m", fixed=50_000).first(card).tokens == 50_000
     assert card.probes == []
 
 
 def test_what_was_learned_counts_for_the_model_and_the_device() -> None:
     Budgets("m").learn(GPU, 100)
-    assert Budgets("m").first(FakeEncoder()) == 100
-    assert Budgets("m", fixed=5000).first(FakeEncoder()) == 100
-    assert Budgets("m", fixed=50).first(FakeEncoder()) == 50
-    assert Budgets("other").first(FakeEncoder()) == default_budget(GPU)
-    assert Budgets("m").first(FakeEncoder(device=CPU)) == default_budget(CPU)
+    assert Budgets("m").first(FakeEncoder()).tokens == 100
+    assert Budgets("m", fixed=5000).first(FakeEncoder()).tokens == 100
+    assert Budgets("m", fixed=50).first(FakeEncoder()).tokens == 50
+    assert Budgets("other").first(FakeEncoder()).tokens == default_budget(GPU)
+    assert Budgets("m").first(FakeEncoder(device=CPU)).tokens == default_budget(CPU)
 
 
 def test_a_device_that_cannot_tell_keeps_the_default() -> None:
@@ -88,9 +94,90 @@ def test_a_device_that_cannot_tell_keeps_the_default() -> None:
         def peak_bytes(self, tokens: int) -> int | None:
             return None
 
-    assert Budgets("m").first(Silent()) == default_budget(GPU)
+    assert Budgets("m").first(Silent()).tokens == default_budget(GPU)
 
 
 def test_a_server_plans_for_itself() -> None:
     far = Device(kind="remote", name="host", reason="given")
     assert default_budget(far) > 10 * default_budget(GPU)
+
+
+def test_what_was_learned_only_goes_down() -> None:
+    first, second = (Budgets("m").first(FakeEncoder()) for _ in range(2))
+    for cost in (16384, 8192):
+        first.failed(cost)
+    second.failed(16384)
+    assert Budgets("m").first(FakeEncoder()).tokens == 4096
+
+
+def test_what_was_learned_is_where_an_engine_begins_and_not_where_it_ends() -> None:
+    Budgets("m").learn(GPU, 100)
+    budget = Budgets("m").first(FakeEncoder())
+    fill(budget, 8 * PATIENCE)
+    assert budget.tokens == default_budget(GPU)
+
+
+class TestUpAndDown:
+    def test_half_of_what_failed(self) -> None:
+        budget = Budget("cuda:0", 1000, most=1000)
+        assert budget.failed(900) == BudgetChanged(device="cuda:0", old_tokens=1000, new_tokens=450)
+        assert budget.tokens == 450
+        budget.failed(2)
+        budget.failed(2)
+        assert budget.tokens == 1
+
+    def test_a_late_failure_changes_nothing(self) -> None:
+        budget = Budget("cuda:0", 4000, most=4000)
+        budget.failed(1000)
+        for late in (4000, 1500, 1000):
+            assert budget.failed(late) is None
+        assert budget.tokens == 500
+
+    def test_up_again_and_not_beyond_where_it_began(self) -> None:
+        budget = Budget("cuda:0", 16384, most=16384)
+        budget.failed(40)
+        changes = fill(budget, 10 * 2 * PATIENCE)
+        assert [change.new_tokens for change in changes] == [
+            *(20 << step for step in range(1, 10)),
+            16384,
+        ]
+        assert fill(budget, 1000) == []
+
+    def test_only_full_batches_say_that_more_may_fit(self) -> None:
+        budget = Budget("cuda:0", 1000, most=1000)
+        budget.failed(1000)
+        assert [budget.finished(250) for _ in range(1000)] == [None] * 1000
+        assert budget.tokens == 500
+
+    def test_what_never_fits_is_tried_ever_less_often(self) -> None:
+        budget, failures = Budget("cuda:0", 4000, most=4000), list[int]()
+        for batch in range(100_000):
+            if budget.tokens <= 400:
+                budget.finished(budget.tokens)
+            else:
+                failures.append(batch)
+                budget.failed(budget.tokens)
+        gaps = [after - before for before, after in pairwise(failures[3:])]
+        assert len(failures) < 15
+        assert all(after > 1.9 * before for before, after in pairwise(gaps))
+
+    def test_what_a_small_batch_says_is_not_for_the_next_engine(self) -> None:
+        learned: list[int] = []
+        budget = Budget("cuda:0", 16384, most=16384, learn=learned.append)
+        for cost in (160, 80, 40):
+            budget.failed(cost)
+        assert (budget.tokens, learned) == (20, [])
+        fill(budget, 10 * 8 * PATIENCE)
+        budget.failed(16000)
+        budget.failed(8000)
+        assert learned == [8000, 4000]
+        fill(budget, 3 * 32 * PATIENCE)
+        assert budget.tokens == 16384
+        budget.failed(4000)
+        assert learned == [8000, 4000], "4000 fitted since"
+
+
+def fill(budget: Budget, batches: int) -> list[BudgetChanged]:
+    """Have so many full batches go well."""
+    changes = [budget.finished(budget.tokens) for _ in range(batches)]
+    return [change for change in changes if change is not None]

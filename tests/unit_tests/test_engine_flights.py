@@ -38,7 +38,7 @@ def test_as_many_as_the_rules_allow(in_flight: int) -> None:
 
 
 def test_memory_that_runs_out_under_way_costs_no_finished_row() -> None:
-    items, encoder = lengths(2000), Flying(3, {"cuda:0": 400})
+    items, encoder = lengths(1000), Flying(3, {"cuda:0": 400})
     events: list[Event] = []
     rows = make(encoder, budget=4000, on_event=events.append).run(items)
     assert np.array_equal(rows.vectors, expected(items))

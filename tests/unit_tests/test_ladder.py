@@ -14,7 +14,7 @@ import torch
 
 from langchain_gpu.engine import ladder as module
 from langchain_gpu.engine.batching import BatchRules
-from langchain_gpu.engine.budgets import Budgets, default_budget
+from langchain_gpu.engine.budgets import Budget, Budgets, default_budget
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError, Ladder, Work
 from langchain_gpu.events import BudgetChanged, Event, FallbackWarning, FellBack
@@ -188,3 +188,27 @@ def test_nobody_moves_to_where_they_are() -> None:
 
     with pytest.raises(EngineOutOfMemoryError, match="does not fit on cpu even alone"):
         run(make(Settled({"cpu": 60}, CPU), fallback=[replace(CPU, reason="another")]), [90])
+
+
+def test_memory_that_was_short_for_a_moment_is_used_again() -> None:
+    """A small batch fails while somebody else has the memory; later there is room again."""
+    encoder, events = FakeEncoder({"cuda:0": 30}), list[Event]()
+    budgets = Budgets(object(), fixed=1000)
+    ladder = Ladder(encoder, budgets, on_event=events.append)
+    assert run(ladder, [20] * 5) == [20] * 5
+    assert ladder.budget == 20
+    assert budgets.first(encoder).tokens == 1000, "a small batch speaks for nobody else"
+    encoder.capacity.clear()
+    run(ladder, *[[20] * 50] * 200)
+    assert ladder.budget == 1000
+    assert encoder.forwards[-1] == ("cuda:0", 50)
+    changes = [event.new_tokens for event in events if isinstance(event, BudgetChanged)]
+    assert changes == [50, 20, 40, 80, 160, 320, 640, 1000]
+
+
+def test_what_a_landing_batch_says_of_a_device_that_was_left() -> None:
+    encoder = Flying(1)
+    ladder = make(encoder)
+    ladder._budget = Budget("cpu", 10, most=1000)
+    run(ladder, *[[20]] * 100)
+    assert ladder.budget == 10

@@ -14,13 +14,14 @@ from tenacity.wait import wait_random_exponential
 
 from langchain_gpu.servers import address
 from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     ServerTimeoutError,
     ServerUnreachableError,
 )
 from langchain_gpu.servers.replies import Replies
-from langchain_gpu.servers.server import CONNECT_SECONDS, Server
+from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,15 @@ class JsonClient(Client):
         self._slots: asyncio.Semaphore | None = None
 
     async def get(self, url: str) -> Any:
-        """Return the JSON at `url`."""
-        return await self._ask("GET", url, None)
+        """Return the JSON at `url`, which a server has at hand.
+
+        Raises:
+            RefusedError: The server will not do it, however often it is asked.
+            ServerError: It did not do it, although it was asked several times.
+        """
+        seconds = min(ASK_SECONDS, self._server.timeout)
+        async with within(self.host, seconds, f"answer {httpx.URL(url).path}"):
+            return await self._ask("GET", url, None, seconds)
 
     async def post(self, url: str, body: dict[str, Any]) -> Any:
         """Return the JSON that answers `body`.
@@ -70,13 +78,15 @@ class JsonClient(Client):
         """
         return await self._ask("POST", url, json.dumps(body, separators=(",", ":")).encode())
 
-    async def _ask(self, method: str, url: str, content: bytes | None) -> Any:
+    async def _ask(
+        self, method: str, url: str, content: bytes | None, seconds: float | None = None
+    ) -> Any:
         if self._client is None or self._slots is None:
             self._slots = asyncio.Semaphore(self._server.concurrency)
             self._client = self._open()
         # The slot is kept while waiting: a server that is overloaded is not sent others instead.
         async with self._slots:
-            return await retrying(self._server.max_retries)(
+            return await retrying(self._server.max_retries, within=seconds)(
                 self._once, self._client, method, url, content
             )
 

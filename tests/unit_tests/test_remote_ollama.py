@@ -19,6 +19,7 @@ from langchain_gpu.servers.address import is_loopback, ollama_url
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
+    ServerTimeoutError,
     ServerUnreachableError,
 )
 from langchain_gpu.servers.server import Server
@@ -195,6 +196,17 @@ class TestAuto:
         config = EmbedderConfig(model="m", server=Server(url="http://far.example"))
         with pytest.raises(ServerUnreachableError, match="far.example cannot be reached"):
             load(config)
+
+    @pytest.mark.parametrize("backend", ["auto", "openai"])
+    def test_one_that_says_nothing_is_given_up_soon(
+        self, server: Scripted, loads: Loads, monkeypatch: pytest.MonkeyPatch, backend: str
+    ) -> None:
+        """A question that has its answer at hand has one bound for all attempts."""
+        monkeypatch.setattr(http, "ASK_SECONDS", 0.3)
+        server.script = lambda _: Reply(delay=60)
+        with pytest.raises(ServerTimeoutError, match="did not answer /.* within 0.3 seconds"):
+            loads(backend, timeout=3)
+        assert len(server.asked) == 1
 
     @pytest.mark.parametrize("backend", ["auto", "openai", "ollama"])
     @pytest.mark.parametrize("module", ["httpx", "tenacity"])

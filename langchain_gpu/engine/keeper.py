@@ -110,9 +110,9 @@ class Keeper(Generic[T]):
         with self._lock:
             self._timer = None
             lease, limit = self._lease, self.idle_timeout
-            if lease is None or limit is None:
-                return
-            rest = limit if lease.users else lease.left + limit - monotonic()
+            if lease is None or limit is None or lease.users:
+                return  # who leaves sets the next one
+            rest = lease.left + limit - monotonic()
             if rest > 0:
                 self._arm(rest)
                 return

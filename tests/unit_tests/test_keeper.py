@@ -107,3 +107,12 @@ def test_a_timer_does_not_keep_it_alive() -> None:
     assert alive() is None
     assert timer is not None
     timer.cancel()
+
+
+def test_however_short_the_limit_it_is_not_freed_in_use() -> None:
+    keeper: Keeper[Thing] = Keeper(idle_timeout=0)
+    with keeper.use(Thing) as first:
+        with keeper.use(Thing):
+            pass
+        assert not first.closed.wait(0.2), "freed while in use"
+    assert first.closed.wait(20)

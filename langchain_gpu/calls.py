@@ -1,11 +1,9 @@
-"""LangChain's manners of calling: batches, canceled tasks, callbacks, errors it looks for."""
+"""LangChain's manners of calling: batches, callbacks, errors it looks for."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
@@ -13,8 +11,6 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
 from langchain_gpu.generators.base import Delta, PromptTooLongError
-
-T = TypeVar("T")
 
 # Most calls of a batch that are in flight: each is a thread, and engines have their own queues.
 _WIDTH = 64
@@ -56,24 +52,4 @@ async def tell_async(run_manager: AsyncCallbackManagerForLLMRun | None, delta: D
         await run_manager.on_llm_new_token(delta.text)
 
 
-@asynccontextmanager
-async def entered(held: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Enter a context that may load a model, without keeping the event loop waiting."""
-    entering = asyncio.ensure_future(asyncio.to_thread(held.__enter__))
-    try:
-        thing = await asyncio.shield(entering)
-    except asyncio.CancelledError:
-        entering.add_done_callback(lambda done: _give_back(done, held))
-        raise
-    try:
-        yield thing
-    finally:
-        held.__exit__(None, None, None)
-
-
-def _give_back(done: asyncio.Future[Any], held: AbstractContextManager[Any]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        held.__exit__(None, None, None)
-
-
-__all__ = ["configs_of", "entered", "langchain_errors", "tell_async", "told"]
+__all__ = ["configs_of", "langchain_errors", "tell_async", "told"]

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.calls import entered, langchain_errors
+from langchain_gpu.calls import langchain_errors
 from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.streams import collect
@@ -133,7 +133,7 @@ class ChatGPU(RunsGenerator, StructuredChat):
         """Do the same as `batch` without blocking."""
         if not inputs:
             return []
-        async with entered(self._batched(len(inputs), config)) as configs:
+        with self._batched(len(inputs), config) as configs:
             return await super().abatch(
                 list(inputs), configs, return_exceptions=return_exceptions, **kwargs
             )

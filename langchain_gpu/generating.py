@@ -11,14 +11,14 @@ from contextlib import (
     asynccontextmanager,
     closing,
     contextmanager,
-    suppress,
 )
+from functools import partial
 from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
-from langchain_gpu.calls import configs_of, entered, langchain_errors
+from langchain_gpu.calls import configs_of, langchain_errors
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
 from langchain_gpu.generators.checks import check_text
@@ -28,12 +28,46 @@ from langchain_gpu.hardware.devices import Device
 from langchain_gpu.settings import GeneratorSettings, seconds_of
 
 
+class Announced:
+    """Batches on their way, of which an engine is told once it is there, if it would wait."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._untold: list[tuple[ExitStack, int, int]] = []
+
+    @contextmanager
+    def coming(self, count: int, width: int) -> Iterator[None]:
+        """Announce `count` calls, of which `width` come at a time, while the context is open."""
+        batch = (ExitStack(), count, width)
+        self._untold.append(batch)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if batch in self._untold:
+                    self._untold.remove(batch)
+            batch[0].close()
+
+    def tell(self, generator: Generator) -> None:
+        """Tell the engine of those it does not know of; called by all who hold it."""
+        if not self._untold:
+            return
+        expect: Callable[[int, int], AbstractContextManager[None]] | None
+        expect = getattr(generator, "expect", None)
+        with self._lock:
+            for stack, count, width in self._untold:
+                if expect is not None:
+                    stack.enter_context(expect(count, width))
+            self._untold.clear()
+
+
 class Loaded:
     """The engine once it is loaded. A copy or an unpickled object loads its own."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.keeper: Keeper[Generator] = Keeper()
+        self.announced = Announced()
         self.settings: tuple[str, str, Options] | None = None
         self.choice: Choice | None = None
 
@@ -96,23 +130,33 @@ class RunsGenerator(GeneratorSettings):
     def _hold(self) -> Iterator[Generator]:
         """Hold the engine, loaded now if it is not there: it is not freed meanwhile."""
         loaded = self._current()
-
-        def load() -> Generator:
-            with loaded.lock:
-                choice = self._choose(loaded)
-            return create(choice, self._options())
-
-        with loaded.keeper.use(load) as generator:
-            here = loaded.choice is not None and loaded.choice.backend not in SERVERS
-            loaded.keeper.idle_timeout = seconds_of(self.keep_alive) if here else None
+        with loaded.keeper.use(partial(self._load, loaded)) as generator:
+            loaded.announced.tell(generator)
             yield generator
+
+    @asynccontextmanager
+    async def _ahold(self) -> AsyncIterator[Generator]:
+        """Do the same as `_hold` without blocking."""
+        loaded = self._current()
+        async with loaded.keeper.use_async(partial(self._load, loaded)) as generator:
+            loaded.announced.tell(generator)
+            yield generator
+
+    def _load(self, loaded: Loaded) -> Generator:
+        with loaded.lock:
+            choice = self._choose(loaded)
+        here = choice.backend not in SERVERS
+        loaded.keeper.idle_timeout = seconds_of(self.keep_alive) if here else None
+        return create(choice, self._options())
 
     @contextmanager
     def _announced(self, count: int, width: int) -> Iterator[None]:
-        """Tell the engine how many calls are on their way, if it would wait for them."""
-        with ExitStack() as stack:
-            with suppress(Exception):  # each of the calls raises it
-                _announce(stack.enter_context(self._hold()), stack, count, width)
+        """Tell the engine how many calls are on their way, if it would wait for them.
+
+        Loads nothing: a cache may answer all of them. The first one that loads the engine tells it.
+        """
+        loaded = self._current()
+        with loaded.keeper.expected(), loaded.announced.coming(count, width):
             yield
 
     @contextmanager
@@ -138,7 +182,7 @@ class RunsGenerator(GeneratorSettings):
         self, request: Request
     ) -> AsyncIterator[tuple[Generator, AsyncGenerator[Delta, None]]]:
         """Do the same as `_streamed` without blocking; a task that is canceled stops the stream."""
-        async with entered(self._hold()) as generator:
+        async with self._ahold() as generator:
             if request.prompt is not None:
                 check_plain(generator)
             with langchain_errors():
@@ -182,10 +226,4 @@ def check_plain(generator: Generator) -> None:
         )
 
 
-def _announce(generator: Generator, stack: ExitStack, count: int, width: int) -> None:
-    expect: Callable[[int, int], AbstractContextManager[None]] | None
-    if (expect := getattr(generator, "expect", None)) is not None:
-        stack.enter_context(expect(count, width))
-
-
-__all__ = ["Loaded", "RunsGenerator", "check_plain"]
+__all__ = ["Announced", "Loaded", "RunsGenerator", "check_plain"]

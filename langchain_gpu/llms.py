@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.calls import entered, langchain_errors, tell_async, told
+from langchain_gpu.calls import langchain_errors, tell_async, told
 from langchain_gpu.generating import RunsGenerator, check_plain
 from langchain_gpu.generations import to_generation_chunk, to_result
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
@@ -149,7 +149,7 @@ class GPULLM(RunsGenerator, BaseLLM):
             return await super().abatch(
                 inputs, config, return_exceptions=return_exceptions, **kwargs
             )
-        async with entered(self._batched(len(inputs), config)) as configs:
+        with self._batched(len(inputs), config) as configs:
             return await super(BaseLLM, self).abatch(
                 inputs, configs, return_exceptions=True, **kwargs
             )
@@ -210,16 +210,16 @@ class GPULLM(RunsGenerator, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
-        announced = self._announced(len(requests), len(requests))
         tell = partial(tell_async, run_manager) if self._tells(requests) else None
-        async with entered(announced), entered(self._hold()) as generator:
-            check_plain(generator)
-            with langchain_errors():
-                # By streams, which stop when the task is canceled; a blocking call would run on.
-                answers = await generate_all_async(
-                    generator.stream, requests, width=generator.max_batch, tell=tell
-                )
-            return self._result(generator, answers)
+        with self._announced(len(requests), len(requests)):
+            async with self._ahold() as generator:
+                check_plain(generator)
+                with langchain_errors():
+                    # By streams, which stop when the task is canceled; a call would run on.
+                    answers = await generate_all_async(
+                        generator.stream, requests, width=generator.max_batch, tell=tell
+                    )
+                return self._result(generator, answers)
 
     @override
     async def _astream(

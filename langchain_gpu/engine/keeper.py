@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
+from functools import partial
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
@@ -21,20 +25,34 @@ T = TypeVar("T", bound=Closable)
 
 
 class _Lease(Generic[T]):
-    """One loaded thing, and how many use it."""
+    """One thing, loaded or on its way, and how many use it or wait for it."""
 
-    def __init__(self, thing: T) -> None:
-        self.thing = thing
+    def __init__(self) -> None:
+        self.thing: T | None = None
+        self.coming: Future[T] = Future()
+        self.coming.set_running_or_notify_cancel()  # a task that gives up cancels no load
         self.users = 0
         self.left = monotonic()
         self.retired = False
+
+    def arrive(self, thing: T) -> None:
+        self.thing = thing
+        self.coming.set_result(thing)
+
+    def take(self) -> T | None:
+        """Return what is to be closed, if it was ever loaded. Nobody uses it any more."""
+        thing, self.thing = self.thing, None
+        # An error in it holds the frames of those who waited for it, and they hold this.
+        self.coming = Future()
+        return thing
 
 
 class Keeper(Generic[T]):
     """Loads a thing at its first use and shares it among all who use it.
 
-    `close` never pulls it away from under somebody: those who use it finish, the last one frees
-    it, and who comes later loads anew.
+    Those who come while it is loaded wait for that load, and get its error where it fails; who
+    comes later tries anew. `close` never pulls it away from under somebody: those who use it, or
+    wait for it, finish, the last one frees it, and who comes later loads anew.
 
     Args:
         idle_timeout: Seconds without use after which it is freed; None for never.
@@ -43,9 +61,9 @@ class Keeper(Generic[T]):
     def __init__(self, idle_timeout: float | None = None) -> None:
         self.idle_timeout = idle_timeout
         self._lease: _Lease[T] | None = None
-        self._loading = threading.Lock()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._expected = 0
 
     @property
     def loaded(self) -> T | None:
@@ -55,12 +73,38 @@ class Keeper(Generic[T]):
 
     @contextmanager
     def use(self, load: Callable[[], T]) -> Iterator[T]:
-        """Hold the thing, loaded with `load` if it is not there."""
-        lease = self._enter(load)
+        """Hold the thing, loaded with `load` if it is not there.
+
+        Raises:
+            BaseException: What the `load` raised that this one began or waited for.
+        """
+        lease = self._enter(lambda lease: lease.arrive(load()))
         try:
-            yield lease.thing
+            yield lease.coming.result()
         finally:
             self._leave(lease)
+
+    @asynccontextmanager
+    async def use_async(self, load: Callable[[], T]) -> AsyncIterator[T]:
+        """Do the same as `use` without blocking: one thread loads, and tasks wait without any."""
+        lease = self._enter(partial(self._start, load))
+        try:
+            thing = lease.thing
+            yield await asyncio.wrap_future(lease.coming) if thing is None else thing
+        finally:
+            self._leave(lease)
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """Do not free it for being idle while this is open: more uses are on their way."""
+        with self._lock:
+            self._expected += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._expected -= 1
+                self._rest()
 
     def close(self) -> None:
         """Free it, as soon as nobody uses it."""
@@ -72,32 +116,76 @@ class Keeper(Generic[T]):
             if lease is None:
                 return
             lease.retired = True
-            busy = lease.users > 0
-        if not busy:
-            lease.thing.close()
+            thing = None if lease.users else lease.take()
+        if thing is not None:
+            thing.close()
 
-    def _enter(self, load: Callable[[], T]) -> _Lease[T]:
-        with self._loading:  # one loads, the others wait for it
+    def _enter(self, begin: Callable[[_Lease[T]], object]) -> _Lease[T]:
+        """Count one more; the first one begins to load, and ends here where that fails."""
+        mine: _Lease[T] | None = None
+        try:
             with self._lock:
                 lease = self._lease
-                if lease is not None:
-                    lease.users += 1
-                    return lease
-            lease = _Lease(load())
-            with self._lock:
-                lease.users = 1
-                self._lease = lease
-            return lease
+                if lease is None:
+                    lease = self._lease = mine = _Lease()
+                lease.users += 1
+            if mine is not None:
+                begin(mine)
+        except BaseException as error:
+            if mine is not None:
+                self._fail(mine, error)
+            raise
+        return lease
+
+    def _start(self, load: Callable[[], T], lease: _Lease[T]) -> None:
+        with self._lock:
+            lease.users += 1  # the thread: all who wait for it may give up
+        # Of its own: a pool may be full of callers who wait for this load.
+        thread = threading.Thread(
+            target=copy_context().run, args=(self._run, load, lease), name="langchain-gpu-load"
+        )
+        thread.start()
+
+    def _run(self, load: Callable[[], T], lease: _Lease[T]) -> None:
+        try:
+            thing = load()
+        except BaseException as error:  # noqa: BLE001 - it goes to those who wait
+            self._fail(lease, error)
+            return
+        lease.thing, coming = thing, lease.coming
+        self._leave(lease)  # first: who is woken and closes it should find no other user
+        coming.set_result(thing)
+
+    def _fail(self, lease: _Lease[T], error: BaseException) -> None:
+        """Hand the error to all who wait, and leave."""
+        with self._lock:
+            lease.retired = True
+            if self._lease is lease:
+                self._lease = None
+        if not lease.coming.done():
+            # An interrupt is meant for one thread.
+            shared = isinstance(error, Exception)
+            lease.coming.set_exception(error if shared else RuntimeError("loading was interrupted"))
+        self._leave(lease)
 
     def _leave(self, lease: _Lease[T]) -> None:
+        if (thing := self._left(lease)) is not None:
+            thing.close()
+
+    def _left(self, lease: _Lease[T]) -> T | None:
+        """Count one less, and return what is to be closed now."""
         with self._lock:
             lease.users -= 1
             lease.left = monotonic()
-            last = lease.retired and lease.users == 0
-            if not lease.retired and self.idle_timeout is not None and self._timer is None:
-                self._arm(self.idle_timeout)
-        if last:
-            lease.thing.close()
+            self._rest()
+            return lease.take() if lease.retired and not lease.users else None
+
+    def _rest(self) -> None:
+        """Have it freed after a while, if nobody uses it."""
+        lease, limit = self._lease, self.idle_timeout
+        idle = lease is not None and not lease.users and not self._expected
+        if idle and limit is not None and self._timer is None:
+            self._arm(limit)
 
     def _arm(self, seconds: float) -> None:
         # One timer at a time, which looks at the clock when it rings: a timer per use would be a
@@ -110,15 +198,17 @@ class Keeper(Generic[T]):
         with self._lock:
             self._timer = None
             lease, limit = self._lease, self.idle_timeout
-            if lease is None or limit is None or lease.users:
-                return  # who leaves sets the next one
+            if lease is None or limit is None or lease.users or self._expected:
+                return  # who leaves, or was expected, sets the next one
             rest = lease.left + limit - monotonic()
             if rest > 0:
                 self._arm(rest)
                 return
             self._lease = None
             lease.retired = True
-        lease.thing.close()
+            thing = lease.take()
+        if thing is not None:
+            thing.close()
 
 
 def _ring(keeper: weakref.ref[Keeper[T]]) -> None:

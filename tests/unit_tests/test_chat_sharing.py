@@ -16,8 +16,10 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
-from langchain_gpu import ChatGPU
+from langchain_gpu import ChatGPU, generating
 from langchain_gpu.generators import hf_shared
+from langchain_gpu.generators.base import Generator
+from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
 from tests.unit_tests.tiny_chat import build_chat
 
@@ -228,3 +230,86 @@ def test_langchains_own_manners_work(chat: ChatGPU, alone: dict[str, str]) -> No
     first, second = cached.invoke(WORDS[0]), cached.invoke(WORDS[0])
     assert first.content == second.content == alone[WORDS[0]]
     assert cached.invoke(WORDS[0], max_tokens=2).content != first.content
+
+
+def test_a_batch_has_the_model_loaded_once_even_where_that_fails(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    chat = ChatGPU(model=path, **SETTINGS)
+    loads: list[int] = []
+
+    def fail(*_: object) -> Generator:
+        loads.append(1)
+        threading.Event().wait(1)  # longer than the threads of a batch take to start
+        raise TimeoutError("the server said nothing")
+
+    monkeypatch.setattr(generating, "create", fail)
+    errors = chat.batch(WORDS, return_exceptions=True)
+    assert [str(error) for error in errors] == ["the server said nothing"] * len(WORDS)
+    assert len(loads) == 1
+
+
+async def test_while_it_is_loaded_the_threads_of_the_loop_are_free(
+    monkeypatch: pytest.MonkeyPatch, path: str, alone: dict[str, str]
+) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    go = threading.Event()
+
+    def slow(choice: Choice, options: Options) -> Generator:
+        assert go.wait(20)
+        return create(choice, options)
+
+    monkeypatch.setattr(generating, "create", slow)
+    chat = ChatGPU(model=path, **SETTINGS)
+    batch = asyncio.create_task(chat.abatch(WORDS[:3]))
+    await asyncio.sleep(0.1)
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 5) == 1
+    finally:
+        go.set()
+        answers = await batch
+    assert [answer.content for answer in answers] == [alone[text] for text in WORDS[:3]]
+    chat.close()
+
+
+def test_answers_from_a_cache_load_nothing(path: str) -> None:
+    cache = InMemoryCache()
+    with ChatGPU(model=path, cache=cache, **SETTINGS) as first:
+        answers = first.batch(WORDS[:3])
+    second = ChatGPU(model=path, cache=cache, **SETTINGS)
+    assert [each.content for each in second.batch(WORDS[:3])] == [each.content for each in answers]
+    assert second._loaded.keeper.loaded is None
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_the_first_batch_is_announced_as_soon_as_the_model_is_there(
+    path: str, monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    told: list[tuple[int, int]] = []
+    expect = TransformersGenerator.expect
+
+    def heard(self: TransformersGenerator, count: int, width: int) -> Any:
+        told.append((count, width))
+        return expect(self, count, width)
+
+    monkeypatch.setattr(TransformersGenerator, "expect", heard)
+    with ChatGPU(model=path, **SETTINGS) as chat:
+        for _ in range(2):
+            await chat.abatch(WORDS) if is_async else chat.batch(WORDS)
+        assert chat.invoke(WORDS[0]).content
+    assert told == [(len(WORDS), len(WORDS))] * 2
+
+
+def test_a_model_that_is_not_kept_stays_for_a_whole_batch(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+
+    def counted(choice: Choice, options: Options) -> Generator:
+        loads.append(1)
+        return create(choice, options)
+
+    monkeypatch.setattr(generating, "create", counted)
+    chat = ChatGPU(model=path, keep_alive=0, **SETTINGS)
+    chat.batch(WORDS[:6], config={"max_concurrency": 1})
+    assert len(loads) == 1

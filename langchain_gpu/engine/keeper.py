@@ -92,7 +92,10 @@ class Keeper(Generic[T]):
             thing = lease.thing
             yield await asyncio.wrap_future(lease.coming) if thing is None else thing
         finally:
-            self._leave(lease)
+            if (last := self._left(lease)) is not None:
+                # No task: the end of the loop would cancel it before its thread has begun.
+                closing = asyncio.get_running_loop().run_in_executor(None, last.close)
+                await asyncio.shield(closing)
 
     @contextmanager
     def expected(self) -> Iterator[None]:

@@ -313,3 +313,42 @@ def test_a_model_that_is_not_kept_stays_for_a_whole_batch(
     chat = ChatGPU(model=path, keep_alive=0, **SETTINGS)
     chat.batch(WORDS[:6], config={"max_concurrency": 1})
     assert len(loads) == 1
+
+
+def test_close_while_the_model_is_loaded_frees_it_afterwards(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = ChatGPU(model=path, **SETTINGS)
+
+    def closed(choice: Choice, options: Options) -> Generator:
+        chat.close()
+        return create(choice, options)
+
+    monkeypatch.setattr(generating, "create", closed)
+    assert chat.invoke("hello").content
+    assert chat._loaded.keeper.loaded is None
+
+
+async def test_a_closed_model_is_freed_beside_the_loop(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freeing, free = asyncio.Event(), threading.Event()
+    loop, close = asyncio.get_running_loop(), TransformersGenerator.close
+
+    def slow(self: TransformersGenerator) -> None:
+        loop.call_soon_threadsafe(freeing.set)
+        assert free.wait(5), "the loop stood still"
+        close(self)
+
+    monkeypatch.setattr(TransformersGenerator, "close", slow)
+    chat = ChatGPU(model=path, **SETTINGS)
+
+    async def listen() -> None:
+        async for _ in chat.astream("hello"):
+            chat.close()
+
+    task = asyncio.create_task(listen())
+    await asyncio.wait_for(freeing.wait(), 20)
+    free.set()
+    await task
+    assert chat._loaded.keeper.loaded is None

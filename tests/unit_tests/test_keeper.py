@@ -272,3 +272,53 @@ def test_it_is_not_idle_while_more_uses_are_expected() -> None:
         with keeper.use(Thing) as second:
             assert second is first
     assert first.closed.wait(20)
+
+
+def test_closing_while_it_loads_frees_it_after_those_who_asked() -> None:
+    keeper: Keeper[Thing] = Keeper()
+
+    def load() -> Thing:
+        keeper.close()
+        return Thing()
+
+    with keeper.use(load) as first:
+        assert not first.closed.is_set()
+        with keeper.use(Thing) as second:
+            assert second is not first
+    assert first.closed.is_set()
+    assert not second.closed.is_set()
+
+
+async def test_what_all_tasks_gave_up_is_freed_once_it_is_loaded() -> None:
+    keeper: Keeper[Thing] = Keeper()
+    slow = Slow()
+    gone = asyncio.create_task(ask(keeper, slow))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    keeper.close()
+    slow.go.set()
+    until(lambda: bool(slow.things) and slow.things[0].closed.is_set())
+
+
+async def test_the_last_task_to_leave_does_not_keep_the_loop_waiting() -> None:
+    keeper: Keeper[Thing] = Keeper()
+    freeing, free = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class Large(Thing):
+        def close(self) -> None:
+            loop.call_soon_threadsafe(freeing.set)
+            assert free.wait(10), "the loop stood still"
+            super().close()
+
+    async def use() -> Thing:
+        async with keeper.use_async(Large) as thing:
+            keeper.close()
+            return thing
+
+    task = asyncio.create_task(use())
+    await asyncio.wait_for(freeing.wait(), 20)
+    free.set()
+    assert (await task).closed.is_set()

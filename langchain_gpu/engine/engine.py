@@ -224,9 +224,13 @@ class _Run:
                 self._pull(feed, self.ladders[0])
                 return
             with ThreadPoolExecutor(len(self.ladders), "langchain-gpu-device") as pool:
-                futures = [pool.submit(self._share, feed, ladder) for ladder in self.ladders]
-            for future in futures:
-                future.result()
+                try:
+                    futures = [pool.submit(self._share, feed, each) for each in self.ladders]
+                    for future in futures:
+                        future.result()
+                except BaseException:
+                    feed.stop()  # an interrupt comes here: the devices would go on to the last item
+                    raise
 
     def _tokenize(self, items: Sequence[Any], result: Vectors) -> Iterator[_Chunk]:
         start, size = 0, FIRST_CHUNK

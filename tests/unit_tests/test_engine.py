@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -174,6 +175,22 @@ def test_a_device_that_fails_ends_the_work_of_all(devices: int) -> None:
         make([Broken(), *others]).run(lengths(20_000))
     assert threading.active_count() == before, held
     assert all(len(other.computed) < 10_000 for other in others)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows")
+def test_an_interrupt_ends_the_work_of_all_devices() -> None:
+    class Interrupting(FakeEncoder):
+        def forward(self, features: Any) -> Pending:
+            if len(self.forwards) == 5:  # as Ctrl-C does: the main thread is who hears of it
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            return super().forward(features)
+
+    encoders = [Interrupting(device=CPU, delay=0.005), FakeEncoder(device=CPU, delay=0.005)]
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        make(encoders).run(lengths(20_000))
+    assert threading.active_count() == before
+    assert sum(len(each.computed) for each in encoders) < 10_000
 
 
 def test_callers_on_many_threads_take_turns_and_never_mix() -> None:

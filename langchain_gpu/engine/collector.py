@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
+from langchain_gpu.engine.blame import about_items
 from langchain_gpu.engine.report import Rows
 
 ItemT = TypeVar("ItemT")
@@ -108,21 +110,31 @@ class Collector(Generic[ItemT]):
             return group
 
     def _compute(self, group: list[_Call[ItemT]]) -> None:
-        try:
-            rows = self._run([item for call in group for item in call.items], group[0].options)
-        except BaseException as error:  # noqa: BLE001 - it goes to whom it belongs
-            if len(group) == 1 or not isinstance(error, Exception):
-                for call in group:
+        """Compute a group. Where an item is at fault, the calls beside its own get their rows."""
+        parts = [group]
+        while parts:
+            part = parts.pop()
+            try:
+                rows = self._run([item for call in part for item in call.items], part[0].options)
+            except BaseException as error:  # noqa: BLE001 - it goes to whom it belongs
+                if not about_items(error):
+                    # The rest would meet it too, and with a server that hangs after a long wait.
+                    part, parts = [*part, *chain.from_iterable(parts)], []
+                elif len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                for call in part:
                     call.future.set_exception(error)
-                return
-        else:
-            start = 0
-            for call in group:
-                call.future.set_result(_part(rows, start, start + len(call.items)))
-                start += len(call.items)
-            return
-        for call in group:  # one of them is at fault: the others get their rows
-            self._compute([call])
+            else:
+                _hand_out(rows, part)
+
+
+def _hand_out(rows: Rows, calls: list[_Call[ItemT]]) -> None:
+    start = 0
+    for call in calls:
+        call.future.set_result(_part(rows, start, start + len(call.items)))
+        start += len(call.items)
 
 
 def _part(rows: Rows, start: int, stop: int) -> Rows:

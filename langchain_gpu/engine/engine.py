@@ -156,7 +156,8 @@ class Engine(Generic[ItemT]):
             Rows whose report counts the shared run, but for items and truncated.
 
         Raises:
-            EngineOutOfMemoryError: As in `run`. An error reaches the call it belongs to only.
+            EngineOutOfMemoryError: As in `run`. An error about an item reaches the call it belongs
+                to only; any other, all those that wait for the same run.
             TypeError: As in `run`.
             ValueError: As in `run`.
         """

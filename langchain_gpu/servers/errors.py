@@ -41,6 +41,11 @@ class ServerError(RuntimeError):
         self.again = again
         self.after = after
 
+    @property
+    def about_items(self) -> bool:
+        """Whether one of the items, or their number, may be the reason."""
+        return False
+
 
 class ServerUnreachableError(ServerError):
     """Nothing listens there, or the connection broke."""
@@ -52,6 +57,15 @@ class ServerTimeoutError(ServerError, TimeoutError):
 
 class BadAnswerError(ServerError):
     """The answer is not what the form of the request promises."""
+
+
+class NotFiniteError(BadAnswerError):
+    """The answer holds NaN or infinity for one of the items."""
+
+    @property
+    def about_items(self) -> bool:
+        """See `ServerError.about_items`."""
+        return True
 
 
 class RefusedError(ServerError):
@@ -72,7 +86,7 @@ class RefusedError(ServerError):
 
     @property
     def about_items(self) -> bool:
-        """Whether one of the items, or their number, may be the reason."""
+        """See `ServerError.about_items`."""
         return self.status in _ABOUT_ITEMS or self.too_long
 
     @property

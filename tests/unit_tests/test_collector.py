@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from langchain_gpu.engine.collector import Collector
+from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.engine.report import Report, Rows
+from langchain_gpu.engine.tasks.embed import TextTooLongError
+from langchain_gpu.llama.errors import LlamaError
+from langchain_gpu.servers.errors import (
+    NotFiniteError,
+    RefusedError,
+    ServerError,
+    ServerTimeoutError,
+    ServerUnreachableError,
+)
 
 
 class Slow:
@@ -107,6 +117,86 @@ def test_an_error_reaches_only_the_call_it_belongs_to(slow: Slow) -> None:
     assert values(also) == [2]
     with pytest.raises(ValueError, match=r"bad among \[-1\]"):
         bad.result(20)
+
+
+class Refusing(Slow):
+    """Raises an error where a negative item is among those it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def __call__(self, items: list[int], options: object) -> Rows:
+        rows = super().__call__([abs(item) for item in items], options)
+        if min(items) < 0:
+            raise self.error
+        return rows
+
+
+def behind_another(collector: Collector[int], slow: Slow, items: list[int]) -> list[Future[Rows]]:
+    """Submit calls of one item each, which wait for a first one and go together then."""
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    futures = [collector.submit([item], None) for item in items]
+    open_gate(slow)
+    return futures
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("text 0 is int"),
+        TextTooLongError("text 0 is longer than the window"),
+        RefusedError("far answered 400", status=400, detail="no"),
+        RefusedError("far answered 500", status=500, detail="maximum context length is 512"),
+        NotFiniteError("far returned NaN"),
+        EngineOutOfMemoryError("item 0 does not fit"),
+        LlamaError({"message": "input is too large"}),
+    ],
+)
+def test_an_error_about_an_item_is_found_by_halves(error: Exception) -> None:
+    slow = Refusing(error)
+    items = [*range(1, 20), -20, *range(21, 41)]
+    futures = behind_another(Collector(slow, 100), slow, items)
+    for item, future in zip(items, futures, strict=True):
+        if item < 0:
+            assert future.exception(20) is error
+        else:
+            assert values(future) == [item]
+    assert len(slow.groups) <= 2 + 2 * 6, "about two runs per halving"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerTimeoutError("far did not answer within 60 seconds", again=True),
+        ServerUnreachableError("far cannot be reached", again=True),
+        ServerError("far answered 503", status=503, again=True),
+        RefusedError("far answered 401", status=401, detail="who are you?"),
+        RuntimeError("device-side assert triggered"),
+    ],
+)
+def test_an_error_about_no_item_reaches_all_at_once(error: Exception) -> None:
+    slow = Refusing(error)
+    futures = behind_another(Collector(slow, 100), slow, list(range(-64, 0)))
+    assert [future.exception(20) for future in futures] == [error] * 64
+    assert len(slow.groups) == 2, "a server that hangs is waited for once"
+
+
+def test_a_server_that_dies_while_a_culprit_is_looked_for_is_waited_for_once() -> None:
+    runs: list[int] = []
+
+    class Dying(Slow):
+        def __call__(self, items: list[int], options: object) -> Rows:
+            runs.append(len(items))
+            if len(runs) > 2:
+                raise ServerTimeoutError("far did not answer within 60 seconds", again=True)
+            return super().__call__(items, options)
+
+    slow = Dying()
+    futures = behind_another(Collector(slow, 100), slow, [1, -1, *range(2, 64)])
+    assert {type(future.exception(20)) for future in futures} == {ServerTimeoutError}
+    assert runs == [1, 64, 32]
 
 
 def test_a_cancelled_call_is_left_out_and_disturbs_nobody(slow: Slow) -> None:

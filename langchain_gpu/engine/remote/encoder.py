@@ -25,7 +25,7 @@ from langchain_gpu.engine.tasks.embed import (
 )
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError
+from langchain_gpu.servers.errors import BadAnswerError, NotFiniteError, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class RemoteEncoder(ABC):
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             bad = request.positions[int(np.flatnonzero(~finite)[0])]
-            raise BadAnswerError(
+            raise NotFiniteError(
                 f"{self._client.host} returned NaN or infinity for {request.what} {bad}"
             )
         return vectors

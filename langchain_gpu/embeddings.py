@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +33,7 @@ from langchain_gpu.engine.report import Report, Rows, Skipped
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.running import RunsModel
+from langchain_gpu.running import RunsModel, started
 
 # Texts of a call up to which it is merged with others that wait; more fill batches by themselves.
 _SMALL = 32
@@ -366,8 +367,11 @@ class GPUEmbeddings(RunsModel, Embeddings):
             whole = partial(self._embed, texts, kind)
             return (await run_in_executor(None, whole))[0]
         texts = self._read(texts)
-        with self._use() as embedder:
-            future = embedder.engine.submit(texts, ask.options(embedder))
+
+        def start(embedder: Embedder) -> Future[Rows]:
+            return embedder.engine.submit(texts, ask.options(embedder))
+
+        with started(self._use(), start) as (embedder, future):
             rows = await asyncio.wrap_future(future)
             return self._finish(rows, ask, embedder, check=True)
 

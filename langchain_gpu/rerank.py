@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +23,7 @@ from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
 from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.running import RunsModel
+from langchain_gpu.running import RunsModel, started
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +233,11 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
             return Scored(np.empty(0, np.float32))
         if self._loaded.keeper.loaded is None:
             await run_in_executor(None, lambda: self.devices)
-        with self._use() as scorer:
-            future = scorer.start(pairs, self._options(), self.activation)
+
+        def start(scorer: Scorer) -> Future[Scored]:
+            return scorer.start(pairs, self._options(), self.activation)
+
+        with started(self._use(), start) as (scorer, future):
             return self._checked(await asyncio.wrap_future(future), scorer)
 
     def _options(self) -> ScoreOptions:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
@@ -17,6 +18,9 @@ from langchain_gpu.servers.server import Server
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
 _WHERE = ("revision", "token", "local_files_only")
+
+ModelT = TypeVar("ModelT")
+FutureT = TypeVar("FutureT", bound=Future[Any])
 
 
 class Loaded:
@@ -146,3 +150,23 @@ class RunsModel(BaseModel):
                 concurrency=self.max_concurrency,
             ),
         )
+
+
+@contextmanager
+def started(
+    hold: AbstractContextManager[ModelT], start: Callable[[ModelT], FutureT]
+) -> Iterator[tuple[ModelT, FutureT]]:
+    """Hold a model until what is started on it is done, though a task may leave before.
+
+    Leaving cancels what has not begun. What has begun goes on, and the model must not be freed
+    under it.
+    """
+    with ExitStack() as stack:
+        model = stack.enter_context(hold)
+        future = start(model)
+        held = stack.pop_all()
+    try:
+        yield model, future
+    finally:
+        future.cancel()
+        future.add_done_callback(lambda _: held.close())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Activation = Literal["sigmoid", "identity"]
 Scores = NDArray[np.float32]
+T = TypeVar("T")
+SourceT = TypeVar("SourceT")
 # Pairs of a call up to which it is merged with others that wait.
 _SMALL = 128
 
@@ -94,6 +96,31 @@ def load_scorer(config: EmbedderConfig, on_event: Listener | None = None) -> Sco
     return RemoteScorer(config)
 
 
+class _Derived(Future[T]):
+    """What is made of another future's result. It ends with that one, and is canceled with it."""
+
+    def __init__(self, source: Future[SourceT], make: Callable[[SourceT], T]) -> None:
+        super().__init__()
+        self._source: Future[SourceT] | None = source
+        source.add_done_callback(partial(self._settle, make))
+
+    def cancel(self) -> bool:
+        """See `Future.cancel`."""
+        source = self._source
+        return source.cancel() if source is not None else super().cancel()
+
+    def _settle(self, make: Callable[[SourceT], T], source: Future[SourceT]) -> None:
+        self._source = None  # else the two would hold each other, and the rows
+        if source.cancelled():
+            super().cancel()
+        if not self.set_running_or_notify_cancel():
+            return
+        try:
+            self.set_result(make(source.result()))
+        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+            self.set_exception(error)
+
+
 class LocalScorer:
     """A reranker on the engine."""
 
@@ -124,22 +151,11 @@ class LocalScorer:
         if len(pairs) > _SMALL:
             return self._pool.submit(self.score, pairs, options, activation)
         self._check(options)
-        future: Future[Scored] = Future()
         rows = self._loaded.engine.submit(pairs, options)
-
-        def finish(done: Future[Any]) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                found = done.result()
-                future.set_result(
-                    Scored(self._activate(found.vectors, activation), found.report.truncated)
-                )
-            except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
-                future.set_exception(error)
-
-        rows.add_done_callback(finish)
-        return future
+        return _Derived(
+            rows,
+            lambda found: Scored(self._activate(found.vectors, activation), found.report.truncated),
+        )
 
     def score(
         self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None

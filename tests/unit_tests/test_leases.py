@@ -1,0 +1,121 @@
+"""A model that is closed while calls nobody waits for any more are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from langchain_gpu import GPUEmbeddings, GPURerank
+from langchain_gpu.engine.encoder import Pending
+
+Call = Callable[[str], Coroutine[Any, Any, Any]]
+
+
+class Held:
+    """An encoder whose forward passes wait to be let through.
+
+    Attributes:
+        begun: Set when one waits.
+        gate: Lets them through.
+        closed: Set when the encoder is closed.
+        rows: Rows of the forward passes so far.
+    """
+
+    def __init__(self, encoder: Any, patch: pytest.MonkeyPatch) -> None:
+        self.begun, self.gate, self.closed = (threading.Event() for _ in range(3))
+        self.rows = 0
+        forward, close = encoder.forward, encoder.close
+
+        def wait(features: Any) -> Pending:
+            self.rows += len(features["input_ids"])
+            self.begun.set()
+            assert self.gate.wait(20)
+            assert not self.closed.is_set(), "freed under a forward pass"
+            pending: Pending = forward(features)
+            return pending
+
+        def note() -> None:
+            self.closed.set()
+            close()
+
+        patch.setattr(encoder, "forward", wait)
+        patch.setattr(encoder, "close", note)
+
+
+@pytest.fixture(params=["embeddings", "rerank"])
+def model(
+    request: pytest.FixtureRequest,
+    tiny: Callable[[str], str],
+    tiny_reranker: Callable[[str], str],
+) -> GPUEmbeddings | GPURerank:
+    options: Any = {"device": "cpu", "backend": "torch", "dtype": "float32"}
+    if request.param == "embeddings":
+        return GPUEmbeddings(model=tiny("bert"), **options)
+    return GPURerank(model=tiny_reranker("bert-identity"), **options)
+
+
+@pytest.fixture
+def call(model: GPUEmbeddings | GPURerank) -> Call:
+    if isinstance(model, GPUEmbeddings):
+        return model.aembed_query
+    return lambda text: model.ascore([("the gpu", text)])
+
+
+@pytest.fixture
+def held(model: GPUEmbeddings | GPURerank, monkeypatch: pytest.MonkeyPatch) -> Held:
+    with model._use() as loaded:
+        local: Any = loaded if isinstance(model, GPUEmbeddings) else loaded._loaded
+        return Held(local.encoder, monkeypatch)
+
+
+async def begin(call: Call, held: Held) -> asyncio.Task[Any]:
+    """Start a call, and see it reach the device."""
+    task = asyncio.create_task(call("one"))
+    assert await asyncio.to_thread(held.begun.wait, 20)
+    return task
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_closing_waits_for_what_a_cancelled_task_left_behind(
+    model: GPUEmbeddings | GPURerank, call: Call, held: Held
+) -> None:
+    await cancel(await begin(call, held))
+    model.close()
+    assert not held.closed.is_set(), "freed under a forward pass"
+    held.gate.set()
+    assert await asyncio.to_thread(held.closed.wait, 20)
+
+
+async def test_what_has_not_begun_is_not_computed_for_a_cancelled_task(
+    model: GPUEmbeddings | GPURerank, call: Call, held: Held
+) -> None:
+    first = await begin(call, held)
+    waiting = asyncio.create_task(call("two"))
+    await asyncio.sleep(0)
+    await cancel(waiting)
+    held.gate.set()
+    await first
+    await call("one")
+    assert held.rows == 2
+    model.close()
+    assert held.closed.is_set(), "nobody uses it any more"
+
+
+async def test_an_idle_model_is_not_freed_under_a_forward_pass(
+    model: GPUEmbeddings | GPURerank, call: Call, held: Held
+) -> None:
+    task = await begin(call, held)
+    model._loaded.keeper.idle_timeout = 0.05
+    await cancel(task)
+    assert not await asyncio.to_thread(held.closed.wait, 0.3)
+    held.gate.set()
+    assert await asyncio.to_thread(held.closed.wait, 20)

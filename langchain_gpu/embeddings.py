@@ -30,6 +30,7 @@ from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
 from langchain_gpu.engine.outputs import Output, Precision
 from langchain_gpu.engine.report import Report, Rows, Skipped
+from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
@@ -267,7 +268,8 @@ class GPUEmbeddings(RunsModel, Embeddings):
         Args:
             texts: What to embed.
             on_error: `"skip"` lists items that cannot be embedded in the report and gives them a
-                row of NaN; `"raise"` raises as `embed_documents`.
+                row of NaN: what is no text, what is too long with `on_long="error"`, what a server
+                refuses; `"raise"` raises as `embed_documents`.
         """
         items = as_list(texts)
         if on_error == "raise":
@@ -276,26 +278,29 @@ class GPUEmbeddings(RunsModel, Embeddings):
         form = ask.kwargs.precision if ask.output.precision == "float32" else ask.output.precision
         if form not in ("float32", "float16"):
             raise ValueError(f"on_error='skip' marks rows with NaN, which {form} cannot hold")
-        skipped = [
-            Skipped(index, problem)
+        skipped = {
+            index: problem
             for index, item in enumerate(items)
             if (problem := text_problem(item)) is not None
-        ]
-        bad = {each.index for each in skipped}
-        good = [index for index in range(len(items)) if index not in bad]
+        }
+        good = [index for index in range(len(items)) if index not in skipped]
         part, report = self._embed(
-            [items[index] for index in good], "document", check=False, merge=False
+            [items[index] for index in good], "document", merge=False, skip=True
         )
+        skipped |= {good[each.index]: each.reason for each in report.skipped}
+        for row in non_finite(part):
+            skipped.setdefault(good[row], "the model returned NaN or infinity")
         vectors = np.full((len(items), part.shape[1]), np.nan, part.dtype)
         vectors[good] = part
-        skipped += [
-            Skipped(good[row], "the model returned NaN or infinity") for row in non_finite(part)
-        ]
-        truncated = tuple(good[row] for row in report.truncated)
-        skipped.sort(key=lambda each: each.index)
+        vectors[list(skipped)] = np.nan
         return Rows(
             vectors,
-            replace(report, items=len(items), truncated=truncated, skipped=tuple(skipped)),
+            replace(
+                report,
+                items=len(items),
+                truncated=tuple(good[row] for row in report.truncated),
+                skipped=tuple(Skipped(*each) for each in sorted(skipped.items())),
+            ),
         )
 
     def stream(
@@ -336,28 +341,28 @@ class GPUEmbeddings(RunsModel, Embeddings):
         texts: list[Any],
         kind: Kind,
         *,
-        check: bool = True,
         merge: bool = True,
+        skip: bool = False,
         out: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], Report]:
         """Return the vectors and the report.
 
-        With `check`, vectors that are not finite are refused; with `merge`, a small call goes
-        together with others, and its report counts what they shared.
+        With `merge`, a small call goes together with others, and its report counts what they
+        shared; with `skip`, texts that cannot be embedded are no errors and have rows of NaN.
         """
         ask, texts = self._ask(kind), self._read(texts)
         shown = self.show_progress or bool(ask.kwargs.show_progress_bar)
         most = ask.kwargs.batch_size
         with self._use() as embedder:
-            options = ask.options(embedder)
+            engine, options = embedder.engine, ask.options(embedder)
             if merge and not shown and out is None and most is None and len(texts) <= _SMALL:
-                rows = embedder.engine.call(texts, options)
+                rows = engine.call(texts, options)
             else:
+                skipping = partial(run_skipping, engine, embedder.encoder)
+                run = skipping if skip else partial(engine.run, out=out)
                 with progress_bar(len(texts), shown=shown) as bar:
-                    rows = embedder.engine.run(
-                        texts, options, max_items=most, out=out, progress=bar
-                    )
-            return self._finish(rows, ask, embedder, check=check), rows.report
+                    rows = run(texts, options, max_items=most, progress=bar)
+            return self._finish(rows, ask, embedder, check=not skip), rows.report
 
     async def _aembed(self, texts: list[Any], kind: Kind) -> NDArray[Any]:
         ask = self._ask(kind)

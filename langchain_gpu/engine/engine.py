@@ -114,6 +114,7 @@ class Engine(Generic[ItemT]):
         out: Vectors | None = None,
         progress: Progress | None = None,
         tokenize: Tokenize | None = None,
+        tally: Tally | None = None,
     ) -> Rows:
         """Compute one row per item.
 
@@ -125,6 +126,7 @@ class Engine(Generic[ItemT]):
             progress: Called with the number of items finished since the last call.
             tokenize: Takes the place of `Encoder.tokenize`, for items that are tokens already:
                 called with items and the position of the first.
+            tally: Counts this run too, even if it fails; None for a count of its own.
 
         Raises:
             EngineOutOfMemoryError: An item does not fit on any device the policy allows.
@@ -138,11 +140,13 @@ class Engine(Generic[ItemT]):
             def tokenize(part: Sequence[Any], start: int) -> Tokenized:
                 return self._encoder.tokenize(part, options, start=start)
 
-        run = _Run(self._encoder, self._ladders, max_items, tokenize, progress)
+        run = _Run(self._encoder, self._ladders, max_items, tokenize, progress, tally or Tally())
         moves = len(self.fallbacks)
-        if items:
-            run.go(items, result)
-        run.tally.fallbacks = self.fallbacks[moves:]
+        try:
+            if items:
+                run.go(items, result)
+        finally:
+            run.tally.fallbacks += self.fallbacks[moves:]
         return Rows(result, run.tally.report(items=len(items), seconds=perf_counter() - began))
 
     def call(self, items: Sequence[ItemT], options: Any = None) -> Rows:
@@ -209,7 +213,7 @@ class _Run:
     max_items: int | None
     tokenize: Tokenize
     progress: Progress | None
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def go(self, items: Sequence[Any], result: Vectors) -> None:

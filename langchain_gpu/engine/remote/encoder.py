@@ -188,7 +188,15 @@ class RemoteEncoder(ABC):
             where = f"{part.what} {part.positions[0]}"
             return await self._cuts.ask(self._ask, part, where, allowed=allowed)
 
-        return await by_halves(request, ask, self._named, self._too_many)
+        refused = request.options.refused
+        if refused is None:
+            return await by_halves(request, ask, self._named, self._too_many)
+
+        def skip(part: Request, error: Exception) -> Vectors:
+            refused(part.positions[0], error)
+            return np.full((1, self._dimension), np.nan, np.float32)
+
+        return await by_halves(request, ask, self._named, self._too_many, skip)
 
     async def _ask(self, request: Request, *, cut: bool) -> Vectors:
         vectors = await self._vectors(request, cut=cut)
@@ -198,7 +206,7 @@ class RemoteEncoder(ABC):
                 f"{self._client.host} returned vectors of shape {vectors.shape} instead of {wanted}"
             )
         finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
+        if request.options.refused is None and not finite.all():
             bad = request.positions[int(np.flatnonzero(~finite)[0])]
             raise NotFiniteError(
                 f"{self._client.host} returned NaN or infinity for {request.what} {bad}"

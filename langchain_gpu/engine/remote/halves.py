@@ -28,6 +28,7 @@ async def by_halves(
     ask: Callable[[ItemsT], Awaitable[Rows]],
     name: Callable[[ItemsT, RefusedError], Exception],
     too_many: Callable[[int], None],
+    skip: Callable[[ItemsT, Exception], Rows] | None = None,
 ) -> Rows:
     """Ask for all items at once; where that is refused, find the item that is to blame.
 
@@ -38,6 +39,7 @@ async def by_halves(
         ask: Returns one row per item.
         name: Makes the error for one item that was refused alone.
         too_many: Told of a number of items that was refused although each half was taken.
+        skip: Told of such an item and its error; returns its row, of NaN. None raises the error.
 
     Raises:
         RefusedError: The refusal has nothing to do with the items.
@@ -50,9 +52,13 @@ async def by_halves(
             raise
         refusal = error
     if len(items) == 1:
-        raise name(items, refusal)
+        fault = name(items, refusal)
+        if skip is None:
+            raise fault
+        return skip(items, fault)
     middle = (len(items) + 1) // 2
     parts = (items[:middle], items[middle:])
-    rows = [await by_halves(part, ask, name, too_many) for part in parts]
-    too_many(len(items))
-    return np.concatenate(rows)
+    rows = np.concatenate([await by_halves(part, ask, name, too_many, skip) for part in parts])
+    if not np.isnan(rows).any():  # where an item was skipped, their number was not the reason
+        too_many(len(items))
+    return rows

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
@@ -30,11 +30,14 @@ class EmbedOptions:
         task: What a model with routes is told: documents and queries may go different ways.
         on_long: For texts beyond the model's window: `"truncate"` cuts them, `"mean"` embeds all
             their windows and averages them by length, `"error"` refuses them.
+        refused: Called with the position of a text that a server refuses, and why; its row is NaN
+            then. With None, the error is raised.
     """
 
     prompt: str = ""
     task: Literal["query", "document"] | None = None
     on_long: OnLong = "truncate"
+    refused: Callable[[int, Exception], None] | None = field(default=None, compare=False)
 
 
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average

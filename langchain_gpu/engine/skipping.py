@@ -1,0 +1,154 @@
+"""Rows for the texts that can be embedded, and a reason for each that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import numpy as np
+
+from langchain_gpu.engine.blame import about_items
+from langchain_gpu.engine.checks import non_finite
+from langchain_gpu.engine.encoder import Encoder, Vectors
+from langchain_gpu.engine.engine import LARGEST_CHUNK, Engine, Progress
+from langchain_gpu.engine.report import Rows, Skipped, Tally
+from langchain_gpu.engine.tasks.embed import EmbedOptions
+
+_HARMLESS = "a"  # a text to which nobody can object
+Places = list[int]
+
+
+def run_skipping(
+    engine: Engine[str],
+    encoder: Encoder,
+    texts: Sequence[str],
+    options: EmbedOptions,
+    *,
+    max_items: int | None = None,
+    progress: Progress | None = None,
+) -> Rows:
+    """Compute one row per text; those of texts that cannot be embedded are NaN.
+
+    An error ends a run, but not the rows that are finished: they are not computed again.
+
+    Args:
+        engine: Runs the encoder.
+        encoder: Tokenizes as the engine does.
+        texts: What to embed.
+        options: How they are to be read.
+        max_items: Texts per batch; None for no limit.
+        progress: Called with the number of texts finished or skipped since the last call.
+
+    Raises:
+        Exception: What is no text's fault, as `Engine.run` raises it.
+    """
+    began = perf_counter()
+    vectors = np.full((len(texts), engine.dimension), np.nan, np.float32)
+    sieve = _Sieve(engine, encoder, texts, options, max_items, progress, vectors)
+    sieve.go()
+    sieve.tally.truncated += sieve.truncated - sieve.skipped.keys()
+    report = sieve.tally.report(items=len(texts), seconds=perf_counter() - began)
+    skipped = tuple(Skipped(*each) for each in sorted(sieve.skipped.items()))
+    return Rows(vectors, replace(report, skipped=skipped))
+
+
+@dataclass(slots=True)
+class _Sieve:
+    """What is done, and what was left out."""
+
+    engine: Engine[str]
+    encoder: Encoder
+    texts: Sequence[str]
+    options: EmbedOptions
+    max_items: int | None
+    progress: Progress | None
+    vectors: Vectors
+    tally: Tally = field(default_factory=Tally)
+    truncated: set[int] = field(default_factory=set)
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def go(self) -> None:
+        places = list(range(len(self.texts)))
+        problem = _attempt(self._compute, places)
+        if problem is None and not self.skipped:
+            return
+        # A setting that fails every text must not be taken for bad texts.
+        self.engine.run([_HARMLESS], self.options)
+        if problem is None:
+            return
+        # Most culprits are too long, which shows without a forward pass.
+        chunks = range(0, len(places), LARGEST_CHUNK)
+        self._sift(self._tokenize, [places[at : at + LARGEST_CHUNK] for at in chunks])
+        self._sift(self._compute, [self._left(places)])
+
+    def _sift(self, work: Callable[[Places], object], parts: list[Places]) -> None:
+        """Do the work part by part; halve one that fails, down to the texts at fault."""
+        parts.reverse()
+        while parts:
+            part = parts.pop()
+            problem = _attempt(work, part)
+            if problem is None:
+                continue
+            if len(part) == 1:
+                self._skip(part[0], 0, problem)
+                if self.progress is not None:
+                    self.progress(1)
+                continue
+            left = self._left(part)
+            middle = len(left) // 2
+            parts += [half for half in (left[middle:], left[:middle]) if half]
+
+    def _left(self, places: Places) -> Places:
+        """Return those that have no row yet, and may still get one."""
+        rows = non_finite(self.vectors[places])
+        return [places[row] for row in rows if places[row] not in self.skipped]
+
+    def _tokenize(self, places: Places) -> None:
+        self.encoder.tokenize([self.texts[place] for place in places], self.options)
+
+    def _compute(self, places: Places) -> None:
+        """Compute rows; those that are finished stay, even if an error ends the run."""
+        whole = len(places) == len(self.texts)
+        size = len(places), self.engine.dimension
+        rows = self.vectors if whole else np.full(size, np.nan, np.float32)
+
+        def refused(at: int, error: Exception) -> None:
+            self._skip(places[at], at, str(error))
+
+        try:
+            self.engine.run(
+                [self.texts[place] for place in places],
+                replace(self.options, refused=refused),
+                max_items=self.max_items,
+                out=rows,
+                progress=self.progress,
+                tally=self.tally,
+            )
+        finally:
+            if not whole:
+                self.vectors[places] = rows
+            self.truncated.update(places[at] for at in self.tally.truncated)
+            self.tally.truncated.clear()
+
+    def _skip(self, place: int, at: int, problem: str) -> None:
+        """Note why, without the position in a part of the texts that nobody knows."""
+        self.skipped[place] = problem.removeprefix(f"text {at} ").removeprefix(f"item {at} ")
+
+
+def _attempt(work: Callable[[Places], object], places: Places) -> str | None:
+    """Return what an error about the texts says; None where there was none.
+
+    Raises:
+        Exception: Any other error.
+    """
+    try:
+        work(places)
+    except Exception as error:
+        if not about_items(error):
+            raise
+        return str(error)
+    return None
+
+
+__all__ = ["run_skipping"]

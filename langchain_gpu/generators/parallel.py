@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import aclosing
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import aclosing, closing
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
 from langchain_gpu.generators.pump import Stoppable, pulled_async
@@ -21,23 +21,25 @@ def generate_all(
     Raises:
         BaseException: What the first failing request raised; the others are canceled.
     """
-    if len(requests) == 1:
-        return [collect(stream(requests[0]))]
     over = threading.Event()
     running: list[Deltas] = []
 
     def answer(request: Request) -> Completion:
-        deltas = stream(request)
-        running.append(deltas)
-        return collect(_until(over, deltas))
+        with closing(stream(request)) as deltas:  # one that is only dropped may run on
+            running.append(deltas)
+            return collect(_until(over, deltas))
 
+    if len(requests) == 1:
+        return [answer(requests[0])]
     with ThreadPoolExecutor(max(1, min(width, len(requests)))) as pool:
-        futures = [pool.submit(answer, request) for request in requests]
-        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        over.set()
-        for future in waiting:
-            future.cancel()
-        if waiting:
+        futures: list[Future[Completion]] = []
+        try:
+            futures.extend(pool.submit(answer, request) for request in requests)
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:  # interrupted or not: leaving the pool waits for all that still runs
+            over.set()
+            for future in futures:
+                future.cancel()
             for deltas in running:
                 if isinstance(deltas, Stoppable):  # the others end with their next piece
                     deltas.stop()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +20,7 @@ from langchain_gpu.generators.base import (
     Usage,
 )
 from langchain_gpu.generators.parallel import generate_all, generate_all_async
+from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.streams import collect, timed
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -105,6 +108,65 @@ def test_a_failing_chat_stops_the_others_and_its_error_is_raised() -> None:
 
     with pytest.raises(OSError, match="the engine is gone"):
         generate_all(endless_or_broken, requests("endless", "broken"), width=2)
+
+
+def press_ctrl_c() -> None:
+    time.sleep(0.05)  # the main thread has begun to wait
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def test_an_interrupt_stops_all_chats() -> None:
+    begun: list[str] = []
+    closed: list[str] = []
+
+    def endless(request: Request) -> Deltas:
+        name = request.messages[0]["content"]
+        begun.append(name)
+        if name == "a":
+            press_ctrl_c()
+        try:
+            for _ in range(100):
+                time.sleep(0.01)
+                yield Delta(text="and ")
+            yield LAST
+        finally:
+            closed.append(name)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate_all(endless, requests("a", "b", "c"), width=1)
+    assert begun == closed == ["a"]
+    assert caught.tb is not None  # as a notebook keeps it: what is closed is not merely dropped
+
+
+class Silent:
+    """Presses Ctrl-C when it begins, and brings nothing until it is stopped."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.stopped = threading.Event()
+
+    def __call__(
+        self, put: Callable[[Delta], object], end: Callable[[BaseException | None], object]
+    ) -> Callable[[], object]:
+        def run() -> None:
+            if not self.begun:
+                self.begun = True
+                press_ctrl_c()
+            self.stopped.wait(3)
+            put(LAST)
+            end(None)
+
+        threading.Thread(target=run, daemon=True).start()
+        return self.stopped.set
+
+
+def test_an_interrupt_stops_what_says_nothing() -> None:
+    silent = Silent()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        generate_all(lambda _: Stoppable(silent), requests("a", "b"), width=1)
+    assert silent.stopped.is_set()
+    assert time.monotonic() - began < 2
 
 
 async def test_all_chats_are_answered_in_order_and_told_without_blocking() -> None:

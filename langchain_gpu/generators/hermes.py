@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_gpu.generators.base import Delta, Deltas, ToolCall
+from langchain_gpu.generators.base import Delta, ToolCall
+from langchain_gpu.generators.streams import Stage, through
+from langchain_gpu.generators.toolcalls import Recovery
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
-def parse_tagged(deltas: Iterable[Delta]) -> Deltas:
-    """Turn tagged calls of a stream into tool calls; all other text passes as soon as it can.
+def calls_in_text(tools: Sequence[Mapping[str, Any]]) -> Stage:
+    """Return what finds the calls of these tools in an answer: in tags, or in bare JSON."""
+    return through(Tagged(), Recovery(tools)) if tools else Recovery(tools)
+
+
+class Tagged:
+    """Turns tagged calls of an answer into tool calls; other text passes as soon as it can.
 
     What stands between the tags and is no call comes back as text, tags and all: it is never lost.
     """
-    held = ""
-    calls = 0
-    for delta in deltas:
-        held += delta.text
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._calls = 0
+
+    def __call__(self, delta: Delta) -> Delta:
+        """Return the piece to pass on."""
+        held = self._held + delta.text
         found: list[ToolCall] = []
         shown = ""
         last = delta.finish_reason is not None
@@ -33,25 +44,59 @@ def parse_tagged(deltas: Iterable[Delta]) -> Deltas:
             if end < 0 and not last:
                 break
             body = held[start + len(_OPEN) : end if end >= 0 else None]
-            call = read_call(body, calls)  # the end tag may be the end token itself
+            call = read_call(body, self._calls)  # the end tag may be the end token itself
             rest = held[end + len(_CLOSE) :] if end >= 0 else ""
             shown += held[:start] if call else held[: len(held) - len(rest)]
             held = rest.lstrip("\n") if call else rest
             if call is not None:
                 found.append(call)
-                calls += 1
+                self._calls += 1
         if last:
             keep = len(held)
         elif held.find(_OPEN) >= 0:
             keep = held.find(_OPEN)
         else:
             keep = len(held) - _open_tail(held)
-        shown, held = shown + held[:keep], held[keep:]
-        if calls:
+        shown, self._held = shown + held[:keep], held[keep:]
+        if self._calls:
             shown = shown if shown.strip() else ""
-        reason = "tool_calls" if last and calls and delta.finish_reason == "stop" else None
+        calls = last and self._calls and delta.finish_reason == "stop"
         piece = replace(delta, text=shown, tool_calls=(*delta.tool_calls, *found))
-        yield replace(piece, finish_reason="tool_calls") if reason else piece
+        return replace(piece, finish_reason="tool_calls") if calls else piece
+
+
+class Parsed:
+    """Holds the answer back, and gives what `parse` makes of the whole of it.
+
+    Args:
+        parse: Whole text to a message in the chat format: `content`, `thinking`, `tool_calls`.
+        tools: The tools that may be called; calls of others are text.
+    """
+
+    def __init__(self, parse: Any, tools: Sequence[Mapping[str, Any]]) -> None:
+        self._parse = parse
+        self._names = {tool["function"]["name"] for tool in tools}
+        self._held = ""
+
+    def __call__(self, delta: Delta) -> Delta | None:
+        """Return the piece to pass on; None while all of it is held back."""
+        self._held += delta.text
+        if delta.finish_reason is None:
+            return replace(delta, text="") if delta.logprobs else None
+        message = self._parse(self._held)
+        functions = [call.get("function", call) for call in message.get("tool_calls") or ()]
+        read = [read_call(function, at) for at, function in enumerate(functions)]
+        calls = tuple(call for call in read if call is not None and call.name in self._names)
+        if len(calls) < len(functions):  # what cannot be called is shown as it was written
+            return replace(delta, text=self._held)
+        reason = "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
+        return replace(
+            delta,
+            text=message.get("content") or "",
+            reasoning=message.get("thinking") or message.get("reasoning_content") or "",
+            tool_calls=calls,
+            finish_reason=reason,
+        )
 
 
 def read_call(body: str | Mapping[str, Any], index: int) -> ToolCall | None:
@@ -68,39 +113,6 @@ def read_call(body: str | Mapping[str, Any], index: int) -> ToolCall | None:
     return ToolCall(index, f"call_{uuid.uuid4().hex[:16]}", name, text)
 
 
-def parsed_by(deltas: Iterable[Delta], parse: Any, tools: Sequence[Mapping[str, Any]]) -> Deltas:
-    """Hold the answer back, and give what `parse` makes of the whole of it.
-
-    Args:
-        deltas: The answer.
-        parse: Whole text to a message in the chat format: `content`, `thinking`, `tool_calls`.
-        tools: The tools that may be called; calls of others are text.
-    """
-    names = {tool["function"]["name"] for tool in tools}
-    text: list[str] = []
-    for delta in deltas:
-        text.append(delta.text)
-        if delta.finish_reason is None:
-            if delta.logprobs:
-                yield replace(delta, text="")
-            continue
-        message = parse("".join(text))
-        functions = [call.get("function", call) for call in message.get("tool_calls") or ()]
-        read = [read_call(function, at) for at, function in enumerate(functions)]
-        calls = tuple(call for call in read if call is not None and call.name in names)
-        if len(calls) < len(functions):  # what cannot be called is shown as it was written
-            yield replace(delta, text="".join(text))
-            return
-        reason = "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
-        yield replace(
-            delta,
-            text=message.get("content") or "",
-            reasoning=message.get("thinking") or message.get("reasoning_content") or "",
-            tool_calls=calls,
-            finish_reason=reason,
-        )
-
-
 def _open_tail(text: str) -> int:
     """Length of the longest end of `text` that begins an opening tag."""
     for length in range(min(len(_OPEN) - 1, len(text)), 0, -1):
@@ -109,4 +121,4 @@ def _open_tail(text: str) -> int:
     return 0
 
 
-__all__ = ["parse_tagged", "parsed_by", "read_call"]
+__all__ = ["Parsed", "Tagged", "calls_in_text", "read_call"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu._extras import require
-from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
-from langchain_gpu.generators.hermes import parse_tagged, parsed_by
+from langchain_gpu.generators.base import Completion, Delta, Request
+from langchain_gpu.generators.hermes import Parsed, calls_in_text
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.rows import Row
-from langchain_gpu.generators.streams import collect
-from langchain_gpu.generators.toolcalls import forced_format, recover_calls
+from langchain_gpu.generators.streams import Stage, collect
+from langchain_gpu.generators.toolcalls import Recovery, forced_format
 
 _PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}
 _FREE = ("auto", "none")
@@ -70,26 +70,28 @@ class Formats:
                 )
         return self._grammars.of(wanted)
 
-    def calls(self, deltas: Iterable[Delta], request: Request, row: Row) -> Deltas:
-        """Find the tool calls in an answer, in the way the model's makers wrote down, if they did.
+    def reader(self, request: Request, row: Row) -> Stage:
+        """Return what finds the tool calls in an answer, piece by piece.
 
-        Otherwise in the tags that most templates teach, or in bare JSON.
+        In the way the model's makers wrote down, if they did; otherwise in the tags that most
+        templates teach, or in bare JSON.
         """
-        if request.tool_choice in _FREE:
-            tokenizer = self._hf.tokenizer
-            if getattr(tokenizer, "response_template", None):
-                before = tokenizer.decode(row.prompt)
+        tools = request.callable_tools
+        if not tools or request.tool_choice not in _FREE:
+            return Recovery(tools)
+        tokenizer = self._hf.tokenizer
+        if not getattr(tokenizer, "response_template", None):
+            return calls_in_text(tools)
+        before = tokenizer.decode(row.prompt)
 
-                def parse(_: str) -> Mapping[str, Any]:
-                    text = tokenizer.decode(row.tokens)  # tags may be special tokens
-                    message: Mapping[str, Any] = tokenizer.parse_response(
-                        text, prefix=before, tools=list(request.tools)
-                    )
-                    return message
+        def parse(_: str) -> Mapping[str, Any]:
+            text = tokenizer.decode(row.tokens)  # tags may be special tokens
+            message: Mapping[str, Any] = tokenizer.parse_response(
+                text, prefix=before, tools=list(tools)
+            )
+            return message
 
-                return parsed_by(deltas, parse, request.tools)
-            deltas = parse_tagged(deltas)
-        return recover_calls(deltas, request.tools)
+        return Parsed(parse, tools)
 
     def with_calls(self, answer: Completion, request: Request, row: Row) -> Completion:
         """Do the same with a whole answer."""
@@ -100,7 +102,7 @@ class Formats:
             usage=answer.usage,
             timings=answer.timings,
         )
-        return collect(self.calls([last], request, row))
+        return collect(filter(None, [self.reader(request, row)(last)]))
 
 
 __all__ = ["Formats"]

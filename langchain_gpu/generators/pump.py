@@ -42,16 +42,23 @@ class Stoppable(Generator[T, None, None]):
 
     Args:
         begin: Called once with what takes an item, and what takes the end: an error, or None. Both
-            may be called from any thread. It returns at once, with what stops all of it; that may
-            be called again, and brings the end about.
+            may be called from any thread. It does not wait for them, and returns what stops all of
+            it; that may be called again, and brings the end about.
+        timeout: Seconds from there to the end; None waits.
+        slow: Whether `begin` has something to compute first: a task has a thread do that.
 
     Raises:
+        TimeoutError: The next item was not there in time. It is stopped.
         BaseException: What `begin` raised, or what came with the end.
     """
 
-    def __init__(self, begin: _Begin[T]) -> None:
+    def __init__(
+        self, begin: _Begin[T], *, timeout: float | None = None, slow: bool = False
+    ) -> None:
+        self.timeout = timeout
+        self._slow = slow
         self._source = _Source(begin)
-        self._items = _brought(self._source)
+        self._items = _brought(self._source, timeout)
 
     def send(self, _: None) -> T:
         """Return the next item."""
@@ -70,9 +77,12 @@ class Stoppable(Generator[T, None, None]):
         """Stop, from any thread: whoever waits for the next item gets an error."""
         self._source.stop()
 
-    def hand_to(self, put: Callable[[T | _End], object]) -> None:
+    async def hand_to(self, put: Callable[[T | _End], object]) -> None:
         """Begin, and have all items and the end put there, in place of being pulled."""
-        self._source.hand_to(put)
+        if self._slow:
+            await asyncio.to_thread(self._source.hand_to, put)
+        else:
+            self._source.hand_to(put)
 
 
 class _Source(Generic[T]):
@@ -99,17 +109,30 @@ class _Source(Generic[T]):
             halt()
 
 
-def _brought(source: _Source[T]) -> Generator[T, None, None]:
+def _brought(source: _Source[T], timeout: float | None) -> Generator[T, None, None]:
     # Without a bound: an answer is never longer than the model's window.
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     source.hand_to(items.put)
     try:
-        while not isinstance(item := items.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        yield from _taken(items, timeout)
     finally:
         source.stop()
+
+
+def _taken(items: queue.SimpleQueue[T | _End], timeout: float | None) -> Generator[T, None, None]:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            item = items.get(timeout=left)
+        except queue.Empty:
+            raise _late(timeout) from None
+        if not isinstance(item, _End):
+            yield item
+        elif item.error is not None:
+            raise item.error
+        else:
+            return
 
 
 class Pushed(Generator[T, None, None]):
@@ -149,20 +172,8 @@ class Pushed(Generator[T, None, None]):
 def _pulled(push: Callable[[Sink[T]], None], timeout: float | None) -> Generator[T, None, None]:
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     cancelled = _started(push, items.put, "langchain-gpu-stream")
-    deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                item = items.get(timeout=left)
-            except queue.Empty:
-                raise _late(timeout) from None
-            if not isinstance(item, _End):
-                yield item
-            elif item.error is not None:
-                raise item.error
-            else:
-                return
+        yield from _taken(items, timeout)
     finally:
         cancelled.set()
 
@@ -184,16 +195,17 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-    timeout = items.timeout if isinstance(items, Pushed) else None
+    timeout = items.timeout if isinstance(items, Pushed | Stoppable) else None
     stop: Callable[[], object]
     if isinstance(items, Stoppable):
-        items.hand_to(put)
         stop = items.stop
     else:
         push = items.push if isinstance(items, Pushed) else partial(_push_all, items)
         stop = _started(push, put, "langchain-gpu-async").set
-    deadline = None if timeout is None else loop.time() + timeout
     try:
+        if isinstance(items, Stoppable):
+            await items.hand_to(put)
+        deadline = None if timeout is None else loop.time() + timeout
         while True:
             try:
                 async with asyncio.timeout_at(deadline):

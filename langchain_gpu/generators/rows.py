@@ -163,22 +163,15 @@ class Row:
         if not text:
             return
         self.texts.append(text)
-        if self.listener is not None:
-            fresh, self._told = tuple(self.logprobs[self._told :]), len(self.logprobs)
-            self.listener(Delta(text=text, logprobs=fresh))
+        fresh, self._told = tuple(self.logprobs[self._told :]), len(self.logprobs)
+        self._hand(Delta(text=text, logprobs=fresh))
 
     def _end(self, reason: FinishReason) -> None:
         self.finish_reason = reason
         if not self._stops.hit:
             self._tell(self._stops.feed(self._text(final=True)) + self._stops.end())
-        if self.listener is not None:
-            self.listener(
-                Delta(
-                    logprobs=tuple(self.logprobs[self._told :]),
-                    finish_reason=reason,
-                    usage=self.usage,
-                )
-            )
+        fresh = tuple(self.logprobs[self._told :])
+        self._hand(Delta(logprobs=fresh, finish_reason=reason, usage=self.usage))
         self._finish()
 
     def _finish(self) -> None:
@@ -186,8 +179,13 @@ class Row:
             return
         self.done = True
         self._ended.set()
-        if self.listener is not None:
-            self.listener(None)
+        self._hand(None)
+        self.listener = None  # it may hold this row
+
+    def _hand(self, piece: Delta | None) -> None:
+        listener = self.listener  # another thread may end the row meanwhile
+        if listener is not None:
+            listener(piece)
 
     def _text(self, *, final: bool = False) -> str:
         """Return the text that the latest tokens added, whole characters only.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from langchain_gpu.generators.base import Completion, Delta, Deltas, Timings, ToolCall
+from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall
 
 
 def collect(deltas: Iterable[Delta]) -> Completion:
@@ -73,12 +73,22 @@ class Timer:
         return replace(delta, timings=Timings(begun - self._start, now - self._start, rate))
 
 
-def timed(deltas: Iterable[Delta]) -> Deltas:
-    """Pass on the pieces that hold something, and write the timings onto the last one."""
-    timer = Timer()
-    for delta in deltas:
-        if (passed := timer(delta)) is not None:
-            yield passed
+Stage = Callable[[Delta], Delta | None]
+"""Makes another piece of a piece of an answer; None keeps it back."""
 
 
-__all__ = ["Timer", "collect", "timed"]
+def through(*stages: Stage) -> Stage:
+    """Return one stage of several, each of which is given what the one before it passes on."""
+
+    def passed(delta: Delta) -> Delta | None:
+        piece: Delta | None = delta
+        for stage in stages:
+            if piece is None:
+                break
+            piece = stage(piece)
+        return piece
+
+    return passed
+
+
+__all__ = ["Stage", "Timer", "collect", "through"]

@@ -9,10 +9,9 @@ has one seed and one way to sample for all, and ends with the first error, memor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from jinja2 import TemplateError
@@ -30,10 +29,11 @@ from langchain_gpu.generators.hf_load import check_options
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.hf_shared import shared_model
 from langchain_gpu.generators.placing import place_model
+from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Rules
-from langchain_gpu.generators.streams import timed
+from langchain_gpu.generators.streams import Timer, through
 from langchain_gpu.hardware.devices import Device
 
 _BATCH = 16
@@ -119,17 +119,28 @@ class TransformersGenerator:
             PromptTooLongError: The prompt does not fit the window.
             TimeoutError: The answer was not complete in time.
         """
-        row = self._row(request)
-        pieces: SimpleQueue[Delta | None] = SimpleQueue()
-        row.listener = pieces.put
-        self._open.rows.submit([row])
-        try:
-            deltas = timed(_pulled(row, pieces))
-            yield from (
-                self._formats.calls(deltas, request, row) if request.callable_tools else deltas
-            )
-        finally:
-            row.cancel()
+
+        def begin(
+            put: Callable[[Delta], object], end: Callable[[BaseException | None], object]
+        ) -> Callable[[], object]:
+            row = self._row(request)
+            read = through(Timer(), self._formats.reader(request, row))
+
+            def listen(piece: Delta | None) -> None:
+                if piece is None:
+                    end(row.error or (_canceled() if row.canceled else None))
+                    return
+                try:
+                    if (whole := read(piece)) is not None:
+                        put(whole)
+                except Exception as error:  # noqa: BLE001  not for the others of its batch
+                    row.fail(error)
+
+            row.listener = listen
+            self._open.rows.submit([row])
+            return row.cancel
+
+        return Stoppable(begin, timeout=request.timeout, slow=True)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""
@@ -215,18 +226,8 @@ class TransformersGenerator:
         return ids
 
 
-def _pulled(row: Row, pieces: SimpleQueue[Delta | None]) -> Iterator[Delta]:
-    while True:
-        try:
-            piece = pieces.get(timeout=row.seconds_left)
-        except Empty:
-            raise row.late() from None
-        if piece is not None:
-            yield piece
-        elif row.error is not None:
-            raise row.error
-        else:
-            return
+def _canceled() -> RuntimeError:
+    return RuntimeError("the chat was canceled")
 
 
 def _readable(message: Message) -> dict[str, Any]:

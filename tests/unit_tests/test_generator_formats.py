@@ -12,8 +12,8 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
 from langchain_gpu import ChatGPU, _extras
-from langchain_gpu.generators.base import Delta, Timings, Usage
-from langchain_gpu.generators.hermes import parse_tagged, parsed_by
+from langchain_gpu.generators.base import Completion, Delta, Timings, Usage
+from langchain_gpu.generators.hermes import Parsed, Tagged
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.transformers import TransformersGenerator
@@ -78,7 +78,7 @@ def test_tagged_calls_are_found_however_the_text_is_cut(
     text: str, shown: str, arguments: list[str], size: int
 ) -> None:
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    answer = collect(parse_tagged(told(pieces)))
+    answer = collect(map(Tagged(), told(pieces)))
     assert answer.text == shown
     assert [call.arguments for call in answer.tool_calls] == arguments
     assert answer.finish_reason == ("tool_calls" if arguments else "stop")
@@ -86,21 +86,24 @@ def test_tagged_calls_are_found_however_the_text_is_cut(
 
 
 def test_plain_text_is_not_held_back() -> None:
-    pieces = [piece.text for piece in parse_tagged(told(["one ", "two <", "b>"]))]
+    pieces = [piece.text for piece in map(Tagged(), told(["one ", "two <", "b>"]))]
     assert pieces == ["one ", "two ", "<b>", ""]
 
 
 def test_a_schema_of_the_makers_is_followed() -> None:
-    tools = [{"function": {"name": "add"}}]
     message = {
         "content": "I add.",
         "thinking": "hm",
         "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}],
     }
-    answer = collect(parsed_by(told(["raw"]), lambda _: message, tools))
+
+    def read(tools: list[dict[str, Any]]) -> Completion:
+        return collect(filter(None, map(Parsed(lambda _: message, tools), told(["raw"]))))
+
+    answer = read([{"function": {"name": "add"}}])
     assert (answer.text, answer.reasoning) == ("I add.", "hm")
     assert [(call.name, call.arguments) for call in answer.tool_calls] == [("add", '{"a": 1}')]
-    unknown = collect(parsed_by(told(["raw"]), lambda _: message, [{"function": {"name": "x"}}]))
+    unknown = read([{"function": {"name": "x"}}])
     assert (unknown.text, unknown.tool_calls) == ("raw", ())
 
 

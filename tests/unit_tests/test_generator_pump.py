@@ -238,6 +238,55 @@ async def test_a_task_that_is_canceled_stops_what_hangs() -> None:
     assert source.stopped.is_set()
 
 
+async def test_what_begins_slowly_does_not_keep_a_loop_waiting() -> None:
+    source = Elsewhere(1, error=OSError("broken"))
+    ticked = threading.Event()
+
+    def begin(*ends: Callable[..., object]) -> Callable[[], object]:
+        assert ticked.wait(10)  # the loop has gone on meanwhile
+        return source(*ends)
+
+    items = pulled_async(Stoppable(begin, slow=True))
+    first = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(0.01)
+    ticked.set()
+    assert await first == 1
+    with pytest.raises(OSError, match="broken"):
+        await anext(items)
+
+
+async def test_a_task_that_is_canceled_before_it_has_begun_stops_too() -> None:
+    source = Elsewhere(1)
+    canceled = threading.Event()
+
+    def begin(*ends: Callable[..., object]) -> Callable[[], object]:
+        assert canceled.wait(10)
+        return source(*ends)
+
+    first = asyncio.ensure_future(anext(pulled_async(Stoppable(begin, slow=True))))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    canceled.set()
+    assert await asyncio.to_thread(source.stopped.wait, 10)
+
+
+async def test_what_brings_nothing_runs_into_the_time_out_and_is_stopped() -> None:
+    source = Elsewhere(1)
+    items = Stoppable(source, timeout=0.05)
+    assert next(items) == 1
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        next(items)
+    assert source.stopped.is_set()
+    source = Elsewhere(1)
+    pieces = pulled_async(Stoppable(source, timeout=0.05))
+    assert await anext(pieces) == 1
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        await anext(pieces)
+    assert source.stopped.is_set()
+
+
 def test_an_engine_may_ask_whether_anybody_listens() -> None:
     """One that holds its text back has nothing to hand over, and still has to notice."""
     stopped = threading.Event()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -14,9 +17,11 @@ import torch
 
 from langchain_gpu.events import FallbackWarning, FellBack
 from langchain_gpu.generators import placing
-from langchain_gpu.generators.base import PromptTooLongError, Request
+from langchain_gpu.generators.base import Delta, Deltas, PromptTooLongError, Request
+from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import Options
-from langchain_gpu.generators.streams import collect
+from langchain_gpu.generators.rows import Row
+from langchain_gpu.generators.streams import Stage, Timer, collect
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from tests.unit_tests.tiny_chat import WINDOW, build_chat
@@ -186,6 +191,95 @@ def test_a_slow_model_runs_into_the_time_out(
         collect(engine.stream(ask("hello", max_tokens=None, timeout=0.1)))
     with pytest.raises(TimeoutError):
         engine.generate([ask("hello", max_tokens=None, timeout=0.1)])
+
+
+async def read(deltas: Deltas) -> str:
+    return "".join([delta.text async for delta in pulled_async(deltas)])
+
+
+def wait(check: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if check():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
+
+
+async def until(check: Callable[[], object]) -> None:
+    await asyncio.to_thread(wait, check)
+
+
+async def canceled(task: asyncio.Task[str]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_canceled_task_stops_an_answer_that_shows_nothing(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = slow_steps(engine, monkeypatch)
+    with monkeypatch.context() as silent:
+        silent.setattr(engine, "_decode", lambda _: "")  # as calls of tools are held back
+        task = asyncio.create_task(read(engine.stream(ask("hello", max_tokens=None))))
+        await until(lambda: steps)
+    await canceled(task)
+    await asyncio.to_thread(engine.generate, [ask("after", max_tokens=1)])
+    assert len(steps) < 60
+
+
+async def test_a_chat_that_is_canceled_in_the_queue_is_never_begun(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = slow_steps(engine, monkeypatch)
+    rows = engine._open.rows
+    batches: list[int] = []
+    run = rows._run
+
+    def counted(these: Sequence[Row]) -> None:
+        batches.append(len(these))
+        run(these)
+
+    monkeypatch.setattr(rows, "_run", counted)
+    first = asyncio.create_task(read(engine.stream(ask("hello", max_tokens=40))))
+    await until(lambda: steps)
+    second = asyncio.create_task(read(engine.stream(ask("hello", max_tokens=40))))
+    await until(lambda: rows._waiting)
+    await canceled(second)
+    assert await first
+    await asyncio.to_thread(engine.generate, [ask("after", max_tokens=1)])
+    assert batches == [1, 1]
+
+
+async def test_tasks_that_read_have_no_threads(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = slow_steps(engine, monkeypatch)
+    before = threading.enumerate()
+    tasks = [asyncio.create_task(read(engine.stream(ask("hello")))) for _ in range(8)]
+    await until(lambda: steps)
+    names = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert "langchain-gpu-async" not in names
+    assert len(set(await asyncio.gather(*tasks))) == 1
+
+
+def test_an_answer_that_cannot_be_read_leaves_the_others_alone(
+    engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reader(request: Request, row: Row) -> Stage:
+        def broken(delta: Delta) -> Delta:
+            raise ValueError("no such form")
+
+        return broken if request.messages[0]["content"] == "x" else Timer()
+
+    (whole,) = engine.generate([ask("hello")])
+    monkeypatch.setattr(engine._formats, "reader", reader)
+    with ThreadPoolExecutor(2) as pool, engine.expect(2, 2):
+        bad = pool.submit(collect, engine.stream(ask("x")))
+        good = pool.submit(collect, engine.stream(ask("hello")))
+    with pytest.raises(ValueError, match="no such form"):
+        bad.result()
+    assert good.result().text == whole.text
 
 
 def slow_steps(engine: TransformersGenerator, monkeypatch: pytest.MonkeyPatch) -> list[int]:

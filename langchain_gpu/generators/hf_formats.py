@@ -14,7 +14,6 @@ from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import Stage, collect
 from langchain_gpu.generators.toolcalls import Recovery, forced_format
 
-_PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}
 _FREE = ("auto", "none")
 
 
@@ -25,26 +24,6 @@ class Formats:
         self._hf = hf
         self._lock = threading.Lock()
         self._grammars: Any = None
-        self._knows: bool | None = None
-
-    def check_tools(self) -> None:
-        """Look whether the chat template describes tools to the model.
-
-        Raises:
-            ValueError: It does not.
-        """
-        if self._knows is None:
-            chat = [{"role": "user", "content": "?"}]
-            tool = {"type": "function", "function": {**_PROBE, "parameters": {"type": "object"}}}
-            with self._hf.tokenizer_lock:
-                text = self._hf.tokenizer.apply_chat_template(chat, tools=[tool], tokenize=False)
-            self._knows = _PROBE["name"] in text
-        if not self._knows:
-            raise ValueError(
-                "the model's chat template cannot describe tools: take a model that was trained "
-                "for them, or ask for JSON with with_structured_output(schema, "
-                "method='json_schema')"
-            )
 
     def grammar(self, request: Request) -> Any:
         """Return what the answer is held to; None if it is free.

@@ -13,7 +13,7 @@ from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options
-from langchain_gpu.generators.streams import Timer
+from langchain_gpu.generators.streams import Stage, Timer, through
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
@@ -98,13 +98,13 @@ class RemoteGenerator(ABC):
         """
         client = self._client
         seconds = request.timeout or self._options.server.timeout
+        calls = self._reader(request)
 
         def begin(put: Put, end: Callable[[BaseException | None], object]) -> Callable[[], object]:
-            timer, recovery = Timer(), Recovery(request.callable_tools)
+            read = through(Timer(), calls)
 
             def pass_on(piece: Delta) -> None:
-                timed = timer(piece)
-                if timed is not None and (whole := recovery(timed)) is not None:
+                if (whole := read(piece)) is not None:
                     put(whole)
 
             flight = client.start(answer(seconds, pass_on))
@@ -112,6 +112,10 @@ class RemoteGenerator(ABC):
             return flight.cancel
 
         return Stoppable(begin)
+
+    def _reader(self, request: Request) -> Stage:
+        """Return what finds the calls that the server itself has not found."""
+        return Recovery(request.callable_tools)
 
     @asynccontextmanager
     async def _attempts(self, seconds: float) -> AsyncIterator[Callable[..., Awaitable[Any]]]:

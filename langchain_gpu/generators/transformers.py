@@ -8,13 +8,10 @@ has one seed and one way to sample for all, and ends with the first error, memor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-from jinja2 import TemplateError
 
 from langchain_gpu.generators.base import (
     Completion,
@@ -28,6 +25,7 @@ from langchain_gpu.generators.hf_formats import Formats
 from langchain_gpu.generators.hf_load import check_options
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.hf_shared import shared_model
+from langchain_gpu.generators.hf_template import Template
 from langchain_gpu.generators.placing import place_model
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.registry import Options, refuse
@@ -69,6 +67,7 @@ class TransformersGenerator:
             self, path, place_model(options), self.max_batch, options
         )
         self._formats = Formats(self._hf)
+        self._template = Template(self._hf.tokenizer, self._hf.tokenizer_lock)
 
     @property
     def device(self) -> Device:
@@ -204,47 +203,17 @@ class TransformersGenerator:
     def _chat(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[int]:
-        hf = self._open
-        if not hf.tokenizer.chat_template:
+        if not self._open.tokenizer.chat_template:
             raise ValueError(
                 "the model has no chat template: it is a base model; take its instruction-tuned "
                 "one, or GPULLM, which goes on with plain prompts"
             )
-        if tools:
-            self._formats.check_tools()
-        try:
-            with hf.tokenizer_lock:
-                encoded = hf.tokenizer.apply_chat_template(
-                    [_readable(message) for message in messages],
-                    tools=[dict(tool) for tool in tools] or None,
-                    add_generation_prompt=True,
-                    return_dict=True,
-                )
-        except TemplateError as error:  # also what a template says of roles that it refuses
-            raise ValueError(f"the model's chat template refuses this chat: {error}") from error
-        ids: list[int] = encoded["input_ids"]
+        ids: list[int] = self._template.apply(messages, tools, return_dict=True)["input_ids"]
         return ids
 
 
 def _canceled() -> RuntimeError:
     return RuntimeError("the chat was canceled")
-
-
-def _readable(message: Message) -> dict[str, Any]:
-    """A message as templates of transformers read it: arguments of calls are no JSON text."""
-    if not message.get("tool_calls"):
-        return dict(message)
-    calls = [
-        {
-            **call,
-            "function": {
-                **call["function"],
-                "arguments": json.loads(call["function"]["arguments"] or "{}"),
-            },
-        }
-        for call in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": calls}
 
 
 __all__ = ["TransformersGenerator"]

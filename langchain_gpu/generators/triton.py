@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_gpu._extras import require
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
+from langchain_gpu.generators.hermes import calls_in_text
 from langchain_gpu.generators.registry import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, Take, put_all
-from langchain_gpu.generators.streams import collect
+from langchain_gpu.generators.streams import Stage, collect
 from langchain_gpu.generators.triton_form import Form
 from langchain_gpu.generators.triton_pieces import Pieces
 from langchain_gpu.servers.errors import RefusedError
@@ -138,6 +139,9 @@ class TritonGenerator(RemoteGenerator):
                 f"prompt (GPULLM) needs none"
             )
         return self._template.render(request.messages, request.callable_tools)
+
+    def _reader(self, request: Request) -> Stage:
+        return calls_in_text(request.callable_tools)  # Triton gives nothing but text
 
     def _counter(self) -> ChatTemplate:
         if self._template is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from langchain_gpu.generators.base import Message
+from langchain_gpu.generators.hf_template import Template
 
 
 class ChatTemplate:
@@ -29,19 +31,19 @@ class ChatTemplate:
             ) from None
         if not self._tokenizer.chat_template:
             raise ValueError(f"the tokenizer {name!r} has no chat template: name another one")
+        self._template = Template(self._tokenizer, threading.Lock())
         # The server's tokenizer puts the first token there itself, as this one does.
         begin = self._tokenizer.bos_token_id
         adds = begin is not None and self._tokenizer("a").input_ids[:1] == [begin]
         self._begin = self._tokenizer.bos_token if adds else ""
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Return the chat as the text that a model goes on with."""
-        text: str = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tools=[dict(tool) for tool in tools] or None,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        """Return the chat as the text that a model goes on with.
+
+        Raises:
+            ValueError: The template refuses the chat, or cannot describe tools.
+        """
+        text: str = self._template.apply(messages, tools, tokenize=False)
         return text.removeprefix(self._begin)
 
     def tokenize(self, text: str) -> list[int]:

@@ -17,14 +17,8 @@ from langchain_gpu.generators.hermes import Parsed, Tagged
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.transformers import TransformersGenerator
-from tests.unit_tests.tiny_chat import TEMPLATE, build_chat
+from tests.unit_tests.tiny_chat import TEMPLATE, WITH_TOOLS, build_chat
 
-WITH_TOOLS = (
-    "{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
-    "{% for call in m.tool_calls or [] %}{{ call.function.arguments.a }}{% endfor %}|"
-    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-)
 SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",

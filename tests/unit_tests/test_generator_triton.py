@@ -6,19 +6,21 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
 from tests.unit_tests.scripted_server import cancel
 from tests.unit_tests.scripted_triton import Asked, Model, ScriptedTriton, serving, texts
-from tests.unit_tests.tiny_chat import build_chat
+from tests.unit_tests.tiny_chat import TEMPLATE, WITH_TOOLS, build_chat
 
 ONE = [1]
 VLLM_INPUTS: list[Any] = [
@@ -83,6 +85,12 @@ def told(words: list[str], *, reason: str = "stop", read: int = 7) -> Callable[[
 
 def plain(*words: str) -> Callable[[Asked], Any]:
     return lambda _: ({"text_output": texts(word)} for word in words)
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
 
 
 def vllm(stream: Any = None) -> Model:
@@ -261,10 +269,6 @@ def test_the_answer_is_full(server: ScriptedTriton, builds: Builds) -> None:
 
 
 def test_tools(server: ScriptedTriton, builds: Builds) -> None:
-    def add(a: int, b: int) -> int:
-        """Add."""
-        return a + b
-
     call = json.dumps({"name": "add", "arguments": {"a": 1, "b": 2}})
     server.models["chat"].stream = told([call[:9], call[9:]])
     answer = builds().bind_tools([add]).invoke("1 + 2?")
@@ -274,6 +278,47 @@ def test_tools(server: ScriptedTriton, builds: Builds) -> None:
     assert json.loads(server.asked[-1].inputs["tools"][0])[0]["function"]["name"] == "add"
     with pytest.raises(ValueError, match="cannot be enforced by Triton"):
         builds().bind_tools([add], tool_choice="required").invoke("1 + 2?")
+
+
+def test_a_template_sees_tools_calls_and_results(
+    server: ScriptedTriton, builds: Builds, tmp_path: Path
+) -> None:
+    tokenizer = build_chat(tmp_path, template=WITH_TOOLS)
+    chat = builds("vllm", load_kwargs={"tokenizer": tokenizer}).bind_tools([add])
+    call = AIMessage("", tool_calls=[{"name": "add", "args": {"a": 7, "b": 1}, "id": "1"}])
+    chat.invoke([HumanMessage("q"), call, ToolMessage("8", tool_call_id="1")])
+    prompt = server.asked[-1].inputs["text_input"][0].decode()
+    assert prompt == "add;user: q|assistant: 7|tool: 8|assistant: "
+
+
+@pytest.mark.parametrize(
+    ("template", "match"),
+    [
+        (TEMPLATE, "template cannot describe tools"),
+        ("{{ tools }}{{ raise_exception('no roles here') }}", "template refuses.*no roles here"),
+    ],
+)
+def test_a_template_that_does_not_do(
+    builds: Builds, tmp_path: Path, template: str, match: str
+) -> None:
+    chat = builds("vllm", load_kwargs={"tokenizer": build_chat(tmp_path, template=template)})
+    with pytest.raises(ValueError, match=match):
+        chat.bind_tools([add]).invoke("1 + 2?")
+
+
+@pytest.mark.parametrize("model", ["chat", "vllm"])
+def test_calls_in_tags(server: ScriptedTriton, builds: Builds, tmp_path: Path, model: str) -> None:
+    call = json.dumps({"name": "add", "arguments": {"a": 1, "b": 2}})
+    server.models[model].stream = told(["Well.", "<tool_", f"call>\n{call}\n</tool_call>"])
+    tokenizer = build_chat(tmp_path, template=WITH_TOOLS)
+    chat = builds(model, load_kwargs={"tokenizer": tokenizer})
+    answer = chat.bind_tools([add]).invoke("1 + 2?")
+    assert answer.content == "Well."
+    assert [(each["name"], each["args"]) for each in answer.tool_calls] == [
+        ("add", {"a": 1, "b": 2})
+    ]
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    assert chat.invoke("1 + 2?").content == f"Well.<tool_call>\n{call}\n</tool_call>"
 
 
 def test_closing_the_stream_ends_it_there(server: ScriptedTriton, builds: Builds) -> None:

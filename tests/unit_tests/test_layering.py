@@ -90,6 +90,7 @@ def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
         "generators/hf_load.py",
         "generators/hf_place.py",
         "generators/hf_model.py",
+        "generators/hf_template.py",
         "generators/llama_cpp.py",
         "generators/llama_start.py",
         "generators/sampling.py",

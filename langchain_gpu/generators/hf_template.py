@@ -1,0 +1,91 @@
+"""A model's own chat template, which comes with its tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from jinja2 import TemplateError
+
+from langchain_gpu.generators.base import Message
+
+_PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}
+
+
+class Template:
+    """Chats in, what the model goes on with out.
+
+    Args:
+        tokenizer: A tokenizer of transformers that has a template.
+        lock: Is held while the tokenizer works.
+    """
+
+    def __init__(self, tokenizer: Any, lock: AbstractContextManager[Any]) -> None:
+        self._tokenizer = tokenizer
+        self._lock = lock
+        self._knows: bool | None = None
+
+    def apply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **how: Any,
+    ) -> Any:
+        """Return the chat up to where the answer begins.
+
+        Args:
+            messages: The chat.
+            tools: Tool definitions in the OpenAI format.
+            **how: What is returned, as `apply_chat_template` has it.
+
+        Raises:
+            ValueError: The template refuses the chat, or cannot describe tools.
+        """
+        try:
+            if tools:
+                self._check_tools()
+            with self._lock:
+                return self._tokenizer.apply_chat_template(
+                    [_readable(message) for message in messages],
+                    tools=[dict(tool) for tool in tools] or None,
+                    add_generation_prompt=True,
+                    **how,
+                )
+        except TemplateError as error:  # also what a template says of roles that it refuses
+            raise ValueError(f"the model's chat template refuses this chat: {error}") from error
+
+    def _check_tools(self) -> None:
+        if self._knows is None:
+            chat = [{"role": "user", "content": "?"}]
+            tool = {"type": "function", "function": {**_PROBE, "parameters": {"type": "object"}}}
+            with self._lock:
+                text = self._tokenizer.apply_chat_template(chat, tools=[tool], tokenize=False)
+            self._knows = _PROBE["name"] in text
+        if not self._knows:
+            raise ValueError(
+                "the model's chat template cannot describe tools: take a model that was trained "
+                "for them, or ask for JSON with with_structured_output(schema, "
+                "method='json_schema')"
+            )
+
+
+def _readable(message: Message) -> dict[str, Any]:
+    """A message as templates read it: arguments of calls are no JSON text."""
+    if not message.get("tool_calls"):
+        return dict(message)
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.loads(call["function"]["arguments"] or "{}"),
+            },
+        }
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+__all__ = ["Template"]

@@ -199,13 +199,7 @@ class RunsGenerator(GeneratorSettings):
 
     def _choose(self, loaded: Loaded) -> Choice:
         if loaded.choice is None:
-            loaded.choice = choose(
-                self.model,
-                self.backend,
-                self._options().server,
-                revision=self.load_kwargs.get("revision"),
-                remote_code=bool(self.load_kwargs.get("trust_remote_code")),
-            )
+            loaded.choice = choose(self.model, self.backend, self._options())
         return loaded.choice
 
     def _metadata(self, generator: Generator) -> dict[str, Any]:

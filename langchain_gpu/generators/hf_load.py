@@ -1,10 +1,9 @@
-"""Loading a model with transformers: which files, which options, and what is refused."""
+"""Loading a model with transformers: which files, and what is refused of them."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -16,26 +15,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langchain_gpu._extras import is_installed, require
+from langchain_gpu.generators.options import WHERE
 from langchain_gpu.hardware.memory import is_out_of_memory
 
-# What `load_kwargs` may hold; everything else would be lost or run code nobody has read.
-_OPTIONS = frozenset(
-    {
-        "attn_implementation",
-        "cache_implementation",
-        "compile",
-        "device_map",
-        "experts_implementation",
-        "max_memory",
-        "offload_folder",
-        "quantization_config",
-        "revision",
-        "trust_remote_code",
-    }
-)
 # Not for `from_pretrained`: the files are found before, and these are said to `generate`.
-_ELSEWHERE = frozenset({"cache_implementation", "compile", "revision"})
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ELSEWHERE = frozenset({"cache_implementation", "compile", *WHERE})
 # What a checkpoint's own quantization needs: method, module, package.
 _NEEDS = {
     "awq": ("gptqmodel", "gptqmodel"),
@@ -52,22 +36,6 @@ _NEEDS = {
 
 class ModelFilesError(RuntimeError):
     """Files of a model cannot be loaded; the message names their folder."""
-
-
-def check_options(load: Mapping[str, Any]) -> None:
-    """Look at `load_kwargs` before anything is loaded.
-
-    Raises:
-        ValueError: An unknown option, or remote code without a pinned commit.
-    """
-    if unknown := sorted(set(load) - _OPTIONS):
-        known = ", ".join(sorted(_OPTIONS))
-        raise ValueError(f"load_kwargs of the back end 'transformers' are {known}, not {unknown}")
-    if load.get("trust_remote_code") and not _COMMIT.fullmatch(str(load.get("revision", ""))):
-        raise ValueError(
-            "trust_remote_code runs only from a pinned commit: give revision= in load_kwargs with "
-            "the full 40-digit commit you have read"
-        )
 
 
 def places_itself(load: Mapping[str, Any]) -> bool:
@@ -173,4 +141,4 @@ def _check_folder(path: Path, options: Mapping[str, Any]) -> None:
             )
 
 
-__all__ = ["ModelFilesError", "check_options", "load_model", "load_tokenizer", "places_itself"]
+__all__ = ["ModelFilesError", "load_model", "load_tokenizer", "places_itself"]

@@ -17,7 +17,7 @@ from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
 from langchain_gpu.generators.hf_forward import forward
 from langchain_gpu.generators.hf_place import device_map, is_parted, plan_model
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.options import Options
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from langchain_gpu._extras import install_line, is_installed
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.options import Options
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory
 from langchain_gpu.models.info import ModelInfo

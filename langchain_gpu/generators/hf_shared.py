@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langchain_gpu.generators.hf_model import HFModel
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.options import Options
 from langchain_gpu.hardware.devices import Device
 
 

@@ -19,9 +19,9 @@ from langchain_gpu.generators.base import (
 )
 from langchain_gpu.generators.llama_body import body_of, explained
 from langchain_gpu.generators.llama_start import start
+from langchain_gpu.generators.options import Options, check_llama_cpp
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Pushed, Sink
-from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.streams import Timer
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
@@ -34,18 +34,19 @@ class LlamaCppGenerator:
 
     Args:
         path: The `.gguf` file.
-        options: `n_ctx` is 4096 tokens a chat and `n_parallel` 4 chats unless given.
+        options: `n_ctx` is 4096 tokens a chat and `n_parallel` 4 chats unless given. `load` may
+            hold `revision` and `token`, with which the file was found on the hub.
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
         DeviceNotFoundError: The device cannot be used and `fallback="error"`.
-        ValueError: `dtype` is set: a GGUF file brings its own.
+        ValueError: `dtype` is set, for a GGUF file brings its own, or an option of another engine.
     """
 
     plain_prompts = True
 
     def __init__(self, path: Path, options: Options) -> None:
-        refuse(options, "llama_cpp", "dtype", "load")
+        check_llama_cpp(options)
         self._server: LlamaServer | None
         self._device, self._server = start(path, options)
 

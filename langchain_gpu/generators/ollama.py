@@ -23,7 +23,7 @@ from langchain_gpu.generators.ollama_place import (
     report,
 )
 from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
-from langchain_gpu.generators.registry import Options, check_load, refuse
+from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.hardware.devices import Device

@@ -14,7 +14,7 @@ from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, R
 from langchain_gpu.generators.openai_models import Served, served, window_in
 from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
 from langchain_gpu.generators.openai_route import Route, explained, route_of
-from langchain_gpu.generators.registry import Options, check_load, refuse
+from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_gpu.events import warn_fallback
-from langchain_gpu.generators.registry import Options
+from langchain_gpu.generators.options import Options
 from langchain_gpu.hardware.devices import (
     Device,
     DeviceNotFoundError,

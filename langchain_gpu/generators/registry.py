@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from langchain_gpu._extras import require
-from langchain_gpu.events import Listener
 from langchain_gpu.generators.base import Generator
+from langchain_gpu.generators.options import Options, check_llama_cpp, check_transformers
 from langchain_gpu.models.packages import Format
 from langchain_gpu.models.resolve import ModelNotFoundError, Resolved, resolve
-from langchain_gpu.planner.terms import ComponentPlan
 from langchain_gpu.servers import address
 from langchain_gpu.servers.server import Server
-
-Fallback = Literal["cpu", "error"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a user may ask of an engine. None is the engine's own choice.
-
-    Attributes:
-        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` and so on.
-        dtype: What is computed in, or `"auto"`.
-        fallback: What happens when the device cannot do it.
-        n_ctx: Window of one chat in tokens.
-        n_parallel: Chats at the same time.
-        n_gpu_layers: Layers on the GPU.
-        n_threads: CPU threads.
-        keep_alive: How long a server keeps the model loaded after a call, in seconds or in its own
-            words (`"5m"`); -1 for ever.
-        load: More arguments for loading the model, under the engine's own names.
-        server: Where the model runs, if not in this process.
-        plan: Where the model goes, by `planner.plan`; None has the engine plan for itself.
-        listener: Is told of fallbacks.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    fallback: Fallback = "cpu"
-    n_ctx: int | None = None
-    n_parallel: int | None = None
-    n_gpu_layers: int | None = None
-    n_threads: int | None = None
-    keep_alive: float | str | None = None
-    load: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
-    server: Server = field(default_factory=Server)
-    plan: ComponentPlan | None = None
-    listener: Listener | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +45,30 @@ class Choice:
 
 
 Factory = Callable[[Choice, Options], Generator]
+Check = Callable[[Options], None]
 SERVERS = ("ollama", "openai", "triton")
 _FACTORIES: dict[str, Factory] = {}
+_CHECKS: dict[str, Check] = {}
 
 
-def back_end(name: str) -> Callable[[Factory], Factory]:
-    """Register the decorated factory under `name`. It imports its engine when it is called."""
+def back_end(name: str, *, check: Check | None = None) -> Callable[[Factory], Factory]:
+    """Register the decorated factory under `name`. It imports its engine when it is called.
+
+    Args:
+        name: What users call it.
+        check: Refuses options, before a model is fetched for an engine that would refuse them.
+    """
 
     def register(factory: Factory) -> Factory:
         _FACTORIES[name] = factory
+        if check is not None:
+            _CHECKS[name] = check
         return factory
 
     return register
 
 
-@back_end("llama_cpp")
+@back_end("llama_cpp", check=check_llama_cpp)
 def _llama_cpp(choice: Choice, options: Options) -> Generator:
     require("xllamacpp", extra="llama-cpp")
     from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
@@ -105,7 +76,7 @@ def _llama_cpp(choice: Choice, options: Options) -> Generator:
     return LlamaCppGenerator(choice.path, options)
 
 
-@back_end("transformers")
+@back_end("transformers", check=check_transformers)
 def _transformers(choice: Choice, options: Options) -> Generator:
     require("torch", extra="local")
     require("transformers", extra="local")
@@ -147,40 +118,45 @@ def check_name(backend: str) -> None:
         raise ValueError(f"unknown backend {backend!r}; known are {known}")
 
 
-def choose(
-    model: str,
-    backend: str = "auto",
-    server: Server | None = None,
-    *,
-    revision: str | None = None,
-    remote_code: bool = False,
-) -> Choice:
+def choose(model: str, backend: str = "auto", options: Options | None = None) -> Choice:
     """Find the model's files, or the server that has it, and the engine; loads nothing.
 
-    With `"auto"` the server at `server.url` is asked what it is; a GGUF file, or a name that holds
-    "gguf", goes to llama_cpp and a folder of safetensors to transformers. Any other name is looked
-    up as GGUF on this machine, then as safetensors on this machine and on the hub.
+    With `"auto"` the server at `options.server.url` is asked what it is; a GGUF file, or a name
+    that holds "gguf", goes to llama_cpp and a folder of safetensors to transformers. Any other name
+    is looked up as GGUF on this machine, then as safetensors on this machine and on the hub.
 
     Args:
         model: A file, a folder or a name.
         backend: Which engine, or `"auto"`.
-        server: Where the model runs, if not in this process.
-        revision: Branch, tag or commit on the hub.
-        remote_code: Fetch the repository's Python files too; the revision must be a full commit.
+        options: What the engine will be asked. Nothing is fetched for what it refuses.
 
     Raises:
         ModelNotFoundError: There are no such files; the message lists what was tried.
-        ServerError: Nothing answers at `server.url`.
-        ValueError: Unknown back end, or an address where the back end has no use for one.
+        ServerError: Nothing answers at `options.server.url`.
+        ValueError: Unknown back end, an address where the back end has no use for one, or an option
+            that it does not have.
     """
     check_name(backend)
-    if backend in SERVERS or (server is not None and server.url is not None):
-        return _at_server(model, backend, server or Server())
-    if backend != "auto":
-        kind: Format = "gguf" if backend == "llama_cpp" or _is_gguf(model) else "safetensors"
-        files = resolve(model, kind=kind, revision=revision, remote_code=remote_code)
-        return Choice(backend, model, f"backend={backend!r} was asked for", files)
-    return _by_files(model, partial(resolve, revision=revision, remote_code=remote_code))
+    options = options or Options()
+    if backend in SERVERS or options.server.url is not None:
+        return _at_server(model, backend, options.server)
+    load = options.load
+    find = partial(
+        resolve,
+        revision=load.get("revision"),
+        token=load.get("token"),
+        remote_code=bool(load.get("trust_remote_code")),
+    )
+    if backend == "auto":
+        return _by_files(model, find, options)
+    _check(backend, options)
+    kind: Format = "gguf" if backend == "llama_cpp" or _is_gguf(model) else "safetensors"
+    return Choice(backend, model, f"backend={backend!r} was asked for", find(model, kind=kind))
+
+
+def _check(backend: str, options: Options) -> None:
+    if backend in _CHECKS:
+        _CHECKS[backend](options)
 
 
 def _at_server(model: str, backend: str, server: Server) -> Choice:
@@ -200,19 +176,21 @@ def _at_server(model: str, backend: str, server: Server) -> Choice:
     return Choice(form, model, reason)
 
 
-def _by_files(model: str, find: Callable[..., Resolved]) -> Choice:
-    path = Path(model).expanduser()
+def _by_files(model: str, find: Callable[..., Resolved], options: Options) -> Choice:
     if _is_gguf(model):
+        _check("llama_cpp", options)
         return _gguf(find(model, kind="gguf"))
-    if path.exists():
+    if Path(model).expanduser().exists():
         return _safetensors(find(model))
     try:
         return _gguf(find(model, kind="gguf", local_files_only=True))
-    except ModelNotFoundError as no_gguf:
-        try:
-            return _safetensors(find(model))
-        except ModelNotFoundError as error:
-            raise ModelNotFoundError(f"{no_gguf}\n{error}") from None
+    except ModelNotFoundError as error:
+        no_gguf = error
+    _check("transformers", options)
+    try:
+        return _safetensors(find(model))
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"{no_gguf}\n{error}") from None
 
 
 def _is_gguf(model: str) -> bool:
@@ -230,22 +208,6 @@ def create(choice: Choice, options: Options) -> Generator:
     return _FACTORIES[choice.backend](choice, options)
 
 
-def refuse(options: Options, backend: str, *names: str) -> None:
-    """Raise ValueError if one of the named options is set: no option is ever ignored."""
-    for name in names:
-        value = getattr(options, name)
-        if value not in (None, "auto", {}):
-            raise ValueError(f"{name}={value!r} has no meaning for the back end {backend!r}")
-
-
-def check_load(options: Options, backend: str, known: Iterable[str]) -> None:
-    """Raise ValueError if `load_kwargs` hold what the back end does not know."""
-    if unknown := sorted(set(options.load) - set(known)):
-        raise ValueError(
-            f"load_kwargs of the back end {backend!r} are {', '.join(known)}, not {unknown}"
-        )
-
-
 def _gguf(files: Resolved) -> Choice:
     reason = f"{files.path.name} is a GGUF file: {files.reason}"
     return Choice("llama_cpp", files.name, reason, files)
@@ -256,14 +218,4 @@ def _safetensors(files: Resolved) -> Choice:
     return Choice("transformers", files.name, reason, files)
 
 
-__all__ = [
-    "Choice",
-    "Fallback",
-    "Options",
-    "back_end",
-    "check_load",
-    "check_name",
-    "choose",
-    "create",
-    "refuse",
-]
+__all__ = ["SERVERS", "Choice", "Options", "back_end", "check_name", "choose", "create"]

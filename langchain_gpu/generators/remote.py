@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
+from langchain_gpu.generators.options import Options
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
-from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.streams import Stage, Timer, through
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device

@@ -22,20 +22,18 @@ from langchain_gpu.generators.base import (
     Request,
 )
 from langchain_gpu.generators.hf_formats import Formats
-from langchain_gpu.generators.hf_load import check_options
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.hf_shared import shared_model
 from langchain_gpu.generators.hf_template import Template
+from langchain_gpu.generators.options import Options, check_transformers
 from langchain_gpu.generators.placing import place_model
 from langchain_gpu.generators.pump import Stoppable
-from langchain_gpu.generators.registry import Options, refuse
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Rules
 from langchain_gpu.generators.streams import Timer, through
 from langchain_gpu.hardware.devices import Device
 
 _BATCH = 16
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class TransformersGenerator:
@@ -57,10 +55,7 @@ class TransformersGenerator:
     plain_prompts = True
 
     def __init__(self, path: Path, options: Options) -> None:
-        refuse(options, "transformers", "n_gpu_layers", "n_threads")
-        if options.dtype != "auto" and options.dtype not in _DTYPES:
-            raise ValueError(f"dtype={options.dtype!r}: choose 'auto' or one of {_DTYPES}")
-        check_options(options.load)
+        check_transformers(options)
         self._options = options
         self._hf: HFModel | None
         self._hf, self._let_go = shared_model(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_gpu._extras import require
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.hermes import calls_in_text
-from langchain_gpu.generators.registry import Options, check_load, refuse
+from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, Take, put_all
 from langchain_gpu.generators.streams import Stage, collect
 from langchain_gpu.generators.triton_form import Form

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.registry import Options, check_name, choose, create, refuse
-from langchain_gpu.models.resolve import ModelNotFoundError
+from langchain_gpu import ChatGPU
+from langchain_gpu.generators import registry
+from langchain_gpu.generators.options import refuse
+from langchain_gpu.generators.registry import Options, check_name, choose, create
+from langchain_gpu.llama.errors import ModelLoadError
+from langchain_gpu.models.resolve import ModelNotFoundError, Resolved
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -89,3 +94,68 @@ def test_an_option_of_another_engine_is_refused() -> None:
     refuse(Options(), "x", "n_ctx", "dtype")
     with pytest.raises(ValueError, match="n_ctx=512 has no meaning for the back end 'x'"):
         refuse(Options(n_ctx=512), "x", "n_ctx")
+
+
+class Hub:
+    """Stands for every place where files are; they are never on this machine.
+
+    Attributes:
+        fetched: What was asked of the hub, with the model's name.
+    """
+
+    def __init__(self) -> None:
+        self.fetched: list[dict[str, Any]] = []
+
+    def resolve(self, name: str, *, local_files_only: bool = False, **how: Any) -> Resolved:
+        if not local_files_only:
+            self.fetched.append({"name": name, **how})
+        raise ModelNotFoundError(f"no files of {name}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    scripted = Hub()
+    monkeypatch.setattr(registry, "resolve", scripted.resolve)
+    return scripted
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (
+            {"model": "org/a-GGUF", "load_kwargs": {"tokens": "hf_hidden"}},
+            r"load_kwargs of the back end 'llama_cpp' are revision, token, not \['tokens'\]",
+        ),
+        ({"model": "org/a-GGUF", "dtype": "float16"}, "dtype='float16' has no meaning"),
+        ({"backend": "llama_cpp", "dtype": "float16"}, "dtype='float16' has no meaning"),
+        ({"backend": "transformers", "n_threads": 2}, "n_threads=2 has no meaning"),
+        ({"n_gpu_layers": 3}, "n_gpu_layers=3 has no meaning"),
+        ({"load_kwargs": {"use_safetensors": "hf_hidden"}}, "load_kwargs of.*transformers"),
+        ({"load_kwargs": {"trust_remote_code": True}}, "40-digit commit"),
+    ],
+)
+def test_nothing_is_fetched_for_what_is_refused(
+    hub: Hub, settings: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match) as caught:
+        ChatGPU(**{"model": "org/a", **settings}).invoke("hello")
+    assert hub.fetched == []
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", "llama_cpp", "transformers"])
+@pytest.mark.parametrize("model", ["org/a", "org/a-GGUF"])
+def test_where_the_files_are_is_said_to_the_hub(hub: Hub, backend: str, model: str) -> None:
+    where = {"revision": "v1.0", "token": "hf_hidden"}
+    with pytest.raises(ModelNotFoundError) as caught:
+        ChatGPU(model=model, backend=backend, load_kwargs=where).invoke("hello")
+    (asked,) = hub.fetched
+    assert {name: asked[name] for name in where} == where
+    assert "hidden" not in str(caught.value)
+
+
+def test_where_the_files_were_is_no_matter_to_engines(gguf: Path) -> None:
+    chat = ChatGPU(model=str(gguf), load_kwargs={"revision": "v1.0", "token": "hf_hidden"})
+    with pytest.raises(ModelLoadError, match=gguf.name) as caught:
+        chat.invoke("hello")
+    assert "hidden" not in str(caught.value)

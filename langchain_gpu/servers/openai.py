@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import openai
 
@@ -22,6 +24,7 @@ from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
 _NO_KEY = "none"  # the client insists on a key; servers without keys read over it
 _CUT_OFF = frozenset({"RemoteProtocolError", "ReadError"})
+_SHORT = 6  # characters: what has fewer ("true") is no secret
 
 
 def new_transport() -> Any:
@@ -49,7 +52,7 @@ class OpenAIClient(Client):
     def __init__(self, url: str, server: Server, query: Mapping[str, str] | None = None) -> None:
         host = address.host_of(url)
         self._server = server
-        self._replies = Replies(host, server)
+        self._replies = Replies(host, server, _secrets_of(query or {}))
         address.headers_of(server)  # refuses what cannot be sent, without showing it
         client = openai.AsyncOpenAI(
             base_url=url,
@@ -152,6 +155,13 @@ class OpenAIClient(Client):
             what = "broke the connection" if name in _CUT_OFF else "cannot be reached"
         words = self._replies.clean(str(cause) or name)
         return ServerUnreachableError(f"{self.host} {what}: {words}", again=True)
+
+
+def _secrets_of(query: Mapping[str, Any]) -> set[str]:
+    """Return the values of an address's parameters, as they are and as addresses hold them."""
+    values = {value for value in map(str, query.values()) if len(value) >= _SHORT}
+    forms = (str, quote, quote_plus, partial(quote, safe=""))
+    return {form(value) for form in forms for value in values}
 
 
 __all__ = ["OpenAIClient", "new_transport"]

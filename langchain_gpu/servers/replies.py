@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -47,12 +47,14 @@ class Replies:
     Args:
         host: Host and port, for messages.
         server: How patiently it is asked, and with which key.
+        secrets: What else no message may show.
     """
 
-    def __init__(self, host: str, server: Server) -> None:
+    def __init__(self, host: str, server: Server, secrets: Iterable[str] = ()) -> None:
         self._host = host
         self._server = server
-        self._secrets = address.secrets_of(server)
+        found = {*address.secrets_of(server), *secrets}
+        self._secrets = sorted(found, key=len, reverse=True)  # one may begin another
 
     def shown(self, text: str) -> str:
         """Return the beginning of a text that a message may quote."""

@@ -295,6 +295,22 @@ class TestKey:
         for secret in (KEY, header):
             assert all(secret not in text for text in said)
 
+    @pytest.mark.parametrize("secret", ["query-secret-1", "se/cr+et= ü"])
+    def test_in_the_address_is_nowhere(self, server: Scripted, opens: Opens, secret: str) -> None:
+        generator = opens(load={"default_query": {"key": secret, "v": "1"}})
+
+        def redirect(asked: Asked) -> Reply:
+            return Reply(status=307, headers={"Location": f"http://else.example{asked.path}"})
+
+        server.script = redirect
+        with pytest.raises(ServerError, match=r"else.example.*\?key=\*\*\*&v=1'") as redirected:
+            generator.generate([ask()])
+        server.script = lambda _: refusal(f"no such key: {secret}", 401)
+        with pytest.raises(RefusedError, match=r"no such key: \*\*\*") as refused:
+            generator.generate([ask()])
+        for error in (redirected.value, refused.value):
+            assert secret not in f"{error!r} {error}"
+
     @pytest.mark.parametrize("key", ["sk-1234\n", "späße"])
     def test_that_cannot_be_sent(self, opens: Opens, key: str) -> None:
         with pytest.raises(ValueError, match="api_key holds characters") as caught:

@@ -208,9 +208,16 @@ async def _look(client: OpenAIClient, url: str, model: str) -> Served:
                 raise
             continue  # not every server lists its models
         if found.owner == "llamacpp":
-            return replace(found, window=window_in(await client.ask(f"{found.root}/props")))
+            return replace(found, window=await _llama_window(client, found))
         return found
     return Served(candidates[0])
+
+
+async def _llama_window(client: OpenAIClient, found: Served) -> int | None:
+    try:
+        return window_in(await client.ask(f"{found.root}/props"))
+    except (BadAnswerError, RefusedError):
+        return None  # a proxy may let through, or answer, what is below /v1 and nothing else
 
 
 __all__ = ["OpenAIGenerator"]

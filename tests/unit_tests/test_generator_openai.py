@@ -348,6 +348,29 @@ class TestServerKnows:
         assert generator.tokenize("ab") == [97, 98]
         assert generator.count_chat_tokens([{"role": "user", "content": "hi"}]) == 4
 
+    @pytest.mark.parametrize(
+        "beside",
+        [
+            Reply(status=404),
+            refusal("only /v1 here", 403),
+            Reply(b"<html>hello</html>", headers={"Content-Type": "text/html"}),
+        ],
+    )
+    def test_a_llama_server_of_which_a_proxy_shows_the_form_alone(
+        self, server: Scripted, opens: Opens, beside: Reply
+    ) -> None:
+        def llama(asked: Asked) -> Reply:
+            if asked.path == "/v1/models":
+                return Reply({"data": [{"id": "x.gguf", "owned_by": "llamacpp"}]})
+            return says("x") if asked.path == CHAT else beside
+
+        server.script = llama
+        generator = opens(n_ctx=99)
+        assert generator.generate([ask()])[0].text == "x"
+        assert generator.context_length == 99
+        with pytest.raises(NotImplementedError, match="give n_ctx"):
+            _ = opens().context_length
+
     def test_tokens_of_vllm(self, server: Scripted, opens: Opens) -> None:
         def script(asked: Asked) -> Reply:
             if asked.path == "/tokenize":

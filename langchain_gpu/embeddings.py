@@ -366,8 +366,6 @@ class GPUEmbeddings(RunsModel, Embeddings):
 
     async def _aembed(self, texts: list[Any], kind: Kind) -> NDArray[Any]:
         ask = self._ask(kind)
-        if self._loaded.keeper.loaded is None:
-            await run_in_executor(None, self._load)
         if len(texts) > _SMALL or ask.kwargs.batch_size is not None or self.show_progress:
             whole = partial(self._embed, texts, kind)
             return (await run_in_executor(None, whole))[0]
@@ -376,9 +374,12 @@ class GPUEmbeddings(RunsModel, Embeddings):
         def start(embedder: Embedder) -> Future[Rows]:
             return embedder.engine.submit(texts, ask.options(embedder))
 
-        with started(self._use(), start) as (embedder, future):
-            rows = await asyncio.wrap_future(future)
-            return self._finish(rows, ask, embedder, check=True)
+        # Held twice: here so that it is loaded, and perhaps freed, beside the event loop; there
+        # for what goes on when this task was canceled.
+        async with self._ahold(self._make):
+            with started(self._use(), start) as (embedder, future):
+                rows = await asyncio.wrap_future(future)
+                return self._finish(rows, ask, embedder, check=True)
 
     def _ask(self, kind: Kind) -> _Ask:
         kwargs = EncodeKwargs.of(
@@ -407,11 +408,14 @@ class GPUEmbeddings(RunsModel, Embeddings):
         return rows.vectors if ask.plain else ask.finish(rows.vectors)
 
     def _use(self) -> AbstractContextManager[Embedder]:
-        return self._hold(lambda config: load(config, self.on_event))
+        return self._hold(self._make)
 
     def _load(self) -> Embedder:
         with self._use() as embedder:
             return embedder
+
+    def _make(self, config: EmbedderConfig) -> Embedder:
+        return load(config, self.on_event)
 
     def _config(self) -> EmbedderConfig:
         config = replace(super()._config(), calibration=tuple(self.calibration_texts))

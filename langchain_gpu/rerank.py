@@ -15,10 +15,10 @@ import numpy as np
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
+from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
 from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
 from langchain_gpu.events import TruncationWarning
@@ -231,14 +231,15 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         check_pairs(pairs)
         if not pairs:
             return Scored(np.empty(0, np.float32))
-        if self._loaded.keeper.loaded is None:
-            await run_in_executor(None, lambda: self.devices)
 
         def start(scorer: Scorer) -> Future[Scored]:
             return scorer.start(pairs, self._options(), self.activation)
 
-        with started(self._use(), start) as (scorer, future):
-            return self._checked(await asyncio.wrap_future(future), scorer)
+        # Held twice: here so that it is loaded, and perhaps freed, beside the event loop; there
+        # for what goes on when this task was canceled.
+        async with self._ahold(self._make):
+            with started(self._use(), start) as (scorer, future):
+                return self._checked(await asyncio.wrap_future(future), scorer)
 
     def _options(self) -> ScoreOptions:
         return ScoreOptions(self.max_length, self.on_long, self.instruction)
@@ -262,7 +263,10 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         return scored
 
     def _use(self) -> AbstractContextManager[Scorer]:
-        return self._hold(lambda config: load_scorer(config, self.on_event))
+        return self._hold(self._make)
+
+    def _make(self, config: EmbedderConfig) -> Scorer:
+        return load_scorer(config, self.on_event)
 
 
 class _CrossEncoder(BaseCrossEncoder):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+)
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
@@ -98,13 +103,23 @@ class RunsModel(BaseModel):
 
     def _hold(self, load: Callable[[EmbedderConfig], Any]) -> AbstractContextManager[Any]:
         """Hold what `load` makes of the settings, made now if it is not there."""
+        config = self._current()
+        return self._loaded.keeper.use(lambda: load(config))
+
+    def _ahold(self, load: Callable[[EmbedderConfig], Any]) -> AbstractAsyncContextManager[Any]:
+        """Do the same as `_hold` beside the event loop."""
+        config = self._current()
+        return self._loaded.keeper.use_async(lambda: load(config))
+
+    def _current(self) -> EmbedderConfig:
+        """Read the settings, and forget what was loaded with others."""
         config = self._config()
         if self._loaded.config not in (None, config):
             # A copy with other settings, or settings changed since: another model, not that one.
             self._loaded = Loaded()
         self._loaded.config = config
         self._loaded.keeper.idle_timeout = self.idle_timeout
-        return self._loaded.keeper.use(lambda: load(config))
+        return config
 
     def _config(self) -> EmbedderConfig:
         """Read the settings.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -119,3 +120,28 @@ async def test_an_idle_model_is_not_freed_under_a_forward_pass(
     assert not await asyncio.to_thread(held.closed.wait, 0.3)
     held.gate.set()
     assert await asyncio.to_thread(held.closed.wait, 20)
+
+
+async def test_the_first_calls_load_once_and_keep_no_thread_of_the_loop(
+    model: GPUEmbeddings | GPURerank, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    go = threading.Event()
+    loads = list[threading.Thread]()
+    make = type(model)._make
+
+    def slowly(self: Any, config: Any) -> Any:
+        loads.append(threading.current_thread())
+        assert go.wait(20)
+        return make(self, config)
+
+    monkeypatch.setattr(type(model), "_make", slowly)
+    tasks = [asyncio.create_task(call(text)) for text in ("one", "two", "three")]
+    await asyncio.sleep(0.1)
+    try:  # the one thread of the pool is free for others, such as the resolver of addresses
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 5) == "free"
+    finally:
+        go.set()
+        await asyncio.gather(*tasks)
+    assert len(loads) == 1
+    assert loads[0] is not threading.main_thread()

@@ -73,6 +73,18 @@ def test_long_texts_are_embedded_as_sentence_transformers_does(
     assert least_cosine(embed(ours), wanted) >= 0.9999
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_that_need_float32_have_it(tiny: Tiny, dtype: str) -> None:
+    ours, theirs = TorchEncoder(Path(tiny("t5")), WHOLE, dtype=dtype), peer(tiny("t5"), dtype)
+    wanted = {name: weight.dtype for name, weight in theirs.named_parameters()}
+    assert (torch.float32 in wanted.values()) == (dtype == "float16")
+    assert {name: weight.dtype for name, weight in ours._model.named_parameters()} == wanted
+    tokens = ours.tokenize(WORDS[:3], EmbedOptions())
+    found = ours.forward(ours.prepare(tokens, np.arange(3)))()
+    expected = theirs.encode(WORDS[:3], convert_to_tensor=True).float().numpy()
+    assert least_cosine(found, expected) >= 0.9999
+
+
 @pytest.mark.parametrize("name", LONG[:2])
 def test_a_fallback_to_float32_has_rounded_weights_and_exact_positions(
     tiny: Tiny, name: str

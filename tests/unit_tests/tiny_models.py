@@ -27,6 +27,8 @@ from transformers import (
     Qwen3Model,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5EncoderModel,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -55,6 +57,7 @@ def build(folder: Path, name: str) -> str:
         "modernbert-long": partial(_modernbert, window=LONG_WINDOW),
         "qwen3-long": partial(_qwen3, window=LONG_WINDOW, spread=_SHARP),
         "gemma3-long": _gemma3,
+        "t5": _t5,
         "static": _static,
         "nan": _nan,
     }
@@ -197,6 +200,14 @@ def _gemma3(folder: Path) -> SentenceTransformer:
     transformer = _transformer(
         folder, Gemma3TextModel(config), _tokenizer(bert=False, window=LONG_WINDOW)
     )
+    return SentenceTransformer(modules=[transformer, Pooling(24, "mean")], device="cpu")
+
+
+def _t5(folder: Path) -> SentenceTransformer:
+    """A model of which transformers keeps one matrix a layer in float32 where float16 is asked."""
+    sizes = {"d_model": 24, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_heads": 2}
+    config = T5Config(vocab_size=_SIZES["vocab_size"], pad_token_id=0, **sizes)
+    transformer = _transformer(folder, T5EncoderModel(config), _tokenizer(bert=False))
     return SentenceTransformer(modules=[transformer, Pooling(24, "mean")], device="cpu")
 
 

@@ -256,10 +256,11 @@ class Ladder:
         if not self._next:
             owners = owner.tokens.owners
             item = owner.start + (row if owners is None else int(owners[row]))
+            other = "" if device.kind == "cpu" else ", or allow another device with fallback='cpu'"
             raise EngineOutOfMemoryError(
                 f"item {item} ({length} tokens) does not fit on {device} even alone "
-                f"({free_memory(device)} bytes free): {failure.problem}. Shorten it, lower the "
-                f"model's window, or allow another device with fallback='cpu'."
+                f"({free_memory(device)} bytes free): {failure.problem}. Shorten it, or lower the "
+                f"model's window{other}."
             )
         self._move(f"one item of {length} tokens does not fit: {failure.problem}")
 

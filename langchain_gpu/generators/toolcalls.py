@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_gpu.generators.base import Delta, Deltas, ToolCall
+from langchain_gpu.generators.base import Delta, ToolCall
 
 Tool = Mapping[str, Any]
 
@@ -118,14 +118,6 @@ class Recovery:
         return replace(delta, text=self._held)
 
 
-def recover_calls(deltas: Iterable[Delta], tools: Sequence[Tool]) -> Deltas:
-    """Pass on what `Recovery` makes of each piece."""
-    recovery = Recovery(tools)
-    for delta in deltas:
-        if (passed := recovery(delta)) is not None:
-            yield passed
-
-
 def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     """Return the calls that `text` consists of; none if anything in it is no call."""
     if block := _BLOCK.fullmatch(text.strip()):
@@ -146,4 +138,4 @@ def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-__all__ = ["Recovery", "Tool", "forced_format", "recover_calls"]
+__all__ = ["Recovery", "Tool", "forced_format"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from langchain_gpu.generators.base import Delta, Timings, Usage
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.generators.toolcalls import forced_format, recover_calls
+from langchain_gpu.generators.toolcalls import Recovery, Tool, forced_format
 
 ADD: dict[str, Any] = {
     "type": "function",
@@ -45,6 +46,10 @@ def test_a_tool_without_parameters_takes_an_object() -> None:
     assert call["properties"]["arguments"] == {"type": "object"}
 
 
+def recovered(deltas: Sequence[Delta], tools: Sequence[Tool]) -> Iterator[Delta]:
+    return filter(None, map(Recovery(tools), deltas))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -56,7 +61,7 @@ def test_a_tool_without_parameters_takes_an_object() -> None:
     ],
 )
 def test_an_answer_of_calls_becomes_calls(text: str) -> None:
-    answer = collect(recover_calls([*pieces(text), END], [ADD, NOW]))
+    answer = collect(recovered([*pieces(text), END], [ADD, NOW]))
     assert (answer.text, answer.finish_reason) == ("", "tool_calls")
     assert [call.name for call in answer.tool_calls] == ["add"] * text.count("add")
     assert json.loads(answer.tool_calls[0].arguments) == {"a": 1}
@@ -80,24 +85,24 @@ def test_an_answer_of_calls_becomes_calls(text: str) -> None:
     ],
 )
 def test_any_other_answer_stays_text(text: str) -> None:
-    answer = collect(recover_calls([*pieces(text), END], [ADD]))
+    answer = collect(recovered([*pieces(text), END], [ADD]))
     assert (answer.text, answer.tool_calls, answer.finish_reason) == (text, (), "stop")
 
 
 @pytest.mark.parametrize("text", [CALL, f"{CALL} and so on", '{"name": "add", "arg'])
 def test_log_probabilities_of_what_is_held_back_are_kept(text: str) -> None:
     said = [replace(piece, logprobs=({"token": piece.text},)) for piece in pieces(text)]
-    answer = collect(recover_calls([*said, replace(END, logprobs=({"token": ""},))], [ADD]))
+    answer = collect(recovered([*said, replace(END, logprobs=({"token": ""},))], [ADD]))
     assert [each["token"] for each in answer.logprobs] == [*(each.text for each in said), ""]
 
 
 def test_plain_text_is_not_held_back() -> None:
-    seen = recover_calls([*pieces("Hello"), END], [ADD])
+    seen = recovered([*pieces("Hello"), END], [ADD])
     assert [delta.text for delta in seen] == ["Hel", "lo", ""]
 
 
 def test_without_tools_nothing_is_looked_at() -> None:
-    answer = collect(recover_calls([*pieces(CALL), END], []))
+    answer = collect(recovered([*pieces(CALL), END], []))
     assert answer.text == CALL
 
 

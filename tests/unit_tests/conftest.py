@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,3 +62,13 @@ def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], s
         return built[name]
 
     return path
+
+
+@pytest.fixture
+def press_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Interrupt the main thread as a terminal does, also where a script's background ignores it."""
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("Windows has no signals for threads")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

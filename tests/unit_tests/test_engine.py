@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -177,12 +176,11 @@ def test_a_device_that_fails_ends_the_work_of_all(devices: int) -> None:
     assert all(len(other.computed) < 10_000 for other in others)
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows")
-def test_an_interrupt_ends_the_work_of_all_devices() -> None:
+def test_an_interrupt_ends_the_work_of_all_devices(press_ctrl_c: Callable[[], None]) -> None:
     class Interrupting(FakeEncoder):
         def forward(self, features: Any) -> Pending:
-            if len(self.forwards) == 5:  # as Ctrl-C does: the main thread is who hears of it
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if len(self.forwards) == 5:
+                press_ctrl_c()
             return super().forward(features)
 
     encoders = [Interrupting(device=CPU, delay=0.005), FakeEncoder(device=CPU, delay=0.005)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -111,12 +110,7 @@ def test_a_failing_chat_stops_the_others_and_its_error_is_raised() -> None:
         generate_all(endless_or_broken, requests("endless", "broken"), width=2)
 
 
-def press_ctrl_c() -> None:
-    time.sleep(0.05)  # the main thread has begun to wait
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-def test_an_interrupt_stops_all_chats() -> None:
+def test_an_interrupt_stops_all_chats(press_ctrl_c: Callable[[], None]) -> None:
     begun: list[str] = []
     closed: list[str] = []
 
@@ -124,6 +118,7 @@ def test_an_interrupt_stops_all_chats() -> None:
         name = request.messages[0]["content"]
         begun.append(name)
         if name == "a":
+            time.sleep(0.05)  # the main thread has begun to wait
             press_ctrl_c()
         try:
             for _ in range(100):
@@ -142,7 +137,8 @@ def test_an_interrupt_stops_all_chats() -> None:
 class Silent:
     """Presses Ctrl-C when it begins, and brings nothing until it is stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, press_ctrl_c: Callable[[], None]) -> None:
+        self.press_ctrl_c = press_ctrl_c
         self.begun = False
         self.stopped = threading.Event()
 
@@ -152,7 +148,8 @@ class Silent:
         def run() -> None:
             if not self.begun:
                 self.begun = True
-                press_ctrl_c()
+                time.sleep(0.05)  # the main thread has begun to wait
+                self.press_ctrl_c()
             self.stopped.wait(3)
             put(LAST)
             end(None)
@@ -161,8 +158,8 @@ class Silent:
         return self.stopped.set
 
 
-def test_an_interrupt_stops_what_says_nothing() -> None:
-    silent = Silent()
+def test_an_interrupt_stops_what_says_nothing(press_ctrl_c: Callable[[], None]) -> None:
+    silent = Silent(press_ctrl_c)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         generate_all(lambda _: Stoppable(silent), requests("a", "b"), width=1)

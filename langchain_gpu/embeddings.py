@@ -374,10 +374,9 @@ class GPUEmbeddings(RunsModel, Embeddings):
         def start(embedder: Embedder) -> Future[Rows]:
             return embedder.engine.submit(texts, ask.options(embedder))
 
-        # Held twice: here so that it is loaded, and perhaps freed, beside the event loop; there
-        # for what goes on when this task was canceled.
-        async with self._ahold(self._make):
-            with started(self._use(), start) as (embedder, future):
+        # Held again for what goes on when this task was canceled.
+        async with self._ahold(self._make) as held:
+            with started(held.again(), start) as (embedder, future):
                 rows = await asyncio.wrap_future(future)
                 return self._finish(rows, ask, embedder, check=True)
 

@@ -39,7 +39,8 @@ class Announced:
     def coming(self, count: int, width: int) -> Iterator[None]:
         """Announce `count` calls, of which `width` come at a time, while the context is open."""
         batch = (ExitStack(), count, width)
-        self._untold.append(batch)
+        with self._lock:
+            self._untold.append(batch)
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -211,7 +211,8 @@ class GPULLM(RunsGenerator, BaseLLM):
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
         tell = partial(tell_async, run_manager) if self._tells(requests) else None
-        with self._announced(len(requests), len(requests)):
+        several = len(requests) > 1  # one alone waits for nobody, or its batch is announced
+        with self._announced(len(requests), len(requests)) if several else nullcontext():
             async with self._ahold() as generator:
                 check_plain(generator)
                 with langchain_errors():

@@ -235,10 +235,9 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         def start(scorer: Scorer) -> Future[Scored]:
             return scorer.start(pairs, self._options(), self.activation)
 
-        # Held twice: here so that it is loaded, and perhaps freed, beside the event loop; there
-        # for what goes on when this task was canceled.
-        async with self._ahold(self._make):
-            with started(self._use(), start) as (scorer, future):
+        # Held again for what goes on when this task was canceled.
+        async with self._ahold(self._make) as held:
+            with started(held.again(), start) as (scorer, future):
                 return self._checked(await asyncio.wrap_future(future), scorer)
 
     def _options(self) -> ScoreOptions:

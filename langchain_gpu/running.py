@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from langchain_gpu.engine.config import EmbedderConfig
-from langchain_gpu.engine.keeper import Keeper
+from langchain_gpu.engine.keeper import Held, Keeper
 from langchain_gpu.events import Listener
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
@@ -106,10 +106,12 @@ class RunsModel(BaseModel):
         config = self._current()
         return self._loaded.keeper.use(lambda: load(config))
 
-    def _ahold(self, load: Callable[[EmbedderConfig], Any]) -> AbstractAsyncContextManager[Any]:
+    def _ahold(
+        self, load: Callable[[EmbedderConfig], Any]
+    ) -> AbstractAsyncContextManager[Held[Any]]:
         """Do the same as `_hold` beside the event loop."""
         config = self._current()
-        return self._loaded.keeper.use_async(lambda: load(config))
+        return self._loaded.keeper.hold_async(lambda: load(config))
 
     def _current(self) -> EmbedderConfig:
         """Read the settings, and forget what was loaded with others."""

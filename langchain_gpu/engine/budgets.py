@@ -2,9 +2,9 @@
 
 A budget that fills the device is set by speed, one that fits is set by memory; the smaller one
 counts. Memory is measured where the device can tell: one forward pass at the largest shape gives
-the bytes a token takes. The out-of-memory ladder corrects the rest. What it learned is where later
-engines of the process begin; none of it is for ever, as memory may have been short because
-somebody else had it.
+the bytes a token takes, which counts until the model is loaded again. The out-of-memory ladder
+corrects the rest. What it learned is where later engines of the process begin, and not for ever, as
+memory may have been short because somebody else had it.
 """
 
 from __future__ import annotations

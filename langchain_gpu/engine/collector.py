@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Generic, TypeVar
 
 from langchain_gpu.engine.blame import about_items
@@ -51,7 +51,7 @@ class Collector(Generic[ItemT]):
         """Compute rows, on this thread if nothing runs.
 
         Raises:
-            Exception: Whatever `run` raises for these items.
+            Exception: Whatever `run` raises for these items, or for all at once.
         """
         with self._lock:
             lead = not self._busy
@@ -116,6 +116,7 @@ class Collector(Generic[ItemT]):
             part = parts.pop()
             try:
                 rows = self._run([item for call in part for item in call.items], part[0].options)
+                results = _cut(rows, part)
             except BaseException as error:  # noqa: BLE001 - it goes to whom it belongs
                 if not about_items(error):
                     # The rest would meet it too, and with a server that hangs after a long wait.
@@ -127,14 +128,13 @@ class Collector(Generic[ItemT]):
                 for call in part:
                     call.future.set_exception(error)
             else:
-                _hand_out(rows, part)
+                for call, result in zip(part, results, strict=True):
+                    call.future.set_result(result)
 
 
-def _hand_out(rows: Rows, calls: list[_Call[ItemT]]) -> None:
-    start = 0
-    for call in calls:
-        call.future.set_result(_part(rows, start, start + len(call.items)))
-        start += len(call.items)
+def _cut(rows: Rows, calls: list[_Call[ItemT]]) -> list[Rows]:
+    ends = accumulate(len(call.items) for call in calls)
+    return [_part(rows, end - len(call.items), end) for call, end in zip(calls, ends, strict=True)]
 
 
 def _part(rows: Rows, start: int, stop: int) -> Rows:

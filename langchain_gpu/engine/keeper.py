@@ -7,8 +7,9 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -45,6 +46,20 @@ class _Lease(Generic[T]):
         # An error in it holds the frames of those who waited for it, and they hold this.
         self.coming = Future()
         return thing
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Generic[T]):
+    """A thing that is held.
+
+    Attributes:
+        thing: It is not freed meanwhile.
+        again: Holds the same thing once more, though it may be retired, for as long as the context
+            that is returned is open. To be entered before this hold ends.
+    """
+
+    thing: T
+    again: Callable[[], AbstractContextManager[T]]
 
 
 class Keeper(Generic[T]):
@@ -87,10 +102,18 @@ class Keeper(Generic[T]):
     @asynccontextmanager
     async def use_async(self, load: Callable[[], T]) -> AsyncIterator[T]:
         """Do the same as `use` without blocking: one thread loads, and tasks wait without any."""
+        async with self.hold_async(load) as held:
+            yield held.thing
+
+    @asynccontextmanager
+    async def hold_async(self, load: Callable[[], T]) -> AsyncIterator[Held[T]]:
+        """Do the same as `use_async`, for what goes on when the task is gone."""
         lease = self._enter(partial(self._start, load))
         try:
             thing = lease.thing
-            yield await asyncio.wrap_future(lease.coming) if thing is None else thing
+            if thing is None:
+                thing = await asyncio.wrap_future(lease.coming)
+            yield Held(thing, partial(self._again, lease, thing))
         finally:
             if (last := self._left(lease)) is not None:
                 # No task: the end of the loop would cancel it before its thread has begun.
@@ -108,6 +131,15 @@ class Keeper(Generic[T]):
             with self._lock:
                 self._expected -= 1
                 self._rest()
+
+    @contextmanager
+    def _again(self, lease: _Lease[T], thing: T) -> Iterator[T]:
+        with self._lock:
+            lease.users += 1
+        try:
+            yield thing
+        finally:
+            self._leave(lease)
 
     def close(self) -> None:
         """Free it, as soon as nobody uses it."""

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -77,12 +78,23 @@ class Stoppable(Generator[T, None, None]):
         """Stop, from any thread: whoever waits for the next item gets an error."""
         self._source.stop()
 
-    async def hand_to(self, put: Callable[[T | _End], object]) -> None:
-        """Begin, and have all items and the end put there, in place of being pulled."""
-        if self._slow:
-            await asyncio.to_thread(self._source.hand_to, put)
-        else:
+    def hand_to(self, put: Callable[[T | _End], object]) -> None:
+        """Begin, and have all items and the end put there, in place of being pulled.
+
+        Does not wait: where it is slow, what `begin` raises is put there too.
+        """
+        if not self._slow:
             self._source.hand_to(put)
+            return
+
+        def begin() -> None:
+            try:
+                self._source.hand_to(put)
+            except BaseException as error:  # noqa: BLE001  it is raised where the item is awaited
+                put(_End(error))
+
+        # Of its own: the loop's pool may be full of callers who wait for this answer.
+        _spawn(begin, "langchain-gpu-begin", threading.Event())
 
 
 class _Source(Generic[T]):
@@ -204,7 +216,7 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
         stop = _started(push, put, "langchain-gpu-async").set
     try:
         if isinstance(items, Stoppable):
-            await items.hand_to(put)
+            items.hand_to(put)
         deadline = None if timeout is None else loop.time() + timeout
         while True:
             try:
@@ -247,13 +259,23 @@ def _started(
             put(_End(error))
         else:
             put(_End(None))
+
+    _spawn(work, name, cancelled)
+    return cancelled
+
+
+def _spawn(work: Callable[[], object], name: str, cancelled: threading.Event) -> None:
+    """Run `work` in a thread that the end of the process cancels and waits for."""
+
+    def run() -> None:
+        try:
+            work()
         finally:
             _running.pop(threading.current_thread(), None)
 
-    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
     _running[thread] = cancelled
     thread.start()
-    return cancelled
 
 
 def _late(timeout: float | None) -> TimeoutError:

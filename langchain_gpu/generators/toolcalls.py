@@ -106,13 +106,16 @@ class Recovery:
         if self._passing:
             return delta
         self._held += delta.text
+        if delta.tool_calls:  # found by somebody else: what stands beside them is text
+            self._passing = True
+            return replace(delta, text=self._held)
         start = self._held.lstrip()
         if start and not _BEGINNING.fullmatch(start):
             self._passing = True
             return replace(delta, text=self._held)
         if delta.finish_reason is None:
             rest = replace(delta, text="")
-            return rest if delta.reasoning or delta.tool_calls or delta.logprobs else None
+            return rest if delta.reasoning or delta.logprobs else None
         if calls := _parse(start, self._names):
             return replace(delta, text="", tool_calls=calls, finish_reason="tool_calls")
         return replace(delta, text=self._held)

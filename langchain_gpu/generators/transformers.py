@@ -161,7 +161,12 @@ class TransformersGenerator:
         return self._hf
 
     def _row(self, request: Request) -> Row:
-        hf = self._open
+        hf = self._open  # and not what is open later: a row may outlive its generator
+
+        def decode(ids: Sequence[int]) -> str:
+            text: str = hf.tokenizer.decode(ids, skip_special_tokens=True)
+            return text
+
         prompt = self._prompt(request)
         room = self.context_length - len(prompt)
         if room < 1:
@@ -171,19 +176,15 @@ class TransformersGenerator:
             prompt,
             limit=min(room, request.max_tokens or room),
             ends=hf.ends,
-            decode=self._decode,
+            decode=decode,
             rules=Rules(
                 request,
                 hf.generation_config,
                 ends=hf.ends,
-                decode=self._decode,
+                decode=decode,
                 grammar=self._formats.grammar(request),
             ),
         )
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._open.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
     def _prompt(self, request: Request) -> list[int]:
         if request.prompt is None:

@@ -10,13 +10,20 @@ from langchain_gpu.servers.errors import ServerError, ServerTimeoutError
 
 
 @asynccontextmanager
-async def within(host: str, seconds: float, what: str) -> AsyncIterator[None]:
+async def within(
+    host: str,
+    seconds: float,
+    what: str,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 - of the server; nothing here waits for it
+) -> AsyncIterator[None]:
     """Bound what is awaited inside.
 
     Args:
         host: Host and port, for messages.
         seconds: Time for all of it.
         what: What the server was to do, for messages: `"answer /api/show"`.
+        timeout: The user's own, where `seconds` may be less whatever it is.
 
     Raises:
         ServerTimeoutError: It took longer.
@@ -27,8 +34,10 @@ async def within(host: str, seconds: float, what: str) -> AsyncIterator[None]:
     except ServerError:  # a time-out of a part, which says more
         raise
     except TimeoutError:
+        own = timeout is None or timeout <= seconds
+        remedy = "raise timeout" if own else "look whether it is still starting, or overloaded"
         raise ServerTimeoutError(
-            f"{host} did not {what} within {seconds:g} seconds; raise timeout"
+            f"{host} did not {what} within {seconds:g} seconds; {remedy}"
         ) from None
 
 

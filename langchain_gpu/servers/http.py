@@ -66,7 +66,8 @@ class JsonClient(Client):
             ServerError: It did not do it, although it was asked several times.
         """
         seconds = min(ASK_SECONDS, self._server.timeout)
-        async with within(self.host, seconds, f"answer {httpx.URL(url).path}"):
+        path, timeout = httpx.URL(url).path, self._server.timeout
+        async with within(self.host, seconds, f"answer {path}", timeout=timeout):
             return await self._ask("GET", url, None, seconds)
 
     async def post(self, url: str, body: dict[str, Any]) -> Any:

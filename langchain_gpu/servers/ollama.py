@@ -90,7 +90,7 @@ class OllamaClient(Client):
             ServerError: It did not do it, although it was asked several times.
         """
         seconds = seconds or min(ASK_SECONDS, self._server.timeout)
-        async with within(self.host, seconds, f"answer {path}"):
+        async with within(self.host, seconds, f"answer {path}", timeout=self._server.timeout):
             return await http.retrying(self._server.max_retries, within=seconds)(
                 self._once, path, body
             )

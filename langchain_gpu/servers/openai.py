@@ -80,7 +80,7 @@ class OpenAIClient(Client):
             ServerError: It did not do it, although it was asked several times.
         """
         seconds = min(ASK_SECONDS, self._server.timeout)
-        async with within(self.host, seconds, f"answer {url}"):
+        async with within(self.host, seconds, f"answer {url}", timeout=self._server.timeout):
             return await retrying(self._server.max_retries, within=seconds)(self._ask, url, body)
 
     async def stream(

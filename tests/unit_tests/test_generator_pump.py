@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
@@ -253,6 +254,27 @@ async def test_what_begins_slowly_does_not_keep_a_loop_waiting() -> None:
     assert await first == 1
     with pytest.raises(OSError, match="broken"):
         await anext(items)
+
+
+async def test_what_begins_slowly_waits_for_no_thread_of_the_loop() -> None:
+    pool = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(pool)
+    go = threading.Event()
+    pool.submit(go.wait, 20)
+
+    def begin(
+        put: Callable[[int], object], end: Callable[[BaseException | None], object]
+    ) -> Callable[[], object]:
+        put(1)
+        raise ValueError("of the second half")
+
+    items = pulled_async(Stoppable(begin, timeout=5, slow=True))
+    try:
+        assert await anext(items) == 1
+        with pytest.raises(ValueError, match="of the second half"):
+            await anext(items)
+    finally:
+        go.set()
 
 
 async def test_a_task_that_is_canceled_before_it_has_begun_stops_too() -> None:

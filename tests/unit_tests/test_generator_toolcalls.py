@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, Timings, Usage
+from langchain_gpu.generators.base import Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.toolcalls import Recovery, Tool, forced_format
 
@@ -94,6 +94,13 @@ def test_log_probabilities_of_what_is_held_back_are_kept(text: str) -> None:
     said = [replace(piece, logprobs=({"token": piece.text},)) for piece in pieces(text)]
     answer = collect(recovered([*said, replace(END, logprobs=({"token": ""},))], [ADD]))
     assert [each["token"] for each in answer.logprobs] == [*(each.text for each in said), ""]
+
+
+def test_a_call_that_is_there_is_not_replaced_by_what_stands_beside_it() -> None:
+    there = ToolCall(0, "call_1", "now", "{}")
+    answer = collect(recovered([*pieces(CALL), replace(END, tool_calls=(there,))], [ADD, NOW]))
+    assert answer.tool_calls == (there,)
+    assert answer.text == CALL
 
 
 def test_plain_text_is_not_held_back() -> None:

@@ -122,7 +122,8 @@ def test_log_probabilities_are_the_models_own(engine: TransformersGenerator) -> 
     shown = [each["logprob"] for each in first["top_logprobs"]]
     assert shown == pytest.approx(best.values.tolist(), abs=1e-5)
     assert [each["token"] for each in first["top_logprobs"]] == [
-        engine._decode([token]) for token in best.indices.tolist()
+        engine._open.tokenizer.decode([token], skip_special_tokens=True)
+        for token in best.indices.tolist()
     ]
     streamed = collect(engine.stream(ask("hello", max_tokens=4, extra=wanted)))
     assert [each["token"] for each in streamed.logprobs] == [

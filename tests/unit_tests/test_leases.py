@@ -145,3 +145,28 @@ async def test_the_first_calls_load_once_and_keep_no_thread_of_the_loop(
         await asyncio.gather(*tasks)
     assert len(loads) == 1
     assert loads[0] is not threading.main_thread()
+
+
+async def test_what_is_closed_while_it_loads_is_loaded_once_and_freed(
+    model: GPUEmbeddings | GPURerank, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, loads, freed = threading.Event(), list[threading.Thread](), threading.Event()
+    make = type(model)._make
+
+    def slowly(self: Any, config: Any) -> Any:
+        loads.append(threading.current_thread())
+        assert go.wait(20)
+        made = make(self, config)
+        monkeypatch.setattr(type(made), "close", lambda _: freed.set())
+        return made
+
+    monkeypatch.setattr(type(model), "_make", slowly)
+    task = asyncio.create_task(call("one"))
+    await asyncio.sleep(0.1)
+    model.close()
+    go.set()
+    await task
+    assert len(loads) == 1
+    assert loads[0] is not threading.main_thread()
+    assert model._loaded.keeper.loaded is None
+    assert await asyncio.to_thread(freed.wait, 20)

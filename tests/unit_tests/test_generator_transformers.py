@@ -221,10 +221,11 @@ async def test_a_canceled_task_stops_an_answer_that_shows_nothing(
 ) -> None:
     steps = slow_steps(engine, monkeypatch)
     with monkeypatch.context() as silent:
-        silent.setattr(engine, "_decode", lambda _: "")  # as calls of tools are held back
+        # As calls of tools are held back.
+        silent.setattr(engine._open.tokenizer, "decode", lambda *_, **__: "")
         task = asyncio.create_task(read(engine.stream(ask("hello", max_tokens=None))))
         await until(lambda: steps)
-    await canceled(task)
+        await canceled(task)
     await asyncio.to_thread(engine.generate, [ask("after", max_tokens=1)])
     assert len(steps) < 60
 

@@ -26,6 +26,7 @@ from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
 from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.generators.streams import collect
+from langchain_gpu.generators.way import Way
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
 from langchain_gpu.servers.deadline import within
@@ -191,24 +192,26 @@ class OllamaGenerator(RemoteGenerator):
         except ServerError as error:
             logger.warning("cannot see where %s runs now: %s", self._model.name, error)
 
-    async def _answer(self, path: str, body: dict[str, Any], seconds: float, put: Put) -> None:
-        async with self._attempts(seconds) as attempts:
+    async def _answer(
+        self, path: str, body: dict[str, Any], way: Way, seconds: float, put: Put
+    ) -> None:
+        async with way.attempts(seconds) as attempts:
             try:
-                await attempts(self._attempt, path, body, put)
+                await attempts(self._attempt, path, body, way, put)
             except RefusedError as error:
-                raise await self._explained(error) from None
+                raise await way.beside(self._explained(error)) from None
 
-    async def _attempt(self, path: str, body: dict[str, Any], put: Put) -> None:
+    async def _attempt(self, path: str, body: dict[str, Any], way: Way, put: Put) -> None:
         pieces = Pieces(self._client.host)
-        await put_all(pieces, put, partial(self._client.stream, path, body))
+        await put_all(pieces, put, partial(way.wire.stream, path, body))
         last = pieces.end()
         if ((pieces.last or {}).get("load_duration") or 0) > _RELOADED:
-            await self._look_again()
+            await way.beside(self._look_again())
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
         elif body.get("truncate") is False:
             warn_if_cut(body, last.usage, self.context_length)
-        put(last)
+        await put(last)
 
     async def _explained(self, error: RefusedError) -> Exception:
         """Say what helps, where the server's words leave that open."""

@@ -111,7 +111,7 @@ async def _pull(client: OllamaClient, name: str, seconds: float) -> None:
     told: dict[str, int] = {}
     last: dict[str, Any] = {}
 
-    def take(line: dict[str, Any]) -> None:
+    async def take(line: dict[str, Any]) -> None:
         limit.reschedule(asyncio.get_running_loop().time() + seconds)
         last.update(line)
         what, total = str(line.get("digest") or line.get("status")), line.get("total") or 0

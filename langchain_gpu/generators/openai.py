@@ -16,6 +16,7 @@ from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
 from langchain_gpu.generators.openai_route import Route, explained, route_of
 from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
+from langchain_gpu.generators.way import Way
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.openai import OpenAIClient
@@ -119,12 +120,12 @@ class OpenAIGenerator(RemoteGenerator):
             return len(self._tokens({"content": prompt, "add_special": False}))
         return len(self._tokens({"model": self._name, **chat}))
 
-    async def _answer(self, route: Route, seconds: float, put: Put) -> None:
-        async with self._attempts(seconds) as attempts:
+    async def _answer(self, route: Route, way: Way, seconds: float, put: Put) -> None:
+        async with way.attempts(seconds) as attempts:
             try:
                 if route.unbounded:
-                    route = await self._bounded(route)
-                await attempts(self._attempt, route, put)
+                    route = await way.beside(self._bounded(route))
+                await attempts(self._attempt, route, way, put)
             except RefusedError as error:
                 raise explained(error, self._client.host, self._served, route) from None
 
@@ -144,26 +145,26 @@ class OpenAIGenerator(RemoteGenerator):
             raise PromptTooLongError(tokens, window, "have it served with a larger window")
         return route.bounded(window - tokens)
 
-    async def _attempt(self, route: Route, put: Put) -> None:
+    async def _attempt(self, route: Route, way: Way, put: Put) -> None:
         body = route.body
         if not self._asks_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
         pieces = route.pieces(self._client.host)
-        ask = partial(self._client.stream, self._served.base + route.path, body)
+        ask = partial(way.wire.stream, self._served.base + route.path, body)
         try:
             await put_all(pieces, put, ask)
         except RefusedError as error:
             if "stream_options" not in body or "stream_options" not in error.detail:
                 raise
             self._asks_usage = False
-            await self._attempt(route, put)
+            await self._attempt(route, way, put)
             return
         last = pieces.end()
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
         elif route.unbounded and last.finish_reason == "length":
             self._warn_if_short(last.usage.output_tokens)
-        put(last)
+        await put(last)
 
     def _warn_if_short(self, tokens: int) -> None:
         if tokens <= DEFAULT_TOKENS:

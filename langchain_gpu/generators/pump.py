@@ -47,6 +47,8 @@ class Stoppable(Generator[T, None, None]):
             it; that may be called again, and brings the end about.
         timeout: Seconds from there to the end; None waits.
         slow: Whether `begin` has something to compute first: a task has a thread do that.
+        here: What makes the items in the thread that pulls them, in place of `begin`, and what
+            ends that from any thread; None where only `begin` brings them.
 
     Raises:
         TimeoutError: The next item was not there in time. It is stopped.
@@ -54,12 +56,18 @@ class Stoppable(Generator[T, None, None]):
     """
 
     def __init__(
-        self, begin: _Begin[T], *, timeout: float | None = None, slow: bool = False
+        self,
+        begin: _Begin[T],
+        *,
+        timeout: float | None = None,
+        slow: bool = False,
+        here: tuple[Generator[T, None, None], Callable[[], object]] | None = None,
     ) -> None:
         self.timeout = timeout
         self._slow = slow
         self._source = _Source(begin)
-        self._items = _brought(self._source, timeout)
+        self._halt: Callable[[], object] | None
+        self._items, self._halt = here or (_brought(self._source, timeout), None)
 
     def send(self, _: None) -> T:
         """Return the next item."""
@@ -76,6 +84,8 @@ class Stoppable(Generator[T, None, None]):
 
     def stop(self) -> None:
         """Stop, from any thread: whoever waits for the next item gets an error."""
+        if self._halt is not None:
+            self._halt()
         self._source.stop()
 
     def hand_to(self, put: Callable[[T | _End], object]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
@@ -15,14 +13,16 @@ from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.streams import Stage, Timer, through
 from langchain_gpu.generators.toolcalls import Recovery
+from langchain_gpu.generators.way import InThread, OnLoop, Way, handed_out
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
-from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import ServerError
-from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.places import Places
 
-Put = Callable[[Delta], object]
-Take = Callable[[Any], object]
+Put = Callable[[Delta], Awaitable[object]]
+Take = Callable[[Any], Awaitable[object]]
+Answer = Callable[[Way, float, Put], Coroutine[Any, Any, None]]
+_End = Callable[[BaseException | None], object]
 
 
 class Pieces(Protocol):
@@ -57,7 +57,7 @@ class RemoteGenerator(ABC):
         self._client: Client = client
         self._options = options
         self._n_parallel = options.n_parallel or chats
-        self._slots = asyncio.Semaphore(self._n_parallel)
+        self._places = Places(self._n_parallel)
         # Nothing on the client's thread holds this object: dropping it ends the thread.
         weakref.finalize(self, client.close)
 
@@ -83,49 +83,54 @@ class RemoteGenerator(ABC):
         """End what is under way and close all connections."""
         self._client.close()
 
-    def _started(
-        self, request: Request, answer: Callable[[float, Put], Coroutine[Any, Any, None]]
-    ) -> Deltas:
+    def _started(self, request: Request, answer: Answer) -> Deltas:
         """Return an answer as a stream of its pieces, which asks when the first one is wanted.
+
+        A thread that reads it asks by itself, where the client has lines for that; for a task, and
+        for gRPC, the client's loop does.
 
         Args:
             request: What is asked.
-            answer: Makes the coroutine that asks the server. It is given the seconds it may take,
-                and where to put the pieces; what it raises comes out of the stream.
+            answer: Makes the coroutine that asks the server. It is given the way to do so, the
+                seconds it may take, and where to put the pieces; what it raises comes out of the
+                stream.
 
         Raises:
             RuntimeError: From the stream: the client is closed.
         """
-        client = self._client
+        client, retries = self._client, self._options.server.max_retries
         seconds = request.timeout or self._options.server.timeout
         calls = self._reader(request)
 
-        def begin(put: Put, end: Callable[[BaseException | None], object]) -> Callable[[], object]:
+        def begin(put: Callable[[Delta], object], end: _End) -> Callable[[], object]:
             read = through(Timer(), calls)
 
-            def pass_on(piece: Delta) -> None:
+            async def pass_on(piece: Delta) -> None:
                 if (whole := read(piece)) is not None:
                     put(whole)
 
-            flight = client.start(answer(seconds, pass_on))
+            flight = client.start(answer(OnLoop(client, self._places, retries), seconds, pass_on))
             flight.then(end)
             return flight.cancel
 
-        return Stoppable(begin)
+        if client.lines is None:
+            return Stoppable(begin)
+        way = InThread(client, client.lines, self._places, retries)
+
+        def read_here() -> Generator[Delta, None, None]:
+            read = through(Timer(), calls)
+
+            async def pass_on(piece: Delta) -> None:
+                if (whole := read(piece)) is not None:
+                    await handed_out(whole)
+
+            yield from way.read(answer(way, seconds, pass_on))
+
+        return Stoppable(begin, here=(read_here(), way.stop))
 
     def _reader(self, request: Request) -> Stage:
         """Return what finds the calls that the server itself has not found."""
         return Recovery(request.callable_tools)
-
-    @asynccontextmanager
-    async def _attempts(self, seconds: float) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
-        """Wait for a place among the chats in flight, and give what repeats an attempt there.
-
-        Raises:
-            ServerTimeoutError: What is awaited inside took longer.
-        """
-        async with within(self._client.host, seconds, "finish the answer"), self._slots:
-            yield retrying(self._options.server.max_retries, within=seconds)
 
 
 async def put_all(pieces: Pieces, put: Put, stream: Callable[[Take], Awaitable[None]]) -> None:
@@ -140,9 +145,9 @@ async def put_all(pieces: Pieces, put: Put, stream: Callable[[Take], Awaitable[N
         ServerError: It broke off before the answer was whole.
     """
 
-    def take(item: Any) -> None:
+    async def take(item: Any) -> None:
         if (delta := pieces.read(item)) is not None:
-            put(delta)
+            await put(delta)
 
     try:
         await stream(take)
@@ -153,4 +158,4 @@ async def put_all(pieces: Pieces, put: Put, stream: Callable[[Take], Awaitable[N
             raise
 
 
-__all__ = ["Pieces", "Put", "RemoteGenerator", "Take", "put_all"]
+__all__ = ["Answer", "Pieces", "Put", "RemoteGenerator", "Take", "put_all"]

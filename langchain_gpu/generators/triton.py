@@ -14,6 +14,7 @@ from langchain_gpu.generators.remote import Put, RemoteGenerator, Take, put_all
 from langchain_gpu.generators.streams import Stage, collect
 from langchain_gpu.generators.triton_form import Form
 from langchain_gpu.generators.triton_pieces import Pieces
+from langchain_gpu.generators.way import Way
 from langchain_gpu.servers.errors import RefusedError
 from langchain_gpu.servers.triton import TritonClient
 from langchain_gpu.servers.triton_tensors import Arrays, Input
@@ -151,8 +152,10 @@ class TritonGenerator(RemoteGenerator):
             )
         return self._template
 
-    async def _answer(self, request: Request, sent: list[Input], seconds: float, put: Put) -> None:
-        async with self._attempts(seconds) as attempts:
+    async def _answer(
+        self, request: Request, sent: list[Input], way: Way, seconds: float, put: Put
+    ) -> None:
+        async with way.attempts(seconds) as attempts:
             try:
                 await attempts(self._attempt, request, sent, put)
             except RefusedError as error:
@@ -165,14 +168,14 @@ class TritonGenerator(RemoteGenerator):
         pieces = Pieces(self._form, self._client.host, request.stop, request.max_tokens)
 
         async def ask(take: Take) -> None:
-            def until_stopped(arrays: Arrays) -> bool:
-                take(arrays)
+            async def until_stopped(arrays: Arrays) -> bool:
+                await take(arrays)
                 return pieces.stopped
 
             await self._client.stream(self._name, sent, self._form.outputs, until_stopped)
 
         await put_all(pieces, put, ask)
-        put(pieces.end())
+        await put(pieces.end())
 
 
 def _template(name: str | None) -> ChatTemplate | None:

@@ -34,11 +34,14 @@ async def within(
     except ServerError:  # a time-out of a part, which says more
         raise
     except TimeoutError:
-        own = timeout is None or timeout <= seconds
-        remedy = "raise timeout" if own else "look whether it is still starting, or overloaded"
-        raise ServerTimeoutError(
-            f"{host} did not {what} within {seconds:g} seconds; {remedy}"
-        ) from None
+        raise late(host, seconds, what, timeout) from None
 
 
-__all__ = ["within"]
+def late(host: str, seconds: float, what: str, timeout: float | None = None) -> ServerTimeoutError:
+    """Return what `within` raises; its arguments."""
+    own = timeout is None or timeout <= seconds
+    remedy = "raise timeout" if own else "look whether it is still starting, or overloaded"
+    return ServerTimeoutError(f"{host} did not {what} within {seconds:g} seconds; {remedy}")
+
+
+__all__ = ["late", "within"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -30,6 +31,11 @@ _BACK_OFF = wait_random_exponential(multiplier=0.5, max=20)  # full jitter
 
 def new_transport() -> httpx.AsyncBaseTransport | None:
     """Return what carries requests; None for the network."""
+    return None
+
+
+def new_blocking_transport() -> httpx.BaseTransport | None:
+    """Do the same for clients that block."""
     return None
 
 
@@ -140,12 +146,18 @@ class JsonClient(Client):
             await self._client.aclose()
 
 
-def retrying(max_retries: int, *, within: float | None = None) -> AsyncRetrying:
+def retrying(
+    max_retries: int,
+    *,
+    within: float | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncRetrying:
     """Return how often and when a `ServerError` that says `again` is answered by another attempt.
 
     Args:
         max_retries: Attempts after the first one.
         within: Seconds after which no attempt may start; a wait beyond them is not begun.
+        sleep: Waits between two attempts.
     """
     stop: stop_base = stop_after_attempt(1 + max_retries)
     return AsyncRetrying(
@@ -153,6 +165,7 @@ def retrying(max_retries: int, *, within: float | None = None) -> AsyncRetrying:
         wait=_wait,
         retry=retry_if_exception(lambda error: getattr(error, "again", False)),
         before_sleep=_note,
+        sleep=sleep,
         reraise=True,
     )
 
@@ -170,4 +183,4 @@ def _wait(state: RetryCallState) -> float:
     return max(_BACK_OFF(state), after or 0.0)
 
 
-__all__ = ["JsonClient", "new_transport", "retrying"]
+__all__ = ["JsonClient", "new_blocking_transport", "new_transport", "retrying"]

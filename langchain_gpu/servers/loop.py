@@ -11,6 +11,11 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _GRACE = 5.0  # seconds that cancelled requests have to end
+CLOSED = "the connection is closed"
+FORKED = (
+    "connections do not survive a fork: build the object in the new process, or start processes "
+    "with the 'spawn' method"
+)
 
 
 class Flight(Generic[T]):
@@ -19,21 +24,22 @@ class Flight(Generic[T]):
     def __init__(self, future: Future[T]) -> None:
         self._future = future
 
-    def __call__(self) -> T:
-        """Wait.
+    def __call__(self, seconds: float | None = None) -> T:
+        """Wait, for so many seconds at most.
 
         Raises:
+            TimeoutError: It took longer, and goes on.
             RuntimeError: The loop was closed under way.
         """
         try:
-            return self._future.result()
+            return self._future.result(seconds)
         except CancelledError:
-            raise _closed() from None
+            raise interrupted() from None
 
     def then(self, call: Callable[[BaseException | None], object]) -> None:
         """Call with the error, or None, when it has ended; at once if it has."""
         self._future.add_done_callback(
-            lambda done: call(_closed() if done.cancelled() else done.exception())
+            lambda done: call(interrupted() if done.cancelled() else done.exception())
         )
 
     def cancel(self) -> None:
@@ -90,12 +96,9 @@ class Loop:
 
     def _problem(self) -> str | None:
         if self._closed:
-            return "the connection is closed"
+            return CLOSED
         if os.getpid() != self._pid:
-            return (
-                "connections do not survive a fork: build the object in the new process, or start "
-                "processes with the 'spawn' method"
-            )
+            return FORKED
         return None
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -123,5 +126,6 @@ class Loop:
             loop.close()
 
 
-def _closed() -> RuntimeError:
+def interrupted() -> RuntimeError:
+    """Return what is raised where somebody waits for what was ended."""
     return RuntimeError("the connection was closed while a request was under way")

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
+from contextlib import AbstractContextManager, aclosing, closing, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,6 +27,7 @@ from langchain_gpu.servers.errors import (
     ServerError,
     ServerUnreachableError,
 )
+from langchain_gpu.servers.lines import Hooks, Lines, Wire
 from langchain_gpu.servers.replies import Replies
 from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
@@ -45,6 +53,14 @@ class _Official(ollama.AsyncClient):
         return cast("AsyncGenerator[dict[str, Any], None]", found)
 
 
+class _Blocking(ollama.Client):
+    """The official client, given whole bodies."""
+
+    def lines(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
+        found = self._request(dict, "POST", path, json=body, stream=True)
+        return cast("Generator[dict[str, Any], None, None]", found)
+
+
 class OllamaClient(Client):
     """Asks one Ollama.
 
@@ -64,16 +80,22 @@ class OllamaClient(Client):
         server = replace(server, api_key=server.api_key or os.environ.get("OLLAMA_API_KEY"))
         self._server = server
         self._replies = Replies(host, server)
+        ambient = not address.is_loopback(url)
+        self._settings: dict[str, Any] = {
+            "host": url,
+            "headers": address.headers_of(server),
+            "timeout": httpx.Timeout(None, connect=CONNECT_SECONDS),  # `within` bounds the rest
+            "follow_redirects": False,
+            "trust_env": ambient,
+            # One for all connections: each would read the certificates again.
+            "verify": httpx.create_ssl_context(trust_env=ambient),
+        }
         self._client = _Official(
-            url,
-            headers=address.headers_of(server),
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # `within` bounds the rest
-            follow_redirects=False,
-            trust_env=not address.is_loopback(url),
+            **self._settings,
             transport=http.new_transport(),
             event_hooks={"response": [self._check]},
         )
-        super().__init__(host, self._client.close)
+        super().__init__(host, self._client.close, Lines(self._wire))
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
@@ -96,7 +118,7 @@ class OllamaClient(Client):
             )
 
     async def stream(
-        self, path: str, body: Mapping[str, Any], take: Callable[[dict[str, Any]], object]
+        self, path: str, body: Mapping[str, Any], take: Callable[[Any], Awaitable[object]]
     ) -> None:
         """Hand every line of a streamed answer to `take`. Asks once.
 
@@ -107,11 +129,26 @@ class OllamaClient(Client):
         with self._errors():
             async with aclosing(await self._client.lines(path, body)) as lines:
                 async for line in lines:
-                    take(line)
+                    await take(line)
 
     async def _once(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         with self._errors():
             return await self._client.once(path, body)
+
+    def _wire(self, hooks: Hooks) -> Wire:
+        """Return a client that blocks, with one connection."""
+
+        def check(response: httpx.Response) -> None:
+            if not response.is_success:
+                response.read()
+                raise self._replies.error(response)
+
+        client = _Blocking(
+            **self._settings,
+            transport=http.new_blocking_transport(),
+            event_hooks={**hooks, "response": [check]},
+        )
+        return _Wire(client, self._errors)
 
     async def _check(self, response: httpx.Response) -> None:
         # Here, and not from the client's own error: that one has lost the headers.
@@ -151,6 +188,26 @@ class OllamaClient(Client):
                 f"{self.host} sent what is no JSON object: {shown!r}; is base_url right?",
                 again=True,
             ) from None
+
+
+class _Wire:
+    """Does the same as `OllamaClient.stream`, in the caller's thread."""
+
+    def __init__(
+        self, client: _Blocking, errors: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._client = client
+        self._errors = errors
+
+    async def stream(
+        self, path: str, body: Mapping[str, Any], take: Callable[[Any], Awaitable[object]]
+    ) -> None:
+        with self._errors(), closing(self._client.lines(path, body)) as lines:
+            for line in lines:
+                await take(line)
+
+    def close(self) -> None:
+        self._client.close()  # type: ignore[no-untyped-call]
 
 
 __all__ = ["OllamaClient"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import httpx2
 import openai
 
 from langchain_gpu.servers import address
@@ -19,6 +20,7 @@ from langchain_gpu.servers.errors import (
     ServerUnreachableError,
 )
 from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.lines import Hooks, Lines, Wire
 from langchain_gpu.servers.replies import Replies, words_of
 from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
@@ -29,6 +31,11 @@ _SHORT = 6  # characters: what has fewer ("true") is no secret
 
 def new_transport() -> Any:
     """Return what carries requests; None for the network."""
+    return None
+
+
+def new_blocking_transport() -> Any:
+    """Do the same for clients that block."""
     return None
 
 
@@ -54,23 +61,27 @@ class OpenAIClient(Client):
         self._server = server
         self._replies = Replies(host, server, _secrets_of(query or {}))
         address.headers_of(server)  # refuses what cannot be sent, without showing it
-        client = openai.AsyncOpenAI(
-            base_url=url,
-            api_key=server.api_key or _NO_KEY,
-            admin_api_key="",
-            default_headers=server.headers,
-            default_query=query,
-            max_retries=0,
-            timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
-            http_client=openai.DefaultAsyncHttpxClient(
-                transport=new_transport(),
-                follow_redirects=False,
-                trust_env=not address.is_loopback(url),
-            ),
-        )
+        self._settings: dict[str, Any] = {
+            "base_url": url,
+            "api_key": server.api_key or _NO_KEY,
+            "admin_api_key": "",
+            "default_headers": server.headers,
+            "default_query": query,
+            "max_retries": 0,
+            "timeout": openai.Timeout(None, connect=CONNECT_SECONDS),
+        }
+        ambient = not address.is_loopback(url)
+        self._network: dict[str, Any] = {
+            "follow_redirects": False,
+            "trust_env": ambient,
+            # One for all connections: each would read the certificates again.
+            "verify": httpx2.create_ssl_context(trust_env=ambient),
+        }
+        web = openai.DefaultAsyncHttpxClient(transport=new_transport(), **self._network)
+        client = openai.AsyncOpenAI(http_client=web, **self._settings)
         client.organization = client.project = None
         self._client = client
-        super().__init__(host, client.close)
+        super().__init__(host, client.close, Lines(self._wire))
 
     async def ask(self, url: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON that answers `body`, or a GET without one.
@@ -84,7 +95,7 @@ class OpenAIClient(Client):
             return await retrying(self._server.max_retries, within=seconds)(self._ask, url, body)
 
     async def stream(
-        self, url: str, body: Mapping[str, Any], take: Callable[[Any], object]
+        self, url: str, body: Mapping[str, Any], take: Callable[[Any], Awaitable[object]]
     ) -> None:
         """Hand every chunk of a streamed answer to `take`. Asks once.
 
@@ -93,20 +104,15 @@ class OpenAIClient(Client):
             ServerError: It broke off, or did something else.
         """
         with self._errors():
+            # Parsed JSON: models of the client's own would cost time.
             stream = await self._client.post(
-                url,
-                body=body,
-                cast_to=object,  # parsed JSON: models of the client's own would cost time
-                stream=True,
-                stream_cls=openai.AsyncStream[object],
+                url, body=body, cast_to=object, stream=True, stream_cls=openai.AsyncStream[object]
             )
             async with stream:
-                kind = stream.response.headers.get("content-type", "")
-                if "html" in kind or "json" in kind:
-                    text = (await stream.response.aread()).decode(errors="replace")
-                    raise self._no_form(kind, text)
+                if (kind := _other_form(stream.response)) is not None:
+                    raise self._no_form(kind, await stream.response.aread())
                 async for chunk in stream:
-                    take(chunk)
+                    await take(chunk)
 
     async def _ask(self, url: str, body: Mapping[str, Any] | None) -> Any:
         with self._errors():
@@ -119,9 +125,19 @@ class OpenAIClient(Client):
         try:  # what the client gives for anything that does not call itself JSON
             return json.loads(answer)
         except ValueError:
-            raise self._no_form("text", answer) from None
+            raise self._no_form("text", answer.encode()) from None
 
-    def _no_form(self, kind: str, text: str) -> BadAnswerError:
+    def _wire(self, hooks: Hooks) -> Wire:
+        """Return a client that blocks, with one connection."""
+        web = openai.DefaultHttpxClient(
+            transport=new_blocking_transport(), event_hooks=hooks, **self._network
+        )
+        client = openai.OpenAI(http_client=web, **self._settings)
+        client.organization = client.project = None
+        return _Wire(client, self._errors, self._no_form)
+
+    def _no_form(self, kind: str, said: bytes) -> BadAnswerError:
+        text = said.decode(errors="replace")
         return BadAnswerError(
             f"{self.host} sent {kind or 'something'} instead of what OpenAI's form promises: "
             f"{self._replies.shown(text)!r}; is base_url right?"
@@ -157,6 +173,42 @@ class OpenAIClient(Client):
         return ServerUnreachableError(f"{self.host} {what}: {words}", again=True)
 
 
+class _Wire:
+    """Does the same as `OpenAIClient.stream`, in the caller's thread."""
+
+    def __init__(
+        self,
+        client: openai.OpenAI,
+        errors: Callable[[], AbstractContextManager[None]],
+        no_form: Callable[[str, bytes], BadAnswerError],
+    ) -> None:
+        self._client = client
+        self._errors = errors
+        self._no_form = no_form
+
+    async def stream(
+        self, url: str, body: Mapping[str, Any], take: Callable[[Any], Awaitable[object]]
+    ) -> None:
+        with self._errors():
+            stream = self._client.post(
+                url, body=body, cast_to=object, stream=True, stream_cls=openai.Stream[object]
+            )
+            with stream:
+                if (kind := _other_form(stream.response)) is not None:
+                    raise self._no_form(kind, stream.response.read())
+                for chunk in stream:
+                    await take(chunk)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _other_form(response: httpx2.Response) -> str | None:
+    """Return what a server sends in place of a stream of events."""
+    kind = response.headers.get("content-type", "")
+    return kind if "html" in kind or "json" in kind else None
+
+
 def _secrets_of(query: Mapping[str, Any]) -> set[str]:
     """Return the values of an address's parameters, as they are and as addresses hold them."""
     values = {value for value in map(str, query.values()) if len(value) >= _SHORT}
@@ -164,4 +216,4 @@ def _secrets_of(query: Mapping[str, Any]) -> set[str]:
     return {form(value) for form in forms for value in values}
 
 
-__all__ = ["OpenAIClient", "new_transport"]
+__all__ = ["OpenAIClient", "new_blocking_transport", "new_transport"]

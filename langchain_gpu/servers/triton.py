@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -128,7 +136,7 @@ class TritonClient(Client):
         model: str,
         inputs: Sequence[Input],
         outputs: Sequence[str],
-        take: Callable[[Arrays], object],
+        take: Callable[[Arrays], Awaitable[object]],
     ) -> None:
         """Hand every response to `take`; a true value from it ends the stream. Asks once.
 
@@ -152,7 +160,7 @@ class TritonClient(Client):
                 async for result, error in answers:
                     if error is not None:
                         raise error
-                    if take(read(result, outputs, self.host)):
+                    if await take(read(result, outputs, self.host)):
                         return
                 whole = True
             finally:

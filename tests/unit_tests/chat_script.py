@@ -66,8 +66,10 @@ def chat(script: Script) -> Script:
 def chatting(monkeypatch: pytest.MonkeyPatch, script: Script) -> Iterator[Scripted]:
     """Run a server to which every address leads, for the official client too."""
     with serving(monkeypatch, chat(script)) as server:
+        place = str(server.path)
+        monkeypatch.setattr(openai, "new_transport", lambda: httpx2.AsyncHTTPTransport(uds=place))
         monkeypatch.setattr(
-            openai, "new_transport", lambda: httpx2.AsyncHTTPTransport(uds=str(server.path))
+            openai, "new_blocking_transport", lambda: httpx2.HTTPTransport(uds=place)
         )
         yield server
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from httpx import AsyncHTTPTransport
+from httpx import AsyncHTTPTransport, HTTPTransport
 
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.servers import http
@@ -199,7 +199,9 @@ def serving(monkeypatch: pytest.MonkeyPatch, script: Script | None = None) -> It
         server = Scripted(Path(folder))
         if script is not None:
             server.script = script
-        monkeypatch.setattr(http, "new_transport", lambda: AsyncHTTPTransport(uds=str(server.path)))
+        place = str(server.path)
+        monkeypatch.setattr(http, "new_transport", lambda: AsyncHTTPTransport(uds=place))
+        monkeypatch.setattr(http, "new_blocking_transport", lambda: HTTPTransport(uds=place))
         monkeypatch.setattr(http, "_BACK_OFF", lambda _: 0.0)
         with server.running():
             yield server

@@ -1,0 +1,206 @@
+"""Two ways to ask a server for one answer: on the client's loop, or in the thread that reads it.
+
+A coroutine asks and hands out pieces, whichever way it goes. On the loop it waits as coroutines
+do. In a thread it waits inside the calls themselves, and is suspended only to hand a piece to
+whoever reads: that takes no second thread, which at 64 streams in one process would cost more than
+reading them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, Protocol, TypeVar
+
+from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.deadline import late, within
+from langchain_gpu.servers.errors import RefusedError, ServerError
+from langchain_gpu.servers.http import retrying
+from langchain_gpu.servers.lines import Line, Lines, Wire
+from langchain_gpu.servers.loop import Flight, interrupted
+from langchain_gpu.servers.places import Places, Seat
+
+T = TypeVar("T")
+Repeated = Callable[..., Awaitable[Any]]
+
+_TASK = "finish the answer"
+
+
+class Way(Protocol):
+    """How one answer is asked for."""
+
+    def attempts(self, seconds: float) -> AbstractAsyncContextManager[Repeated]:
+        """Wait for a place among the chats in flight, and give what repeats an attempt there.
+
+        Raises:
+            ServerTimeoutError: What is awaited inside took longer.
+        """
+
+    @property
+    def wire(self) -> Wire:
+        """What asks once. In a thread it is there inside `attempts` only."""
+
+    async def beside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what asks the server for something else."""
+
+
+class OnLoop:
+    """Asks on the client's loop.
+
+    Args:
+        client: Whose.
+        places: Bounds the chats in flight.
+        max_retries: Attempts after the first one.
+    """
+
+    def __init__(self, client: Client, places: Places, max_retries: int) -> None:
+        self._client = client
+        self._places = places
+        self._max_retries = max_retries
+
+    @asynccontextmanager
+    async def attempts(self, seconds: float) -> AsyncIterator[Repeated]:
+        """See `Way.attempts`."""
+        async with within(self._client.host, seconds, _TASK), self._places.taken_async():
+            yield retrying(self._max_retries, within=seconds)
+
+    @property
+    def wire(self) -> Any:
+        """See `Way.wire`."""
+        return self._client
+
+    async def beside(self, work: Coroutine[Any, Any, T]) -> T:
+        """See `Way.beside`."""
+        return await work
+
+
+class InThread:
+    """Asks in the thread that reads the answer.
+
+    The time that the reader spends between two pieces does not count.
+
+    Args:
+        client: Whose lines; what is asked beside goes over its loop.
+        lines: Its connections for this.
+        places: Bounds the chats in flight.
+        max_retries: Attempts after the first one.
+    """
+
+    def __init__(self, client: Client, lines: Lines, places: Places, max_retries: int) -> None:
+        self._client = client
+        self._lines = lines
+        self._places = places
+        self._max_retries = max_retries
+        self._until = 0.0
+        self._seat = Seat()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._line: Line | None = None
+        self._flight: Flight[Any] | None = None
+
+    def read(self, work: Coroutine[T, None, None]) -> Generator[T, None, None]:
+        """Run a coroutine, and yield what it hands out."""
+        try:
+            while True:
+                try:
+                    item = work.send(None)
+                except StopIteration:
+                    return
+                self._leave()
+                yield item
+                self._return()
+        finally:
+            work.close()
+
+    def stop(self) -> None:
+        """End it, from any thread: whoever reads gets an error."""
+        with self._lock:
+            self._stopped.set()
+            line, flight, turn = self._line, self._flight, self._seat.turn
+        if turn is not None:
+            turn.cancel()
+        if flight is not None:
+            flight.cancel()
+        if line is not None:
+            line.cut()
+
+    @asynccontextmanager
+    async def attempts(self, seconds: float) -> AsyncIterator[Repeated]:
+        """See `Way.attempts`."""
+        self._until = time.monotonic() + seconds
+        try:
+            with self._places.taken(self._seat, self._until), self._on_line():
+                yield retrying(self._max_retries, within=seconds, sleep=self._sleep)
+        except (ServerError, TimeoutError, CancelledError) as error:
+            if self._stopped.is_set() or self._lines.closed:
+                raise interrupted() from None
+            if time.monotonic() >= self._until and not isinstance(error, RefusedError):
+                raise late(self._client.host, seconds, _TASK) from None
+            raise
+
+    @property
+    def wire(self) -> Wire:
+        """See `Way.wire`."""
+        assert self._line is not None  # noqa: S101 - attempts() is around it
+        self._look()
+        return self._line.wire
+
+    async def beside(self, work: Coroutine[Any, Any, T]) -> T:
+        """See `Way.beside`."""
+        flight = self._client.start(work)
+        with self._lock:
+            self._flight = flight
+        try:
+            if self._stopped.is_set():
+                raise interrupted()
+            return flight(max(0.0, self._until - time.monotonic()))
+        finally:
+            self._flight = None
+            flight.cancel()
+
+    @contextmanager
+    def _on_line(self) -> Iterator[None]:
+        with self._lines.taken(self._until) as line:
+            with self._lock:
+                self._line = line
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._line = None
+
+    async def _sleep(self, seconds: float) -> None:
+        self._stopped.wait(max(0.0, min(seconds, self._until - time.monotonic())))
+        self._look()
+        if time.monotonic() >= self._until:
+            raise TimeoutError
+
+    def _look(self) -> None:
+        if self._stopped.is_set():
+            raise interrupted()
+
+    def _leave(self) -> None:
+        self._seat.away = time.monotonic()
+        if self._line is not None:
+            self._line.away = True
+
+    def _return(self) -> None:
+        away, self._seat.away = self._seat.away, None
+        assert away is not None  # noqa: S101 - _leave() was before
+        self._until += time.monotonic() - away
+        if self._line is not None:
+            self._line.until = self._until
+            self._line.away = False
+
+
+@types.coroutine
+def handed_out(item: T) -> Generator[T, None, None]:
+    """Hand an item to whoever reads, where `InThread.read` runs the coroutine."""
+    yield item
+
+
+__all__ = ["InThread", "OnLoop", "Repeated", "Way", "handed_out"]

@@ -1,0 +1,124 @@
+"""How many may ask a server at the same time, whether they are threads or tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+
+_LOOK = 0.25  # seconds between two looks for a place whose holder is away
+
+
+class Seat:
+    """A place that a thread has or waits for.
+
+    Attributes:
+        away: Since when (`time.monotonic`) its holder does something else, None while it is here.
+        lost: Whether the place was given to another meanwhile.
+        turn: Comes when the place does; canceling it ends the wait.
+    """
+
+    def __init__(self) -> None:
+        self.away: float | None = None
+        self.lost = False
+        self.turn: Future[None] | None = None
+
+
+class Places:
+    """As many at a time as there are places, in the order in which they come.
+
+    A thread that streams an answer may turn to something else between two pieces, and that may be
+    another answer of the same model. Its place is given to whoever waits then: with a single
+    place, it would wait for itself.
+
+    Args:
+        count: How many.
+    """
+
+    def __init__(self, count: int) -> None:
+        # Reentrant: a garbage collection in here may end a stream, which leaves its place.
+        self._lock = threading.RLock()
+        self._free = count
+        self._waiting: deque[Future[None]] = deque()
+        self._seats: set[Seat] = set()
+
+    @contextmanager
+    def taken(self, seat: Seat, until: float) -> Iterator[None]:
+        """Have a place while the context is open.
+
+        Args:
+            seat: Tells when its holder is away.
+            until: How long to wait for it, by `time.monotonic`.
+
+        Raises:
+            TimeoutError: None was free in time.
+            CancelledError: The wait was given up.
+        """
+        seat.turn = turn = self._ask()
+        try:
+            while not turn.done():
+                try:
+                    turn.result(max(0.0, min(_LOOK, until - time.monotonic())))
+                except TimeoutError:
+                    if time.monotonic() >= until and turn.cancel():
+                        raise
+                    self._take_over()
+            turn.result()
+            with self._lock:
+                self._seats.add(seat)
+            yield
+        finally:
+            with self._lock:
+                self._seats.discard(seat)
+                if not (seat.lost or turn.cancel()):
+                    self._pass_on()
+
+    @asynccontextmanager
+    async def taken_async(self) -> AsyncIterator[None]:
+        """Do the same in a task, which is never away."""
+        turn = self._ask()
+        try:
+            waiting = asyncio.wrap_future(turn)
+            while not (await asyncio.wait((waiting,), timeout=_LOOK))[0]:
+                self._take_over()
+            yield
+        finally:
+            if not turn.cancel():  # else it never came
+                self._pass_on()
+
+    def _ask(self) -> Future[None]:
+        turn: Future[None] = Future()
+        with self._lock:
+            self._waiting.append(turn)
+            self._call()
+        return turn
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            self._free += 1
+            self._call()
+
+    def _call(self) -> None:
+        while self._free and self._waiting:
+            turn = self._waiting.popleft()
+            if turn.set_running_or_notify_cancel():
+                self._free -= 1
+                turn.set_result(None)
+
+    def _take_over(self) -> None:
+        """Give the place of one who is away to the next who waits."""
+        before = time.monotonic() - _LOOK
+        with self._lock:
+            for seat in self._seats:
+                if seat.away is not None and seat.away <= before:
+                    self._seats.remove(seat)
+                    seat.lost = True
+                    self._pass_on()
+                    return
+
+
+__all__ = ["Places", "Seat"]

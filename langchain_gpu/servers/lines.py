@@ -174,7 +174,7 @@ class Lines:
                 late = [line for line in self._busy if not line.away and line.until <= now]
                 if not late:
                     waits = [line.until - now for line in self._busy if not line.away]
-                    pause = min(_TICK, *waits) if self._busy else _IDLE
+                    pause = min([_TICK, *waits]) if self._busy else _IDLE
                     self._next = now + pause
                     woken = self._changed.wait(pause)
                     if self._closed or not (woken or self._busy):

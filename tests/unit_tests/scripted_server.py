@@ -22,6 +22,8 @@ from httpx import AsyncHTTPTransport, HTTPTransport
 
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.servers import http
+from langchain_gpu.servers import ollama as ollama_client
+from langchain_gpu.servers import openai as openai_client
 
 DIMENSION = 3
 
@@ -205,6 +207,14 @@ def serving(monkeypatch: pytest.MonkeyPatch, script: Script | None = None) -> It
         monkeypatch.setattr(http, "_BACK_OFF", lambda _: 0.0)
         with server.running():
             yield server
+
+
+@pytest.fixture(params=["by the reader", "on the loop"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have answers asked for by the thread that reads them, and by the client's loop."""
+    if request.param == "on the loop":
+        for module in (openai_client, ollama_client):
+            monkeypatch.setattr(module, "Lines", lambda _: None)
 
 
 async def cancel(

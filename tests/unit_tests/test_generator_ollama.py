@@ -29,7 +29,7 @@ from langchain_gpu.servers.errors import (
 )
 from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_ollama import FakeOllama, an_ollama, call, done, line, ollama_server
-from tests.unit_tests.scripted_server import Endless, Reply, Scripted, cancel, serving
+from tests.unit_tests.scripted_server import Endless, Reply, Scripted, cancel, each_way, serving
 
 URL = "http://ollama.test"
 SECRET = "sk-do-not-show-this"  # noqa: S105  no secret: tests look for it
@@ -49,7 +49,8 @@ WEATHER = {
     },
 }
 
-fake, server = an_ollama, ollama_server
+fake, server, way = an_ollama, ollama_server, each_way
+pytestmark = pytest.mark.usefixtures("way")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from tests.unit_tests.chat_script import (
     says,
     script,
 )
-from tests.unit_tests.scripted_server import Asked, Reply, Scripted, models
+from tests.unit_tests.scripted_server import Asked, Reply, Scripted, each_way, models
 
 KEY = "sk-quite-secret-0123456789"
 # In the words of vLLM, SGLang, llama-server, TGI and OpenAI.
@@ -51,7 +51,8 @@ TOO_LONG = [
     ("the prompt length is too large", None, None),
 ]
 
-server, opens = chat_server, opening
+server, opens, way = chat_server, opening, each_way
+pytestmark = pytest.mark.usefixtures("way")
 
 
 class TestTime:

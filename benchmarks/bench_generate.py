@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import generate_cost, generate_tables, machine, results
+from benchmarks import generate_clients, generate_cost, generate_tables, machine, results
 from benchmarks.generate_peers import llama_cpp, transformers, unpack
 from benchmarks.generate_rounds import streamed, written
 from benchmarks.generate_servers import Served, run_ollama, run_vllm
@@ -99,6 +99,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         writers, llm = transformers(folder, width)
         with llm:
             batches = written(writers, chosen)
+    clients = generate_clients.measure(chosen.server_concurrency)
     servers, skipped = served(file, chosen)
     return {
         "benchmark": "generate",
@@ -113,6 +114,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "threads": chosen.threads,
         "llama_cpp": rows,
         "own_cost": cost,
+        "clients": clients,
         "servers": servers,
         "transformers": batches,
         "skipped": skipped,

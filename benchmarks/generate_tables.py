@@ -26,6 +26,7 @@ def section(found: Found) -> str:
     parts = [intro, _streams(found["llama_cpp"], _OWN)]
     for each in found["servers"]:
         parts += [f"{each['name']}, `{each['model']}`:", _streams(each["rows"], _SERVED)]
+    parts += _clients(found["clients"])
     lines = [["whole answers", "at once", "tokens/s", "ratio"]]
     lines += [_rates(row) for row in found["transformers"]]
     parts += [table(lines), _cost(found["own_cost"]), *left_out(found["skipped"])]
@@ -45,6 +46,18 @@ def _streams(rows: Sequence[Found], head: Sequence[str]) -> str:
             cells.append(f"{row['cpu_us_per_token']:,.0f} µs")
         lines.append(cells)
     return table(lines)
+
+
+def _clients(found: Found) -> list[str]:
+    intro = (
+        f"Clients beside a server without a model, which sends a first piece {found['first_ms']:.0f} "
+        f"ms after it was asked and another every {found['pace_ms']:.0f} ms:"
+    )
+    lines = [["streams", "at once", "first piece late by", "CPU a token"]]
+    for row in found["rows"]:
+        late, cost = f"{row['late_ms']:.1f} ms", f"{row['cpu_us_per_token']:,.0f} µs"
+        lines.append([row["name"], str(row["concurrency"]), late, cost])
+    return [intro, table(lines)]
 
 
 def _rates(row: Found) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -164,6 +165,32 @@ def vllm(
         yield server
 
 
+@contextmanager
+def paced(
+    work: Path, tokens: int, first: float, pace: float, *, lifetime: int = LIFETIME
+) -> Iterator[Running]:
+    """Run a server that answers at a steady pace, without a model.
+
+    Args:
+        work: Empty folder for its log.
+        tokens: Of an answer.
+        first: Seconds from a request to its first token.
+        pace: Seconds from one to the next.
+        lifetime: Seconds after which it ends in any case.
+
+    Raises:
+        RuntimeError: It did not start.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.paced", str(port), str(tokens)]
+    command += [str(first), str(pace)]
+    root = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with serve(
+        command, root, port, "/api/version", work / "log", lifetime=lifetime
+    ) as server:
+        yield server
+
+
 def free_port() -> int:
     """Return a port nobody listens on now."""
     with socket.socket() as probe:
@@ -186,4 +213,4 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the server at {url} did not start:\n{end}")
 
 
-__all__ = ["OLLAMA", "VLLM", "Running", "free_port", "ollama", "serve", "vllm"]
+__all__ = ["OLLAMA", "VLLM", "Running", "free_port", "ollama", "paced", "serve", "vllm"]

@@ -50,8 +50,9 @@ def _streams(rows: Sequence[Found], head: Sequence[str]) -> str:
 
 def _clients(found: Found) -> list[str]:
     intro = (
-        f"Clients beside a server without a model, which sends a first piece {found['first_ms']:.0f} "
-        f"ms after it was asked and another every {found['pace_ms']:.0f} ms:"
+        f"Clients beside a server without a model, which sends a first piece "
+        f"{found['first_ms']:.0f} ms after it was asked and another every "
+        f"{found['pace_ms']:.0f} ms:"
     )
     lines = [["streams", "at once", "first piece late by", "CPU a token"]]
     for row in found["rows"]:

@@ -91,9 +91,7 @@ class Paced:
         finally:
             writer.close()
 
-    async def _parts(
-        self, form: Callable[[str, int], bytes], came: float
-    ) -> AsyncIterator[bytes]:
+    async def _parts(self, form: Callable[[str, int], bytes], came: float) -> AsyncIterator[bytes]:
         now = asyncio.get_running_loop().time
         for place in range(self._tokens):
             await asyncio.sleep(came + self._first + place * self._pace - now())

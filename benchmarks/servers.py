@@ -185,9 +185,7 @@ def paced(
     command = [sys.executable, "-m", "benchmarks.paced", str(port), str(tokens)]
     command += [str(first), str(pace)]
     root = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with serve(
-        command, root, port, "/api/version", work / "log", lifetime=lifetime
-    ) as server:
+    with serve(command, root, port, "/api/version", work / "log", lifetime=lifetime) as server:
         yield server
 
 

@@ -119,6 +119,14 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
         },
         "server_rounds": 2,
         "answers": 16,
+        "clients": {
+            "rounds": 9,
+            "first_ms": 200.0,
+            "pace_ms": 20.0,
+            "rows": [
+                {"name": "openai", "concurrency": 64, "late_ms": 35.81, "cpu_us_per_token": 291.4}
+            ],
+        },
         "servers": [
             {"name": "Ollama 1.2", "model": "m", "rows": [{**row, "name": "ChatGPU(ollama)"}]}
         ],
@@ -134,6 +142,8 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
     assert "| short answers | 16 | 1,234.5 | 0.99 | 1.0 ms | – | – | – |" in text  # noqa: RUF001
     assert "Ollama 1.2, `m`:\n\n| streams | at once |" in text
     assert f"| ChatGPU(ollama) | 16 | 1,234.5 | 0.99 | {times} | 151 µs |" in text
+    assert "sends a first piece 200 ms after it was asked and another every 20 ms" in text
+    assert "| openai | 64 | 35.8 ms | 291 µs |" in text
     assert "| GPULLM | 16 | 1,234.5 | 0.99 |" in text
     assert "ChatGPU.stream 1,880 µs until the first piece and 91 µs for each further one." in text
     assert "1 thread and sends 0 requests" in text

@@ -11,7 +11,7 @@ import httpx
 import httpx2
 import pytest
 
-from benchmarks import bench_generate
+from benchmarks import bench_generate, generate_clients
 from benchmarks.generate_peers import Answer, Streamer
 from benchmarks.generate_servers import (
     LeftOutError,
@@ -66,6 +66,22 @@ def test_vllm_is_asked_the_same_by_both(monkeypatch: pytest.MonkeyPatch) -> None
     assert bodies[0] == bodies[1]
     assert bodies[0]["ignore_eos"] is True
     assert bodies[0]["max_tokens"] == 8
+
+
+@pytest.mark.enable_socket
+def test_clients_are_measured_beside_a_server_of_a_steady_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generate_clients, "_TOKENS", 3)
+    monkeypatch.setattr(generate_clients, "_PACE", 0.01)
+    found = generate_clients.measure([1, 2], rounds=1)
+    names = ["openai", "ChatGPU(openai)", "ollama", "ChatGPU(ollama)"]
+    assert [(row["concurrency"], row["name"]) for row in found["rows"]] == [
+        (number, name) for number in (1, 2) for name in names
+    ]
+    for row in found["rows"]:
+        assert row["late_ms"] > 0  # nobody hears of a piece before it was sent
+        assert row["cpu_us_per_token"] > 0
 
 
 def test_servers_that_are_missing_are_left_out(tmp_path: Path) -> None:

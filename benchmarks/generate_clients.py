@@ -26,6 +26,7 @@ _TOKENS = 32
 _FIRST = 0.2  # seconds until the first piece
 _PACE = 0.02  # seconds between two pieces
 _WINDOW = 1024
+_PERCENTILES = (50, 95)
 
 
 def measure(levels: Sequence[int], *, rounds: int = 9) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def measure(levels: Sequence[int], *, rounds: int = 9) -> dict[str, Any]:
 
     Returns:
         `rows` with the milliseconds by which the first piece came later than the server sent it
-        (median over all chats), and microseconds of CPU a token, the first one and connecting
+        (percentiles over all chats), and microseconds of CPU a token, the first one and connecting
         included; and the server's pace.
     """
     with ExitStack() as stack:
@@ -64,13 +65,17 @@ def _rows(here: Sequence[Streamer], number: int, rounds: int) -> list[dict[str, 
         {
             "name": who.name,
             "concurrency": number,
-            "late_ms": round(float(np.median(late[place])) * 1000, 2),
+            "late_ms": {
+                f"p{part}": round(float(np.percentile(late[place], part)) * 1000, 2)
+                for part in _PERCENTILES
+            },
             "cpu_us_per_token": round(median(spent[place]) * 1e6, 1),
         }
         for place, who in enumerate(here)
     ]
     for row in found:
-        print(f"{row['name']}, {number} at once: {row['late_ms']} ms", file=sys.stderr, flush=True)
+        late_by = f"{row['late_ms']['p50']} ms"
+        print(f"{row['name']}, {number} at once: {late_by}", file=sys.stderr, flush=True)
     return found
 
 

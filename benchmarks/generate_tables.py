@@ -54,10 +54,11 @@ def _clients(found: Found) -> list[str]:
         f"{found['first_ms']:.0f} ms after it was asked and another every "
         f"{found['pace_ms']:.0f} ms:"
     )
-    lines = [["streams", "at once", "first piece late by", "CPU a token"]]
+    lines = [["streams", "at once", "first piece late by, p50", "p95", "CPU a token"]]
     for row in found["rows"]:
-        late, cost = f"{row['late_ms']:.1f} ms", f"{row['cpu_us_per_token']:,.0f} µs"
-        lines.append([row["name"], str(row["concurrency"]), late, cost])
+        late = [f"{row['late_ms'][part]:.1f} ms" for part in ("p50", "p95")]
+        cost = f"{row['cpu_us_per_token']:,.0f} µs"
+        lines.append([row["name"], str(row["concurrency"]), *late, cost])
     return [intro, table(lines)]
 
 

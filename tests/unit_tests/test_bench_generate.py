@@ -124,7 +124,12 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
             "first_ms": 200.0,
             "pace_ms": 20.0,
             "rows": [
-                {"name": "openai", "concurrency": 64, "late_ms": 35.81, "cpu_us_per_token": 291.4}
+                {
+                    "name": "openai",
+                    "concurrency": 64,
+                    "late_ms": {"p50": 35.81, "p95": 80.02},
+                    "cpu_us_per_token": 291.4,
+                }
             ],
         },
         "servers": [
@@ -143,7 +148,7 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
     assert "Ollama 1.2, `m`:\n\n| streams | at once |" in text
     assert f"| ChatGPU(ollama) | 16 | 1,234.5 | 0.99 | {times} | 151 µs |" in text
     assert "sends a first piece 200 ms after it was asked and another every 20 ms" in text
-    assert "| openai | 64 | 35.8 ms | 291 µs |" in text
+    assert "| openai | 64 | 35.8 ms | 80.0 ms | 291 µs |" in text
     assert "| GPULLM | 16 | 1,234.5 | 0.99 |" in text
     assert "ChatGPU.stream 1,880 µs until the first piece and 91 µs for each further one." in text
     assert "1 thread and sends 0 requests" in text

@@ -80,7 +80,9 @@ def test_clients_are_measured_beside_a_server_of_a_steady_pace(
         (number, name) for number in (1, 2) for name in names
     ]
     for row in found["rows"]:
-        assert row["late_ms"] > 0  # nobody hears of a piece before it was sent
+        assert (
+            0 < row["late_ms"]["p50"] <= row["late_ms"]["p95"]
+        )  # nobody hears of a piece before it was sent
         assert row["cpu_us_per_token"] > 0
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage, convert_to_messages, get_buffer_string
-from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate
 from langchain_core.runnables import (
     Runnable,
@@ -23,6 +22,7 @@ from langchain_core.runnables import (
 )
 
 from langchain_gpu.events import ContextWarning
+from langchain_gpu.leaving import LeavingPick, LeavingText
 
 NOT_FOUND = "I could not find this in the documents."
 """The answer when nothing was retrieved: the model is not asked to invent one."""
@@ -80,7 +80,7 @@ def create_rag_chain(
     Takes a question, or a dict with `input` and optionally `chat_history` (messages): with a
     history the model first rewrites the question to stand alone. Gives a dict with `input`,
     `context` (the documents the answer rests on, best first) and `answer`; streaming yields
-    `input`, then `context`, then the answer piece by piece.
+    `input`, then `context`, then the answer piece by piece. Leaving the stream stops the model.
 
     Chunks go into the prompt best first, numbered and with their source. Those that do not fit the
     window any more are left out, with a `ContextWarning`. When nothing was retrieved the answer is
@@ -111,14 +111,14 @@ def create_rag_chain(
     if max_context_tokens is not None and max_context_tokens < 1:
         raise ValueError(f"max_context_tokens must be at least 1, not {max_context_tokens}")
     window = _Window(llm, prompt, max_context_tokens)
-    rewrite = RunnableLambda(window.cut_history) | _QUESTION_PROMPT | llm | StrOutputParser()
+    rewrite = RunnableLambda(window.cut_history) | _QUESTION_PROMPT | llm | LeavingText()
     question = RunnableBranch((itemgetter("chat_history"), rewrite), itemgetter("input"))
     find: Runnable[Any, Any] = RunnableLambda(_question) | retriever
     steps = RunnablePassthrough.assign(question=question) | RunnablePassthrough.assign(context=find)
     if reranker is not None:
         steps |= RunnablePassthrough.assign(context=_rerank(reranker))
     answer = RunnableBranch(
-        (itemgetter("context"), RunnableLambda(_variables) | prompt | llm | StrOutputParser()),
+        (itemgetter("context"), RunnableLambda(_variables) | prompt | llm | LeavingText()),
         RunnableLambda(lambda _: NOT_FOUND),
     )
     chain = (
@@ -127,7 +127,8 @@ def create_rag_chain(
         | RunnablePassthrough.assign(context=RunnableLambda(window.cut_documents))
         | RunnablePassthrough.assign(answer=answer)
     )
-    return chain.pick(["input", "context", "answer"]).with_config(run_name="rag_chain")
+    pick = LeavingPick(keys=["input", "context", "answer"])
+    return (chain | pick).with_config(run_name="rag_chain")
 
 
 def format_documents(documents: Sequence[Document]) -> str:

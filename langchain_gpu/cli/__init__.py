@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from langchain_gpu._extras import is_installed, missing
+from langchain_gpu.cli import interrupt
 
 NEEDED = ("typer", "rich")
 
@@ -18,6 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for module in NEEDED:
         if not is_installed(module):
             sys.exit(f"langchain-gpu: {missing(module, 'cli')}")  # prints to stderr, exits with 1
-    from langchain_gpu.cli.run import run
+    if arguments is None:  # the process is ours
+        interrupt.end_soon()
+    try:
+        from langchain_gpu.cli.run import run
 
-    run(arguments)
+        run(arguments)
+    except KeyboardInterrupt:  # while it imported; later ones end in `run`
+        sys.exit(interrupt.STATUS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,9 +19,11 @@ from langchain_gpu.cli.options import (
 )
 from langchain_gpu.cli.output import (
     Typewriter,
+    plural,
     print_json,
     quiet_stdout,
     show_sources,
+    stderr,
     stdout,
 )
 
@@ -83,18 +86,18 @@ def ask(
     A score is the cosine of question and source, 1 at most; with --rerank it is the reranker's,
     whose scale is its own.
     """
-    with quiet_stdout(active=json):
-        parts = _parts(
-            question,
-            store,
-            models.Place(device, fallback),
-            chat_model=chat_model,
-            backend=backend,
-            base_url=base_url,
-            embedding_model=embedding_model,
-            k=k,
-            rerank=rerank,
-        )
+    parts = _parts(
+        question,
+        store,
+        models.Place(device, fallback),
+        chat_model=chat_model,
+        backend=backend,
+        base_url=base_url,
+        embedding_model=embedding_model,
+        k=k,
+        rerank=rerank,
+    )
+    with quiet_stdout(active=json), closing(parts):
         if json:
             answer, documents = _collect(parts, lambda _: None)
         else:
@@ -120,7 +123,7 @@ def _parts(
     embedding_model: str | None,
     k: int,
     rerank: str | None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Stream what the chain yields: the sources as `context`, then pieces of the `answer`."""
     from langchain_gpu.rag import create_rag_chain
     from langchain_gpu.vectorstores import FAISSVectorStore
@@ -150,13 +153,18 @@ def _parts(
 def _collect(
     parts: Iterable[dict[str, Any]], write: Callable[[str], object]
 ) -> tuple[str, list[Document]]:
+    """Put the answer together. Where someone watches, say what goes on until it begins."""
     answer: list[str] = []
     documents: list[Document] = []
-    for part in parts:
-        documents = part.get("context", documents)
-        if piece := part.get("answer"):
-            answer.append(piece)
-            write(piece)
+    with stderr().status("looking in the store") as status:
+        for part in parts:
+            if "context" in part:
+                documents = part["context"]
+                status.update(f"{plural(len(documents), 'chunk')} found; waiting for the answer")
+            if piece := part.get("answer"):
+                status.stop()
+                answer.append(piece)
+                write(piece)
     return "".join(answer), documents
 
 

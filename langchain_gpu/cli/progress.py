@@ -78,7 +78,9 @@ class _Documents(MofNCompleteColumn):
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.speed
+        if task.finished and task.finished_time:  # all of it, as the summary counts
+            speed = task.completed / task.finished_time
         if speed is None:
             return Text("- documents/s")
         return Text(f"{speed:,.{0 if speed >= 100 else 1}f} documents/s")  # noqa: PLR2004

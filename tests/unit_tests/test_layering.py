@@ -18,7 +18,7 @@ FLOORS = [
     {"_host_table", "_move", "llama", "servers"},
     {"engine", "generators", "search", "store"},
     {"schemas"},
-    {"calls", "messages", "settings"},
+    {"calls", "leaving", "messages", "settings"},
     {"generating", "generations", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders"},

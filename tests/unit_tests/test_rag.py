@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.language_models.fake_chat_models import FakeListChatModelError
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
@@ -107,6 +108,41 @@ async def test_streaming_gives_the_context_before_the_answer_piece_by_piece(shel
     assert pieces == list("Neil.")
     achunks = [chunk async for chunk in chain.astream("Who?")]
     assert achunks == chunks
+
+
+class Endless(FakeListChatModel):
+    """Writes until it is stopped, or until it is clear that nobody will."""
+
+    written: int = 0
+    stopped: bool = False
+
+    def _stream(self, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+        try:
+            for _number in range(1000):
+                self.written += 1
+                yield ChatGenerationChunk(message=AIMessageChunk("word "))
+        finally:
+            self.stopped = True
+
+
+@pytest.mark.parametrize("history", [[], [HumanMessage("Who was first?")]])
+def test_leaving_a_stream_stops_the_model(history: list[BaseMessage], shelf: Shelf) -> None:
+    model = Endless(responses=["Who?"])
+    stream = create_rag_chain(shelf, model).stream({"input": "Who?", "chat_history": history})
+    first = next(part["answer"] for part in stream if part.get("answer"))
+    before = model.written
+    assert isinstance(stream, Generator)
+    stream.close()
+    assert first == "word "
+    assert model.stopped
+    assert model.written <= before + 1
+
+
+def test_an_error_of_the_model_comes_through_its_stream(shelf: Shelf) -> None:
+    model = FakeListChatModel(responses=["Neil."], error_on_chunk_number=2)
+    stream = create_rag_chain(shelf, model).stream("Who?")
+    with pytest.raises(FakeListChatModelError):
+        list(stream)
 
 
 def test_chunks_are_numbered_and_name_their_source(shelf: Shelf, model: Model) -> None:

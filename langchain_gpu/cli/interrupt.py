@@ -1,0 +1,36 @@
+"""Ctrl-C in a terminal: the command ends in good order, or soon all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+STATUS = 130
+# What a good order takes: a save undone, a message. Libraries that load a model or read a prompt
+# let go of nothing before they are done, and whoever presses Ctrl-C would wait for them.
+_GRACE_SECONDS = 2.0
+_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+
+
+def end_soon() -> None:
+    """From now on Ctrl-C raises `KeyboardInterrupt`, and soon after ends the process."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, _end)  # pressed again
+    timer = threading.Timer(_GRACE_SECONDS, _end)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _end(*_: object) -> None:
+    """End now. A store that is being saved stays what it was: saving can be killed."""
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+    os._exit(STATUS)

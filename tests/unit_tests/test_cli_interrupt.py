@@ -1,0 +1,65 @@
+"""Ctrl-C in a terminal, pressed in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from langchain_gpu.cli.interrupt import STATUS
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+
+# The child says when it may be interrupted. A script's background may ignore SIGINT: not this one.
+START = """
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+HELD = """
+from concurrent.futures import ThreadPoolExecutor
+from langchain_gpu import cli
+import langchain_gpu.cli.run
+
+def run(arguments):
+    with ThreadPoolExecutor(1) as pool:  # what leaves it waits for its thread
+        pool.submit(threading.Event().wait)
+        print("ready", flush=True)
+        threading.Event().wait()
+
+langchain_gpu.cli.run.run = run
+cli.main()
+"""
+IMPORTING = """
+import importlib.abc
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "langchain_gpu.cli.run":
+            print("ready", flush=True)
+            threading.Event().wait()
+
+sys.meta_path.insert(0, Slow())
+from langchain_gpu.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("code", [HELD, IMPORTING], ids=["held by a thread", "importing"])
+def test_it_ends_the_process_and_shows_no_traceback(code: str) -> None:
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", START + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            assert child.stdout.readline() == "ready\n"
+            child.send_signal(signal.SIGINT)
+            assert child.wait(60) == STATUS
+        finally:
+            child.kill()
+        assert child.stderr.read() == ""

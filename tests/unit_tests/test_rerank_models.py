@@ -104,6 +104,14 @@ def test_a_model_with_several_scores_is_refused(tiny_reranker: PATH) -> None:
         reranker.score([("a", "b")])
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino", "onnx"])
+def test_an_embedder_is_no_reranker(tiny: PATH, backend: Any) -> None:
+    """Else a new head of random numbers would order the documents."""
+    reranker = GPURerank(model=tiny("bert"), device="cpu", backend=backend)
+    with pytest.raises(ValueError, match="bert is no reranker: its files hold a BertModel"):
+        reranker.score([("a", "b")])
+
+
 def test_an_instruction_is_refused_where_nobody_reads_it(tiny_reranker: PATH) -> None:
     reranker = GPURerank(model=tiny_reranker("bert"), device="cpu", instruction="be kind")
     with pytest.raises(ValueError, match="instruction is for rerankers that are language models"):

@@ -166,9 +166,10 @@ class Score:
         """See `Task.load`.
 
         Raises:
-            ValueError: The model has no single score.
+            ValueError: The model has no single score, or none that it was trained for.
         """
         model = _load(CrossEncoder, path, options)
+        _check_head(model, path)
         if model.num_labels != 1:
             raise ValueError(
                 f"{path.name} has {model.num_labels} labels, and a reranker has one score"
@@ -270,6 +271,23 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     finally:
         if quiet:
             transformers_logging.enable_progress_bar()
+
+
+def _check_head(model: Any, path: Path) -> None:
+    """Refuse a model whose files hold no head that scores: a new one, of random numbers, was made.
+
+    Raises:
+        ValueError: It is such a model, an embedder for example.
+    """
+    first = model[0]
+    made = type(getattr(first, "model", None)).__name__
+    stored = (getattr(first.config, "architectures", None) or [made])[0]
+    head = "ForSequenceClassification"
+    if made.endswith(head) and not stored.endswith(head):
+        raise ValueError(
+            f"{path.name} is no reranker: its files hold a {stored}, without a head that scores "
+            "pairs; take a cross-encoder, or GPUEmbeddings for an embedder"
+        )
 
 
 def _give_padding(model: Any) -> None:

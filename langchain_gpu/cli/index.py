@@ -28,10 +28,12 @@ from langchain_gpu.cli.output import (
     stdout,
 )
 from langchain_gpu.store import lock
+from langchain_gpu.store.errors import StoreChangedError
 
 if TYPE_CHECKING:
     from langchain_gpu.cli.sync import Summary
     from langchain_gpu.loaders import Found
+    from langchain_gpu.vectorstores import FAISSVectorStore
 
 PathsArgument = Annotated[
     list[Path],
@@ -108,6 +110,8 @@ def index(
                 "added": summary.added,
                 "updated": summary.updated,
                 "deleted": summary.deleted,
+                "unchanged": summary.unchanged,
+                "empty": summary.empty,
                 "failed": [{"source": f.source, "error": f.error} for f in summary.failed],
             }
         )
@@ -156,7 +160,7 @@ def _index(
                 found,
                 paths,
                 cut=cut,
-                save=lambda: vectors.save_local(store),
+                save=lambda: _save(vectors, store),
                 watcher=progress,
             )
     except KeyboardInterrupt:
@@ -166,6 +170,16 @@ def _index(
         device = embeddings.devices[0]
         say(f"{plural(summary.chunks, 'chunk')} embedded on {device}: {device.reason}", "dim")
     return summary, found
+
+
+def _save(vectors: FAISSVectorStore, store: Path) -> None:
+    """Save, unless another process has saved there since: what it indexed would be lost."""
+    try:
+        vectors.save_local(store, overwrite=False)
+    except StoreChangedError as error:
+        raise StoreChangedError(
+            f"another process has saved to {store} meanwhile; run it again to add to that"
+        ) from error
 
 
 def _check(store: Path) -> bool:

@@ -286,16 +286,23 @@ class Collection:
         self._known[folder.resolve()] = manifest
 
     def save(
-        self, folder: Path, identity: Identity, *, overwrite: bool = False, timeout: float = TIMEOUT
+        self,
+        folder: Path,
+        identity: Identity,
+        *,
+        overwrite: bool | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         """Save to a folder. Searches go on meanwhile, writers wait.
 
         Args:
             folder: The folder.
             identity: The embedding model.
-            overwrite: Replace what another writer has saved there since.
+            overwrite: Replace what another writer has saved there. None does where this collection
+                was never there.
             timeout: Seconds to wait for another writer.
         """
+        known = self._known.get(folder.resolve())
         with self._writers:
             index = self._index
             if index is None:
@@ -305,7 +312,8 @@ class Collection:
                 index=index,
                 documents=self._documents,
                 identity=identity,
-                known=None if overwrite else self._known.get(folder.resolve()),
+                known=known,
+                overwrite=known is None if overwrite is None else overwrite,
                 timeout=timeout,
             )
             self.know(folder, manifest)

@@ -84,6 +84,7 @@ def save(
     documents: Documents | MappedDocuments,
     identity: Identity,
     known: Manifest | None = None,
+    overwrite: bool = True,
     timeout: float = TIMEOUT,
 ) -> Manifest:
     """Write a store as the next generation of `folder`; a store that is there is replaced.
@@ -95,8 +96,8 @@ def save(
         index: The vectors.
         documents: Theirs.
         identity: The embedding model.
-        known: What must be there, if anything is: the manifest this store was loaded from, or
-            saved as. None replaces whatever is there.
+        known: What this store was loaded from, or saved as, in this folder.
+        overwrite: Replace what is there and is not `known`.
         timeout: Seconds to wait for another writer.
 
     Raises:
@@ -107,7 +108,7 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, timeout):
-        return _save(folder, index, documents, identity, known)
+        return _save(folder, index, documents, identity, known=known, overwrite=overwrite)
 
 
 def _save(
@@ -115,7 +116,9 @@ def _save(
     index: SavedIndex,
     documents: Documents | MappedDocuments,
     identity: Identity,
+    *,
     known: Manifest | None,
+    overwrite: bool,
 ) -> Manifest:
     try:
         there = manifests.read(folder)
@@ -123,10 +126,11 @@ def _save(
         generation = 1
     else:
         generation = there.generation + 1
-        if known is not None and not _same(there, known):
+        if not overwrite and (known is None or not _same(there, known)):
+            knows = "no store there" if known is None else f"generation {known.generation}"
             raise StoreChangedError(
                 f"{folder} was saved by another writer: it is generation {there.generation} with "
-                f"{there.count:,} documents, this store knows generation {known.generation}. Load "
+                f"{there.count:,} documents, this store knows {knows}. Load "
                 "it again and add there, save to another folder, or replace what the other wrote "
                 "with overwrite=True"
             )

@@ -57,7 +57,11 @@ class Moving(Hybrid):
             self._collection.put(batch, vectors)
 
     def save_local(
-        self, folder_path: str | PathLike[str], *, overwrite: bool = False, timeout: float = TIMEOUT
+        self,
+        folder_path: str | PathLike[str],
+        *,
+        overwrite: bool | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         """Save to a folder; a store that is there is replaced, and stays whole until the end.
 
@@ -67,7 +71,8 @@ class Moving(Hybrid):
 
         Args:
             folder_path: The folder.
-            overwrite: Replace what another has saved there since.
+            overwrite: True replaces what another has saved there since; False replaces nothing that
+                this store was neither loaded from nor saved as, also where it is new there.
             timeout: Seconds to wait for another writer.
 
         Raises:

@@ -126,6 +126,8 @@ def test_json_has_stdout_for_itself(
         "added": 1,
         "updated": 0,
         "deleted": 0,
+        "unchanged": 0,
+        "empty": 0,
         "failed": [
             {"source": source, "error": "binary, not text (or UTF-16 without a byte-order mark)"}
         ],
@@ -339,6 +341,37 @@ def test_what_is_stored_outlives_a_failure(
     said = capsys.readouterr().err
     assert (code, said[-len(end[1]) :]) == end
     assert {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()} == before
+    assert made
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["a new store", "a store"])
+def test_what_another_process_saved_meanwhile_stays(
+    made: Made,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    there: bool,  # noqa: FBT001
+) -> None:
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "other.md").write_text("Another one was faster.")
+    if there:
+        call("index", "docs", "--store", "store")
+        (tmp_path / "docs" / "next.md").write_text("Something new.")
+    embed = Embedding.embed_documents
+
+    def embed_slowly(self: Embedding, texts: list[str]) -> list[list[float]]:
+        monkeypatch.setattr(Embedding, "embed_documents", embed)
+        assert call("index", "others", "--store", "store") == 0
+        return embed(self, texts)
+
+    monkeypatch.setattr(Embedding, "embed_documents", embed_slowly)
+    assert call("index", "docs", "--store", "store") == 1
+    said = capsys.readouterr().err
+    assert "another process has saved to store meanwhile; run it again to add to that" in said
+    assert call("index", "docs", "--store", "store") == 0
+    call("index", "docs", "others", "--store", "store", "--json")
+    found = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+    assert found["unchanged"] == (3 if there else 2)
     assert made
 
 

@@ -79,6 +79,15 @@ def test_a_new_store_replaces_and_then_knows(tmp_path: Path) -> None:
     assert texts(tmp_path) == {"b"}
 
 
+def test_a_new_store_that_is_to_overwrite_nothing(tmp_path: Path) -> None:
+    first, second = store("a"), store("b")
+    first.save_local(tmp_path, overwrite=False)
+    first.save_local(tmp_path, overwrite=False)
+    with pytest.raises(StoreChangedError, match="knows no store there"):
+        second.save_local(tmp_path, overwrite=False)
+    assert texts(tmp_path) == {"a"}
+
+
 def test_a_folder_is_known_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real", target_is_directory=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
+
+from langchain_gpu._forked import check_process
 
 
 class Closable(Protocol):
@@ -33,6 +36,7 @@ class _Lease(Generic[T]):
         self.coming: Future[T] = Future()
         self.coming.set_running_or_notify_cancel()  # a task that gives up cancels no load
         self.users = 0
+        self.process = os.getpid()
         self.left = monotonic()
         self.retired = False
 
@@ -148,7 +152,7 @@ class Keeper(Generic[T]):
             timer, self._timer = self._timer, None
             if timer is not None:
                 timer.cancel()
-            if lease is None:
+            if lease is None or lease.process != os.getpid():  # the parent of a fork frees it
                 return
             lease.retired = True
             thing = None if lease.users else lease.take()
@@ -163,6 +167,7 @@ class Keeper(Generic[T]):
                 lease = self._lease
                 if lease is None:
                     lease = self._lease = mine = _Lease()
+                check_process(lease.process)
                 lease.users += 1
             if mine is not None:
                 begin(mine)

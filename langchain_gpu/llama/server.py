@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ class LlamaServer:
     def __init__(self, settings: LlamaSettings) -> None:
         check_gguf(settings.path)
         self.settings = settings
+        self.process = os.getpid()
         self._door = Door()
         params = parameters(settings)
         self._door.guard(params)

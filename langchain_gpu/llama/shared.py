@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 
+from langchain_gpu._forked import check_process
 from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.llama.settings import LlamaSettings
 
@@ -17,11 +18,13 @@ def shared_server(settings: LlamaSettings) -> LlamaServer:
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
+        RuntimeError: It was started before this process was forked.
     """
     with _servers_lock:
         server = _servers.get(settings)
         if server is None:
             server = _servers[settings] = LlamaServer(settings)
+        check_process(server.process)
         return server
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -174,6 +175,35 @@ def test_those_who_wait_get_the_error_of_the_load_and_later_ones_try_anew() -> N
     assert loads == [1]
     with keeper.use(Thing) as thing:
         assert keeper.loaded is thing
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_that_the_model_stayed_behind() -> None:
+    keeper: Keeper[Thing] = Keeper()
+
+    def use() -> str:
+        try:
+            with keeper.use(Thing):
+                return "used"
+        except RuntimeError as error:
+            return str(error)
+
+    def use_in_child() -> str:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, use().encode())
+            os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        with os.fdopen(reading) as said:
+            return said.read()
+
+    assert use_in_child() == "used"  # nothing was loaded here yet
+    assert use() == "used"
+    assert f"loaded in process {os.getpid()}" in use_in_child()
+    assert use() == "used"
 
 
 def test_an_interrupt_is_meant_for_one_thread() -> None:

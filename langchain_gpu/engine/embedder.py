@@ -104,7 +104,7 @@ def _devices(config: EmbedderConfig, on_event: Listener | None) -> list[Device]:
     except DeviceNotFoundError as error:
         if config.fallback == "error":
             raise
-        cpu = select_device("cpu")
+        cpu = replace(select_device("cpu"), reason=str(error))
         source = str(config.device)
         what, reason = _WORK[config.task], str(error)
         warn_fallback(on_event, what=what, source=source, target="cpu", reason=reason)

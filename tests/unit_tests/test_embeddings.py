@@ -369,6 +369,7 @@ class TestDevices:
         embeddings = GPUEmbeddings(model=tiny("bert"), device="cuda")
         with pytest.warns(FallbackWarning, match="embedding runs on cpu, not cuda"):
             embeddings.embed_query("one")
+        assert "'cuda' cannot be used" in embeddings.devices[0].reason
         strict = GPUEmbeddings(model=tiny("bert"), device="cuda", fallback="error")
         with pytest.raises(DeviceNotFoundError):
             strict.embed_query("one")

@@ -127,9 +127,12 @@ class Typewriter:
 
 
 def shown_path(source: str) -> str:
-    """Shorten a path that lies under the current folder."""
+    """Shorten a path under the current folder, and escape what a terminal would obey."""
     here = os.getcwd() + os.sep  # noqa: PTH109 - text is wanted
-    return source.removeprefix(here)
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in source.removeprefix(here)
+    )
 
 
 def shown_source(metadata: dict[str, Any]) -> str:

@@ -107,8 +107,13 @@ def save(
         StoreError: The folder holds a store that cannot be read, so it is not overwritten.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, timeout):
-        return _save(folder, index, documents, identity, known=known, overwrite=overwrite)
+    try:
+        with locked(folder, timeout):
+            return _save(folder, index, documents, identity, known=known, overwrite=overwrite)
+    except OSError as error:
+        if error.filename is None:  # a disk that is full does not say which
+            error.filename = str(folder)
+        raise
 
 
 def _save(

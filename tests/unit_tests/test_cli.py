@@ -19,7 +19,7 @@ from langchain_core.language_models import FakeListChatModel
 import langchain_gpu
 from langchain_gpu.cli import main, models
 from langchain_gpu.cli.models import Place
-from langchain_gpu.cli.output import Typewriter, show_error
+from langchain_gpu.cli.output import Typewriter, show_error, shown_path
 from langchain_gpu.events import BatchDone, GPUWarning, Listener
 from langchain_gpu.hardware.devices import Device
 
@@ -456,6 +456,13 @@ def test_the_typewriter_breaks_between_words(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert out == "One two\nthree four\nfive.\n\n  - a list\nunbreakable-word\n"
     assert max(map(len, out.splitlines()[:5])) <= 12
+
+
+def test_a_name_is_text_and_no_command_for_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(f"{Path.cwd()}/a\nb\x1b[2J é.md") == "a\\nb\\x1b[2J é.md"
 
 
 def test_errors_without_words_have_a_name(capsys: pytest.CaptureFixture[str]) -> None:

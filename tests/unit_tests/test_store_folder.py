@@ -223,8 +223,9 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, limit: int) -> None:
     index, documents = contents(2000)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match="File too large") as caught:
             folders.save(tmp_path, index=index, documents=documents, identity=IDENTITY)
+        assert str(tmp_path) in str(caught.value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     check(tmp_path, {3})

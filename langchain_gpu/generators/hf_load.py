@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
@@ -59,7 +59,8 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     Raises:
         ImportError: The checkpoint is quantized by a library that is not installed.
         ModelFilesError: The files are damaged.
-        ValueError: The weights are pickled, or transformers does not know such a model.
+        ValueError: The weights are pickled or not those of a model that writes text, or
+            transformers does not know such a model.
     """
     options = {name: value for name, value in load.items() if name not in _ELSEWHERE}
     positional, named = _source(path)
@@ -72,10 +73,29 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
         require("accelerate", extra="local-gguf")
     try:
         with _named(path):
-            model = AutoModelForCausalLM.from_pretrained(*positional, dtype=dtype, **named)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                *positional, dtype=dtype, output_loading_info=True, **named
+            )
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(f"{path}: {error} is needed by its quantization") from error
+    _check_complete(path, model, info["missing_keys"])
     return model.eval()
+
+
+def _check_complete(path: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a model some of whose weights are not in its files: transformers draws them.
+
+    Raises:
+        ValueError: It is one, an embedder for example, which has no head that writes.
+    """
+    names = sorted(missing)
+    if names and getattr(model.config, "quantization_config", None) is None:
+        stored = (getattr(model.config, "architectures", None) or ["a model"])[0]
+        raise ValueError(
+            f"{path} does not write text: its files hold {stored}, without {len(names)} of the "
+            f"weights of {type(model).__name__} ({names[0]}, ...), and random ones would write "
+            "nonsense"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def test_options_that_are_not_safe_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=named):
         ChatGPU(model=str(path), load_kwargs=load, **SETTINGS).invoke("hello")
+
+
+def test_an_embedder_writes_no_text(tiny: Callable[[str], str]) -> None:
+    """Its missing head would be random numbers."""
+    with pytest.raises(ValueError, match="does not write text: its files hold BertModel, without"):
+        GPULLM(model=tiny("bert"), **SETTINGS).invoke("hello")
 
 
 def test_options_reach_the_loader(path: Path) -> None:

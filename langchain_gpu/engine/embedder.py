@@ -10,6 +10,7 @@ from langchain_gpu.engine.backends import TextEncoder
 from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.engine import Engine
+from langchain_gpu.engine.ladder import until_closed
 from langchain_gpu.engine.planned import plan_encoder
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import (
@@ -147,7 +148,7 @@ def _or_cpu(
         what=_WORK[config.task],
         source=str(device),
         target="cpu",
-        reason=f"the model does not fit: {problem}",
+        reason=until_closed(f"the model does not fit: {problem}", device),
     )
     return backends.create(config, cpu)
 

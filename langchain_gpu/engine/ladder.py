@@ -286,7 +286,7 @@ class Ladder:
                 what=self._what,
                 source=str(source),
                 target=str(target),
-                reason=reason,
+                reason=until_closed(reason, source),
             )
         )
 
@@ -297,6 +297,11 @@ class Ladder:
             Work(work.owner, work.rows[start : start + step])
             for start in range(0, len(work.rows), step)
         ]
+
+
+def until_closed(reason: str, device: Device) -> str:
+    """Return why a model has left a device, and how it comes back."""
+    return f"{reason}; after close(), the next use tries {device} again"
 
 
 def _first_line(error: Exception) -> str:

@@ -6,9 +6,9 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,12 +16,15 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from langchain_gpu import GPUEmbeddings
+from langchain_gpu.engine import backends, embedder
 from langchain_gpu.engine.checks import NonFiniteVectorError
+from langchain_gpu.engine.encoder import Tokenized
 from langchain_gpu.engine.runtimes import torch as torch_runtime
 from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.events import BatchDone, Event, FallbackWarning, TruncationWarning
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
 from langchain_gpu.models.resolve import ModelNotFoundError
+from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder
 from tests.unit_tests.tiny_models import WINDOW
 
 Tiny = Callable[[str], str]
@@ -402,9 +405,38 @@ class TestDevices:
 
         monkeypatch.setattr(torch_runtime.TorchEncoder, "to", to)
         embeddings = GPUEmbeddings(model=tiny("bert"), device="cuda:0")
-        with pytest.warns(FallbackWarning, match="does not fit: CUDA out of memory"):
+        with pytest.warns(FallbackWarning, match=r"fit: CUDA out of memory.*; after close\(\)"):
             embeddings.embed_query("one")
         assert [str(device) for device in embeddings.devices] == ["cpu"]
         strict = GPUEmbeddings(model=tiny("bert"), device="cuda:0", fallback="error")
         with pytest.raises(torch.OutOfMemoryError):
             strict.embed_query("one")
+
+    def test_a_model_that_left_a_full_card_comes_back_after_close(
+        self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Texts(FakeEncoder):
+            """Takes texts, a token a character."""
+
+            prompts: ClassVar[dict[str, str]] = {}
+            default_prompt_name = None
+            details = ""
+
+            def tokenize(self, items: Sequence[Any], options: Any, *, start: int = 0) -> Tokenized:
+                return super().tokenize([len(item) for item in items], options, start=start)
+
+        room = {str(GPU): 60}
+        monkeypatch.setattr(
+            backends, "create", lambda _, device: (Texts(room, device), "the test says so")
+        )
+        monkeypatch.setattr(embedder, "select_device", {"cpu": CPU, "cuda:0": GPU}.get)
+        embeddings = GPUEmbeddings(model=tiny("bert"), device="cuda:0")
+        with pytest.warns(FallbackWarning, match=r"after close\(\), the next use tries cuda:0"):
+            embeddings.embed_query("x" * 90)
+        assert embeddings.devices == [CPU]
+        room.clear()
+        assert embeddings.embed_query("x" * 90)[0] == 90
+        assert embeddings.devices == [CPU], "while it is loaded it stays"
+        embeddings.close()
+        assert embeddings.embed_query("x" * 90)[0] == 90
+        assert embeddings.devices == [GPU]

@@ -54,6 +54,7 @@ class Fake:
         self.timed = 0
         self.recorded: list[Bucket] = []
         self.error: Exception | None = None
+        self.forgotten = 0
 
     def record(self, run: Run, features: Features) -> Recording:
         if self.error is not None:
@@ -66,6 +67,9 @@ class Fake:
             call()
         self.timed += 1
         return self.times[(self.timed - 1) % 2]
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
 
 def shape(features: Features) -> Bucket:
@@ -236,37 +240,62 @@ def test_recording_that_fails_is_said_once_and_the_rest_goes_on(
     assert isinstance(batch_of(model, [20, 10]), PackedBatch)
 
 
-def test_memory_that_runs_out_ends_recording(tiny: Tiny) -> None:
-    """What is recorded keeps its memory, which a batch needs more."""
-    recorder = Fake()
-    model = made(tiny("bert"), recorder)
-    for _ in range(ASKED):
-        model.forward(batch_of(model, [20, 10]))()
-    graphs = model._graphs
-    assert graphs is not None
-    assert graphs.kept
-    recorder.error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    for _ in range(ASKED):
-        rows = model.forward(batch_of(model, [20] * 20))()
-    assert np.allclose(rows, eager(model, [20] * 20), atol=1e-5)
-    assert not graphs.kept
-    assert model.graphs.startswith("off: CUDA out of memory.")
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def test_a_batch_that_does_not_fit_gives_the_recordings_up(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = made(tiny("bert"), Fake())
-    for _ in range(ASKED):
-        model.forward(batch_of(model, [20, 10]))()
+class TestMemoryThatRunsOut:
+    """What is recorded keeps its memory, which a batch needs more; but only now."""
 
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    @pytest.fixture
+    def recorder(self) -> Fake:
+        return Fake()
 
-    monkeypatch.setattr(model, "_compute", full)
-    with pytest.raises(torch.OutOfMemoryError):
-        model.forward(plain([5]))
-    assert model.graphs == "off: given up to save memory"
+    @pytest.fixture
+    def model(self, tiny: Tiny, recorder: Fake) -> TorchEncoder:
+        model = made(tiny("bert"), recorder)
+        self.ask(model, ASKED)
+        assert recorded(model)
+        return model
+
+    def ask(self, model: TorchEncoder, times: int) -> None:
+        for seed in range(times):
+            rows = model.forward(batch_of(model, [20, 10], seed))()
+            assert np.allclose(rows, eager(model, [20, 10], seed), atol=1e-5)
+
+    def test_while_a_bucket_is_recorded(self, model: TorchEncoder, recorder: Fake) -> None:
+        recorder.error = FULL
+        for _ in range(ASKED):
+            rows = model.forward(batch_of(model, [20] * 20))()
+        assert np.allclose(rows, eager(model, [20] * 20), atol=1e-5)
+        assert not recorded(model)
+        assert recorder.forgotten == 1
+        recorder.error = None
+        self.ask(model, 2 * ASKED)
+        assert recorded(model)
+
+    def test_while_a_batch_is_computed(
+        self, model: TorchEncoder, recorder: Fake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise FULL
+
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "_compute", full)
+            for _ in range(3):  # the batch, and smaller ones: none keeps recordings away for longer
+                with pytest.raises(torch.OutOfMemoryError):
+                    model.forward(plain([5]))
+        assert not recorded(model)
+        assert recorder.forgotten == 1
+        self.ask(model, 2 * ASKED - 1)
+        assert not recorded(model), "not as soon as the first time"
+        self.ask(model, 1)
+        assert recorded(model)
+
+
+def recorded(model: TorchEncoder) -> int:
+    assert model._graphs is not None
+    assert not model._graphs.failure
+    return len(model._graphs.kept)
 
 
 def test_no_more_than_so_many_are_recorded() -> None:

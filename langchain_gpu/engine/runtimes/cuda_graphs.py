@@ -48,6 +48,10 @@ class CudaRecorder:
             self._pool = self._pool or graph.pool()
             return _CudaRecording(graph, static, rows)
 
+    def forget(self) -> None:
+        """See `Recorder`. A pool that no graph holds any more takes no new one."""
+        self._pool = None
+
     def seconds(self, call: Callable[[], object], times: int) -> float:
         """See `Recorder`; after one call that is not counted."""
         with torch.cuda.device(self._device), torch.inference_mode():

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Beyond this width the kernels take longer than their start.
 LARGEST_HIDDEN = 512
-ASKED = 3  # times a bucket is asked for before it is recorded
+ASKED = 3  # times a bucket is asked for before it is recorded first
 MOST = 24  # buckets that are recorded
 REPLAYS = 5  # that are timed
 
@@ -49,6 +49,9 @@ class Recorder(Protocol):
     def seconds(self, call: Callable[[], object], times: int) -> float:
         """Return how long the device takes for `times` calls."""
 
+    def forget(self) -> None:
+        """Let go of what recordings share: none of them is left."""
+
 
 @dataclass(slots=True)
 class Graphs:
@@ -60,7 +63,8 @@ class Graphs:
         pad_id: What batches are filled up with.
         kept: Buckets that are repeated.
         dropped: Buckets for which that does not pay.
-        failure: Why nothing is recorded any more; empty while all is well.
+        failure: Why nothing is recorded any more; empty while all is well. That memory ran out is
+            no such reason: somebody else may have had it.
     """
 
     run: Run
@@ -70,6 +74,7 @@ class Graphs:
     dropped: set[Bucket] = field(default_factory=set)
     failure: str = ""
     _asked: Counter[Bucket] = field(default_factory=Counter)
+    _patience: int = ASKED
 
     def prepare(self, batch: PackedBatch) -> PackedBatch | Filled:
         """Fill a batch up where a recording exists or may come. Runs on feeder threads."""
@@ -88,7 +93,7 @@ class Graphs:
         """
         bucket = filled.bucket
         self._asked[bucket] += 1
-        if self._asked[bucket] >= ASKED and not (
+        if self._asked[bucket] >= self._patience and not (
             self.failure or bucket in self.kept or bucket in self.dropped
         ):
             self._record(filled)
@@ -104,19 +109,28 @@ class Graphs:
         return f"on: {len(self.kept)} shapes recorded, {len(self.dropped)} not faster that way"
 
     def clear(self) -> None:
-        """Give the recordings' memory back, and record nothing more."""
+        """Give the memory of recordings back, if there are any."""
+        if self.kept:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Have nothing recorded, and be slower to record again."""
         self.kept.clear()
-        self.failure = self.failure or "given up to save memory"
+        self.recorder.forget()
+        self._asked.clear()
+        self._patience *= 2
 
     def _record(self, filled: Filled) -> None:
         bucket = filled.bucket
+        full = False
         try:
             recording = self.recorder.record(self.run, filled.features)
             again = self.recorder.seconds(lambda: recording.replay(filled.features), REPLAYS)
             anew = self.recorder.seconds(lambda: self.run(filled.batch.features), REPLAYS)
         except RuntimeError as error:
-            self.failure = str(error).strip().partition("\n")[0] or type(error).__name__
             full = is_out_of_memory(error)
+            if not full:
+                self.failure = str(error).strip().partition("\n")[0] or type(error).__name__
         else:
             if again < anew:
                 self.kept[bucket] = recording
@@ -124,6 +138,7 @@ class Graphs:
                 self.dropped.add(bucket)
             logger.debug("%s: %.2g s repeated, %.2g s started anew", bucket, again, anew)
             return
-        logger.warning("CUDA graphs are off: %s", self.failure)
         if full:
-            self.clear()
+            self._wait()
+        else:
+            logger.warning("CUDA graphs are off: %s", self.failure)

@@ -2,9 +2,9 @@
 
 A budget that fills the device is set by speed, one that fits is set by memory; the smaller one
 counts. Memory is measured where the device can tell: one forward pass at the largest shape gives
-the bytes a token takes, which counts until the model is loaded again. The out-of-memory ladder
-corrects the rest. What it learned is where later engines of the process begin, and not for ever, as
-memory may have been short because somebody else had it.
+the bytes a token takes, and what is free then the first budget. When others have left the device,
+it grows. The out-of-memory ladder corrects the rest. What it learned is where later engines of the
+process begin, and not for ever, as memory may have been short because somebody else had it.
 """
 
 from __future__ import annotations
@@ -52,18 +52,26 @@ class Budget:
         tokens: To begin with.
         most: What it never goes above.
         learn: Called with a budget that later engines should begin with.
+        room: Returns the tokens that fit into the memory that is free when it is called; None where
+            nobody can tell, and only trying shows.
 
     Attributes:
         tokens: Now.
     """
 
     def __init__(
-        self, device: str, tokens: int, most: int, learn: Callable[[int], None] | None = None
+        self,
+        device: str,
+        tokens: int,
+        most: int,
+        learn: Callable[[int], None] | None = None,
+        room: Callable[[], int] | None = None,
     ) -> None:
         self.device = device
         self.tokens = tokens
         self._most = most
         self._learn = learn
+        self._room = room
         self._believed = tokens  # what fits when nobody else takes the memory, as far as one knows
         self._patience = PATIENCE
         self._full = 0
@@ -95,6 +103,12 @@ class Budget:
             if self._full < self._patience:
                 return None
             more = min(self._most, 2 * self.tokens)
+            if self._room is not None:
+                worth = min(more, self.tokens + max(1, self.tokens // 4))
+                more = min(more, self._room())
+                if more < worth:  # what is free goes up and down a little all the time
+                    self._full = 0
+                    return None
             self._believed = max(self._believed, more)
             return self._set(more)
 
@@ -110,6 +124,8 @@ class Budgets:
         model: What tells models apart, for what was learned about them.
         fixed: The user's own number, taken as it is; None for a default, measured.
         planned: What a plan gives each device, by its short name; the default is not above it.
+        firm: Whether the plan has promised the rest to others. Otherwise it is a guess of what is
+            free, and where that can be measured the budget may grow beyond it.
     """
 
     def __init__(
@@ -118,27 +134,29 @@ class Budgets:
         *,
         fixed: int | None = None,
         planned: Mapping[str, int] | None = None,
+        firm: bool = False,
     ) -> None:
         self._model = model
         self._fixed = fixed
         self._planned = dict(planned or {})
+        self._firm = firm
 
     def first(self, encoder: Encoder) -> Budget:
         """Return the budget to begin with where the encoder is now.
-
-        What is measured holds for this budget only: the next one finds other memory free.
 
         Raises:
             Exception: What the runtime raises when there is no memory for one token.
         """
         device = encoder.device
-        most = self._fixed or default_budget(device)
-        most = min(most, self._planned.get(str(device), most))
+        wanted = self._fixed or default_budget(device)
+        planned = min(wanted, self._planned.get(str(device), wanted))
+        tokens, room = planned, None
         if self._fixed is None and isinstance(encoder, Probed):
-            most = _measure(encoder.peak_bytes, device, most)
+            tokens, room = _measure(encoder.peak_bytes, device, planned)
+        most = tokens if room is None else planned if self._firm else wanted
         with _lock:
-            learned = _learned.get((str(device), self._model), most)
-        return Budget(str(device), min(learned, most), most, partial(self.learn, device))
+            tokens = min(tokens, _learned.get((str(device), self._model), tokens))
+        return Budget(str(device), tokens, most, partial(self.learn, device), room)
 
     def learn(self, device: Device, tokens: int) -> None:
         """Remember that more than `tokens` did not fit; what is remembered only goes down."""
@@ -156,8 +174,13 @@ def default_budget(device: Device) -> int:
     return DEFAULTS.get(device.kind, GPU_DEFAULT)
 
 
-def _measure(peak_bytes: Callable[[int], int | None], device: Device, wanted: int) -> int:
-    """Return `wanted`, or as many tokens as fit into the free memory by measurement."""
+def _measure(
+    peak_bytes: Callable[[int], int | None], device: Device, wanted: int
+) -> tuple[int, Callable[[], int] | None]:
+    """Return `wanted`, or as many tokens as fit into the free memory by measurement.
+
+    And what returns how many fit later, None where the device cannot tell.
+    """
     tokens = wanted
     while True:
         try:
@@ -170,7 +193,11 @@ def _measure(peak_bytes: Callable[[int], int | None], device: Device, wanted: in
         if taken != -1:
             break
         tokens //= 2
-    free = free_memory(device)
-    if not taken or free is None:
-        return tokens
-    return max(1, min(tokens, int(free * SHARE * tokens / taken)))
+    if not taken or free_memory(device) is None:
+        return tokens, None
+    share = SHARE * tokens / taken
+
+    def room() -> int:
+        return max(1, int((free_memory(device) or 0) * share))
+
+    return min(tokens, room()), room

@@ -77,7 +77,12 @@ def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:
     encoders = [encoder for encoder, _ in loaded]
     engine: Engine[Any] = Engine(
         encoders,
-        budgets=Budgets(_identity(config), fixed=config.max_batch_tokens, planned=planned),
+        budgets=Budgets(
+            _identity(config),
+            fixed=config.max_batch_tokens,
+            planned=planned,
+            firm=config.plan is not None,
+        ),
         fallback=[cpu] if cpu is not None else [],
         on_event=on_event,
         what=_WORK[config.task],

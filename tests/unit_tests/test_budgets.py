@@ -54,10 +54,58 @@ def test_a_probe_that_does_not_fit_is_halved() -> None:
     assert card.probes == [16384, 8192, 4096]
 
 
-@pytest.mark.usefixtures("free")
-def test_what_is_measured_counts_until_the_model_is_loaded_again() -> None:
-    Budgets("m").first(Card(per_token=1, fits=5000))
-    assert Budgets("m").first(Card(per_token=1)).tokens == default_budget(GPU)
+class TestMemoryThatOthersTakeAndLeave:
+    """Measured where half of a card is somebody else's; a token takes 1 kB."""
+
+    @pytest.fixture
+    def free(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        free = [5_000_000]
+        monkeypatch.setattr(module, "free_memory", lambda _: free[0])
+        return free
+
+    def test_what_becomes_free_is_used(self, free: list[int]) -> None:
+        budget = Budgets("m").first(Card(per_token=1000))
+        assert budget.tokens == 4000
+        assert fill(budget, 10 * PATIENCE) == []
+        free[0] = 10_000_000
+        assert [each.new_tokens for each in fill(budget, 10 * PATIENCE)] == [8000]
+        free[0] = 80_000_000
+        fill(budget, 10 * PATIENCE)
+        assert budget.tokens == default_budget(GPU)
+
+    def test_a_little_more_is_no_reason(self, free: list[int]) -> None:
+        budget = Budgets("m").first(Card(per_token=1000))
+        free[0] = 6_000_000
+        assert fill(budget, 10 * PATIENCE) == []
+
+    def test_after_a_failure_it_goes_as_far_as_there_is_room(self, free: list[int]) -> None:
+        budget = Budgets("m").first(Card(per_token=1000))
+        budget.failed(4000)
+        free[0] = 4_900_000
+        assert [each.new_tokens for each in fill(budget, 10 * PATIENCE)] == [3920]
+
+    def test_a_probe_that_did_not_fit_says_nothing_for_ever(self, free: list[int]) -> None:
+        card = Card(per_token=1000, fits=300)
+        budget = Budgets("m").first(card)
+        assert budget.tokens == 256
+        fill(budget, 10 * PATIENCE)
+        assert budget.tokens == 4000
+
+    @pytest.mark.parametrize(("firm", "most"), [(True, 3000), (False, 16384)])
+    def test_a_plan_that_is_a_guess_is_no_bound(
+        self, free: list[int], *, firm: bool, most: int
+    ) -> None:
+        budgets = Budgets("m", planned={str(GPU): 3000}, firm=firm)
+        budget = budgets.first(Card(per_token=1000))
+        assert budget.tokens == 3000
+        free[0] = 80_000_000
+        fill(budget, 10 * PATIENCE)
+        assert budget.tokens == most
+
+    def test_where_nobody_can_tell_a_plan_is_all_there_is(self, free: list[int]) -> None:
+        budget = Budgets("m", planned={str(GPU): 3000}).first(FakeEncoder())
+        free[0] = 80_000_000
+        assert fill(budget, 10 * PATIENCE) == []
 
 
 def test_a_probe_that_never_fits_raises_what_the_device_raised() -> None:

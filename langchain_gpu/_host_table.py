@@ -7,6 +7,7 @@ the bit. An idea of transformers' users (huggingface/transformers issue 47705).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,9 +34,14 @@ class HostTable(torch.nn.Module):
         """Id of the token that fills rows up."""
         return self._held[0].padding_idx
 
-    def set_dtype(self, dtype: torch.dtype) -> None:
-        """Keep the table in `dtype`."""
-        self._held[0].to(dtype)
+    def _apply(
+        self,
+        fn: Callable[[torch.Tensor], torch.Tensor],
+        recurse: bool = True,  # noqa: ARG002, FBT001, FBT002 - torch's signature
+    ) -> HostTable:
+        """Follow the model to another dtype, and not to another device."""
+        self._held[0].to(fn(self.weight.new_empty(0)).dtype)
+        return self  # it has no tensors of its own
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the rows of `ids`, shape [*ids.shape, width], on the device of `ids`."""

@@ -100,7 +100,7 @@ class HFModel:
         problem: Exception | None = None
         try:
             if planned is not None and planned.embedding_on_cpu and planned.decision == "partial":
-                keep_on_cpu(model).set_dtype(self._dtype)
+                keep_on_cpu(model)
                 self._tell(planned)
             model = model.to(self.device.torch_name)
         except Exception as error:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from langchain_gpu import GPUEmbeddings, GPURerank
 from langchain_gpu._host_table import HostTable, keep_on_cpu
+from langchain_gpu._move import move_model
 from langchain_gpu.engine import backends, embedder, planned
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
@@ -83,6 +85,19 @@ class TestTable:
             options={"embedding_device": "cpu"},
         )
         assert encoder._model[0].model.get_input_embeddings().weight.dtype == torch.bfloat16
+
+    def test_it_follows_whoever_moves_the_model(self) -> None:
+        """A chat model that leaves a card computes in what the CPU prefers."""
+        sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 9}
+        ends = {"bos_token_id": 0, "eos_token_id": 0}
+        config = GPT2Config(**sizes, **ends, tie_word_embeddings=False)
+        model = GPT2LMHeadModel(config).half().eval()
+        held = keep_on_cpu(model)
+        move_model(model, "cpu", torch.float32)
+        assert held.weight.dtype == torch.float32
+        assert model(torch.tensor([[1, 2]])).logits.dtype == torch.float32
+        model.to("meta")
+        assert held.weight.device.type == "cpu"
 
     def test_what_cannot_stay_behind_is_told(self, tiny: Tiny) -> None:
         with pytest.raises(ValueError, match="Linear has no table of token embeddings"):

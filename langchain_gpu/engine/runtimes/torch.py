@@ -142,8 +142,6 @@ class TorchEncoder(ModulesEncoder):
         """
         self._device, self._graphs = device, None
         move_model(self._model, device.torch_name, DTYPES[self.dtype])
-        if self._table is not None:
-            self._table.set_dtype(DTYPES[self.dtype])
         self._packed, self.attention = self._layout()
         if not self._no_graphs():
             pad_id = int(self._model[0].tokenizer.pad_token_id or 0)

@@ -6,10 +6,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+# What is no extra of this package, as it comes in place of one: "onnx" with another wheel.
+_OTHERS = {
+    "onnx-migraphx": "pip install onnx onnxruntime-migraphx",
+    "onnx-openvino": "pip install onnx onnxruntime-openvino",
+}
+
 
 def install_line(extra: str) -> str:
     """Return the exact pip line that brings `extra`."""
-    return f'pip install "langchain-gpu[{extra}]"'
+    return _OTHERS.get(extra, f'pip install "langchain-gpu[{extra}]"')
 
 
 def is_installed(module: str) -> bool:

@@ -81,8 +81,8 @@ def rocm_remedy(arch: str, built: Sequence[str]) -> str:
 
 
 def onnx_extra(kind: str) -> str:
-    """Return the extra whose ONNX Runtime suits a kind of device best."""
-    return "onnx-gpu" if kind == "cuda" else "onnx"
+    """Return the extra, or what stands for one, whose ONNX Runtime suits a kind of device best."""
+    return {"cuda": "onnx-gpu", "rocm": "onnx-migraphx", "xpu": "onnx-openvino"}.get(kind, "onnx")
 
 
 def reinstall(tag: str) -> str:

@@ -67,6 +67,7 @@ def test_two_onnx_wheels() -> None:
     assert severity == "problem"
     assert "module `onnxruntime`" in what
     assert remedy.endswith('pip install "langchain-gpu[onnx-gpu]"')
+    assert only(MI300X, wheels=both)[2].endswith("pip install onnx onnxruntime-migraphx")
 
 
 def test_faiss_for_the_cpu_beside_a_card() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import onnxruntime
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.budgets import Budgets
@@ -34,6 +37,7 @@ from tests.unit_tests.tiny_models import WINDOW
 
 Tiny = Callable[[str], str]
 
+ROOT = Path(__file__).parents[2]
 CPU = select_device("cpu")
 TEXTS = ["", "The GPU is fast.", "one two\none two", "the memory of the gpu " * 3, "token " * 200]
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -143,6 +147,24 @@ class TestProviders:
         assert str(encoder.device) == "cpu"
         assert encoder.dtype == "float32"
         assert np.allclose(embed(encoder), reference(tiny("bert")), atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("kind", "line"),
+        [
+            ("cpu", 'pip install "langchain-gpu[onnx]"'),
+            ("cuda", 'pip install "langchain-gpu[onnx-gpu]"'),
+            ("rocm", "pip install onnx onnxruntime-migraphx"),
+            ("xpu", "pip install onnx onnxruntime-openvino"),
+        ],
+    )
+    def test_what_is_missing_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, kind: Any, line: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(ImportError, match=re.escape(line)):
+            backends.create(EmbedderConfig(model=".", backend="onnx"), card(kind))
+        if "langchain-gpu" not in line:
+            assert f"`{line}`" in (ROOT / "docs/install.md").read_text()
 
     def test_a_silent_cpu_is_no_success(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
         """As ONNX Runtime does where CUDA's libraries are missing."""

@@ -160,6 +160,9 @@ class Searcher(Protocol):
             CannotSearch: This searcher cannot do this search; the next one can.
         """
 
+    def forget(self) -> None:
+        """Let go of the index and of what was copied of it. Nothing is searched meanwhile."""
+
 
 class CannotSearch(Exception):  # noqa: N818 - a turn in the road; users never see it raised
     """A searcher hands a search on to the next one.

@@ -25,5 +25,8 @@ class FaissCPU:
         assert index is not None, "its owner searches it"  # noqa: S101 - for mypy
         return index.search(queries, k, allowed, effort)
 
+    def forget(self) -> None:
+        """Nothing is held."""
+
 
 __all__ = ["FaissCPU"]

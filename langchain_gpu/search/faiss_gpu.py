@@ -130,8 +130,7 @@ class FaissGPU:
         with self._lock:
             if self._mirrored == (index, index.version):
                 return
-            self._mirror = self._mirrored = None  # the old copy goes before the new one comes
-            self._source = Mirrored(None, None)
+            self._drop()  # the old copy goes before the new one comes
             source = index.mirrored()
             flat = isinstance(source.index, faiss.IndexFlat)
             try:
@@ -167,6 +166,15 @@ class FaissGPU:
             if ((found.rows >= 0).sum(axis=1) < min(k, len(index))).any():
                 raise CannotSearch(f"the scanned lists hold fewer than {k} vectors", cause="short")
         return found
+
+    def forget(self) -> None:
+        """Give the memory of the copy back, and the index."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._mirror = self._mirrored = self._bound = None
+        self._source = Mirrored(None, None)
 
     def _copy(self, index: Any, *, flat: bool) -> Any:
         several = len(self._devices) > 1

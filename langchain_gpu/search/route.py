@@ -132,6 +132,11 @@ class Route:
         self._cpu.build(index)
         return self._cpu.search(queries, k, allowed, effort)
 
+    def forget(self) -> None:
+        """Give the memory of mirrors back, for an index that nobody can find anything in."""
+        for searcher in self._mirrors:
+            searcher.forget()
+
     def _chosen(self) -> Device:
         with self._lock:
             if self._device is None:

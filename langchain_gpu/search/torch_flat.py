@@ -79,10 +79,10 @@ class TorchFlat:
         with self._lock:
             if self._mirrored == (index, index.version):
                 return
-            self._mirrored = self._vectors = self._squares = None  # old before new
+            self._drop()  # old before new
             turn = self._copy(index)
             if turn is not None:
-                self._vectors = self._squares = None
+                self._drop()
                 release(self._device)
                 raise turn
             self._index, self._mirrored = index, (index, index.version)
@@ -108,6 +108,17 @@ class TorchFlat:
                 if turn is not None:
                     raise turn
                 self._chunk_bytes //= 2
+
+    def forget(self) -> None:
+        """Give the memory of the copy back, and the index."""
+        with self._lock:
+            if self._mirrored is not None:
+                self._drop()
+                release(self._device)
+
+    def _drop(self) -> None:
+        self._mirrored = self._index = self._vectors = self._squares = None
+        self._rows = np.empty(0, dtype=np.int64)
 
     def _attempt(
         self, queries: Matrix, k: int, allowed: Rows | None

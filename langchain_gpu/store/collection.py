@@ -93,6 +93,7 @@ class Collection:
         index: Index | None = None,
         documents: Documents | MappedDocuments | None = None,
         words: Words | None = None,
+        forget: Callable[[], object] = lambda: None,
     ) -> None:
         """Start empty, or with an index and its documents.
 
@@ -103,6 +104,7 @@ class Collection:
             index: Holds the vectors of `documents`.
             documents: Theirs.
             words: An empty index of words, for `fused`.
+            forget: Has the search give back what it keeps of an index. Called when nothing is left.
         """
         self._make_index = make_index
         self._search = search
@@ -110,6 +112,7 @@ class Collection:
         self._documents: Documents | MappedDocuments
         self._documents = Documents() if documents is None else documents
         self._words = words
+        self._forget = forget
         self._writers = Lock()
         self._gate = Gate()
         self._known: dict[Path, Manifest] = {}  # by folder, as this store left or found it
@@ -176,7 +179,11 @@ class Collection:
         """Remove the documents of those ids that are here; return how many."""
         with self._writers:
             rows = self._documents.rows_of(dict.fromkeys(ids))
-            if self._index is not None and len(rows):
+            if self._index is None or not len(rows):
+                return 0
+            if len(rows) == len(self._documents):
+                self._empty(self._make_index(self._index.dimension))
+            else:
                 documents = self._writable()
                 with self._gate.writing():
                     self._documents = documents
@@ -188,9 +195,8 @@ class Collection:
 
     def clear(self) -> None:
         """Remove everything; the next vectors may have another width."""
-        with self._writers, self._gate.writing():
-            self._documents = Documents(self._documents.next_row)
-            self._index = None
+        with self._writers:
+            self._empty(None)
 
     def get(self, ids: Sequence[str]) -> list[Entry]:
         """Return the documents of those ids that are here, in the order of `ids`."""
@@ -317,6 +323,15 @@ class Collection:
                 timeout=timeout,
             )
             self.know(folder, manifest)
+
+    def _empty(self, index: Index | None) -> None:
+        """Go on with an empty index: FAISS keeps the memory of vectors that are taken out of it."""
+        with self._gate.writing():
+            self._documents = documents = Documents(self._documents.next_row)
+            self._index = index
+        self._forget()  # where nothing can be found, nobody searches meanwhile
+        if self._words is not None:
+            self._words.follow(documents.next_row, documents.rows(), [])
 
     def _writable(self) -> Documents:
         """Return the documents in memory, where they can be changed.

@@ -149,7 +149,9 @@ class Core(VectorStore):
     def _collect(self, **contents: Any) -> Collection:
         make = partial(self._kind.create, metric=self._metric)
         self._words = BM25()
-        return Collection(make, self._route.search, words=self._words, **contents)
+        return Collection(
+            make, self._route.search, words=self._words, forget=self._route.forget, **contents
+        )
 
     def _prepare(self, vectors: Sequence[ArrayLike] | Matrix, name: Callable[[int], str]) -> Matrix:
         dimension = self._collection.dimension

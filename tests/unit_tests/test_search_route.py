@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from langchain_core.embeddings import FakeEmbeddings
+from langchain_core.embeddings import DeterministicFakeEmbedding, FakeEmbeddings
 
 from langchain_gpu.events import Event, FallbackWarning, FellBack
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
@@ -236,6 +237,26 @@ def test_the_mirror_is_copied_again_only_after_a_change(fake: FakeGPU) -> None:
     other = filled(9)
     assert asked.search(other, queries(), 5).rows.tolist() == truth(other, 5)
     assert fake.copies == 3
+
+
+@pytest.mark.parametrize("ids", [None, ["0", "1", "2"]], ids=["all", "each"])
+def test_a_store_without_documents_holds_nothing_on_the_card(
+    fake: FakeGPU, ids: list[str] | None
+) -> None:
+    store = FAISSVectorStore(DeterministicFakeEmbedding(size=8), device="cuda:0")
+    store.add_texts(["a", "b", "c"], ids=["0", "1", "2"])
+    store.similarity_search("a", k=1)
+    store.hybrid_search("a")
+    (searcher,) = store._route._mirrors
+    assert isinstance(searcher, faiss_gpu.FaissGPU)
+    copy = weakref.ref(searcher._mirror)
+    assert copy() is not None
+    store.delete(ids)
+    assert copy() is None
+    assert len(store._words._state.parts) == 0
+    store.add_texts(["a"], ids=["3"])
+    assert [found.id for found in store.hybrid_search("a")] == ["3"]
+    assert fake.copies == 2
 
 
 def test_k_above_the_kernels_limit_goes_to_the_cpu_and_is_told_once(fake: FakeGPU) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Literal
 
 import faiss
@@ -204,6 +205,24 @@ def test_the_mirror_follows_changes_and_is_kept_otherwise(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(searcher.search(queries, 3).rows, left)
     assert copies[0] == 300
     assert len(copies) == 2
+
+
+def test_what_is_forgotten_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[Device] = []
+    index, queries = filled(vectors(30, "ip"), "ip"), vectors(3, "ip", seed=1)
+    searcher = started(index)
+    monkeypatch.setattr(torch_flat, "release", released.append)
+    found = searcher.search(queries, 3).rows
+    parts = [weakref.ref(searcher._vectors), weakref.ref(searcher._squares)]
+    searcher.forget()
+    searcher.forget()
+    assert [part() for part in parts] == [None, None]
+    assert released == [PLACE], "torch keeps it for itself else"
+    alive = weakref.ref(index)
+    del index
+    assert alive() is None
+    searcher.build(filled(vectors(30, "ip"), "ip"))
+    np.testing.assert_array_equal(searcher.search(queries, 3).rows, found)
 
 
 def test_memory_that_runs_out_makes_chunks_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

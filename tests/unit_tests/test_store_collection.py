@@ -110,6 +110,19 @@ def test_an_emptied_collection_keeps_its_width() -> None:
     assert (len(target), target.dimension) == (0, 2)
 
 
+def test_an_emptied_collection_holds_no_memory() -> None:
+    target = collection()
+    put(target, range(3))
+    index = target.index
+    assert index is not None
+    alive = weakref.ref(index)
+    del index
+    target.delete(["id0", "id1", "id2"])
+    assert alive() is None, "FAISS keeps the room of vectors that it removes"
+    put(target, range(3, 6))
+    assert target.search(query(4), 1).documents.texts == ["4 0"]
+
+
 def test_no_code_of_users_runs_behind_the_lock() -> None:
     target = collection()
     put(target, range(4))

@@ -74,8 +74,7 @@ def _rows(here: Sequence[Streamer], number: int, rounds: int) -> list[dict[str, 
         for place, who in enumerate(here)
     ]
     for row in found:
-        late_by = f"{row['late_ms']['p50']} ms"
-        print(f"{row['name']}, {number} at once: {late_by}", file=sys.stderr, flush=True)
+        print(f"{row['name']}, {number} at once: {row['late_ms']} ms", file=sys.stderr, flush=True)
     return found
 
 

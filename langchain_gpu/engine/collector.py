@@ -42,6 +42,7 @@ class Collector(Generic[ItemT]):
         self._run = run
         self._most = most
         self._waiting: deque[_Call[ItemT]] = deque()
+        self._computed: list[_Call[ItemT]] = []
         self._busy = False
         self._lock = threading.Lock()
         # Its thread lives only while there is work, and ends with the collector.
@@ -53,38 +54,53 @@ class Collector(Generic[ItemT]):
         Raises:
             Exception: Whatever `run` raises for these items, or for all at once.
         """
-        with self._lock:
-            lead = not self._busy
-            self._busy = True
-        if not lead:
-            future = self.submit(items, options)
-            try:
-                return future.result()
-            except BaseException:
-                future.cancel()  # interrupted: nobody needs it any more
-                raise
-        try:
-            return self._run(list(items), options)
+        lead = False
+        try:  # from the start: Ctrl-C may come at any line, and the others must not wait for ever
+            with self._lock:
+                if not self._busy:
+                    lead = self._busy = True
+            if lead:
+                return self._run(list(items), options)
         finally:
-            self._pass_on()
+            if lead:
+                with self._lock:
+                    if not self._waiting:
+                        lead = self._busy = False
+                if lead:  # let the worker go on with those who came meanwhile
+                    self._worker.submit(self._serve)
+        future = self.submit(items, options)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # interrupted: nobody needs it any more
+            raise
 
     def submit(self, items: Sequence[ItemT], options: Any) -> Future[Rows]:
         """Queue a call and return at once."""
         call = _Call(items, options)
-        with self._lock:
-            self._waiting.append(call)
-            start, self._busy = not self._busy, True
-        if start:
-            self._worker.submit(self._serve)
+        start = False
+        try:
+            with self._lock:
+                self._waiting.append(call)
+                start = not self._busy
+                self._busy = True
+        finally:
+            if start:
+                self._worker.submit(self._serve)
         return call.future
 
-    def _pass_on(self) -> None:
-        """Let the worker go on with those who came meanwhile."""
+    def when_done(self, then: Callable[[], object]) -> None:
+        """Call `then` when the calls that the worker computes now have their rows.
+
+        Those who made them may have gone, as after Ctrl-C.
+        """
         with self._lock:
-            self._busy = bool(self._waiting)
-            if not self._busy:
-                return
-        self._worker.submit(self._serve)
+            futures = [call.future for call in self._computed]
+        under_way = next((future for future in futures if not future.done()), None)
+        if under_way is None:
+            then()
+        else:
+            under_way.add_done_callback(lambda _: self.when_done(then))
 
     def _serve(self) -> None:
         while group := self._take():
@@ -105,7 +121,7 @@ class Collector(Generic[ItemT]):
                 elif call.future.set_running_or_notify_cancel():
                     group.append(call)
                     items += len(call.items)
-            self._waiting = left
+            self._waiting, self._computed = left, group
             self._busy = bool(group)
             return group
 

@@ -48,10 +48,7 @@ class Embedder:
 
     def close(self) -> None:
         """Free the model's memory."""
-        devices = self.engine.devices
         self.engine.close()
-        for device in devices:
-            release(device)
 
 
 def load(config: EmbedderConfig, on_event: Listener | None = None) -> Embedder:

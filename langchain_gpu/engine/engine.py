@@ -23,6 +23,7 @@ from langchain_gpu.engine.ladder import Finished, Ladder, Work
 from langchain_gpu.engine.report import Rows, Tally
 from langchain_gpu.events import FellBack, Listener
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.memory import release
 
 ItemT = TypeVar("ItemT")
 Progress = Callable[[int], None]
@@ -191,9 +192,14 @@ class Engine(Generic[ItemT]):
             yield self.run(group, options)
 
     def close(self) -> None:
-        """Free the models' memory."""
+        """Free the models' memory, once merged calls whose callers have gone are done."""
+        self._collector.when_done(self._free)
+
+    def _free(self) -> None:
         for ladder in self._ladders:
+            device = ladder.encoder.device
             ladder.encoder.close()
+            release(device)
 
     def _buffer(self, count: int, out: Vectors | None) -> Vectors:
         shape = (count, self.dimension)

@@ -101,7 +101,9 @@ class Keeper(Generic[T]):
         try:
             yield lease.coming.result()
         finally:
-            self._leave(lease)
+            with self._lock:  # here: Ctrl-C may come at the first line of a function
+                lease.users -= 1
+            self._settle(lease)
 
     @asynccontextmanager
     async def use_async(self, load: Callable[[], T]) -> AsyncIterator[T]:
@@ -119,6 +121,8 @@ class Keeper(Generic[T]):
                 thing = await asyncio.wrap_future(lease.coming)
             yield Held(thing, partial(self._again, lease, thing))
         finally:
+            with self._lock:
+                lease.users -= 1
             if (last := self._left(lease)) is not None:
                 # No task: the end of the loop would cancel it before its thread has begun.
                 closing = asyncio.get_running_loop().run_in_executor(None, last.close)
@@ -143,7 +147,9 @@ class Keeper(Generic[T]):
         try:
             yield thing
         finally:
-            self._leave(lease)
+            with self._lock:  # as in `use`
+                lease.users -= 1
+            self._settle(lease)
 
     def close(self) -> None:
         """Free it, as soon as nobody uses it."""
@@ -161,19 +167,22 @@ class Keeper(Generic[T]):
 
     def _enter(self, begin: Callable[[_Lease[T]], object]) -> _Lease[T]:
         """Count one more; the first one begins to load, and ends here where that fails."""
-        mine: _Lease[T] | None = None
-        try:
+        lease: _Lease[T] | None = None
+        first = False
+        try:  # from the start: Ctrl-C may come at any line
             with self._lock:
-                lease = self._lease
-                if lease is None:
-                    lease = self._lease = mine = _Lease()
-                check_process(lease.process)
-                lease.users += 1
-            if mine is not None:
-                begin(mine)
+                first = self._lease is None
+                there = self._lease or _Lease()
+                check_process(there.process)
+                there.users += 1
+                lease = self._lease = there
+            if first:
+                begin(lease)
         except BaseException as error:
-            if mine is not None:
-                self._fail(mine, error)
+            if lease is not None and first:
+                self._fail(lease, error)
+            elif lease is not None:
+                self._leave(lease)
             raise
         return lease
 
@@ -209,13 +218,17 @@ class Keeper(Generic[T]):
         self._leave(lease)
 
     def _leave(self, lease: _Lease[T]) -> None:
+        with self._lock:
+            lease.users -= 1
+        self._settle(lease)
+
+    def _settle(self, lease: _Lease[T]) -> None:
         if (thing := self._left(lease)) is not None:
             thing.close()
 
     def _left(self, lease: _Lease[T]) -> T | None:
-        """Count one less, and return what is to be closed now."""
+        """Return what is to be closed now that there is one user less."""
         with self._lock:
-            lease.users -= 1
             lease.left = monotonic()
             self._rest()
             return lease.take() if lease.retired and not lease.users else None

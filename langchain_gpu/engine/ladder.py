@@ -187,7 +187,8 @@ class Ladder:
             todo += reversed(self._recover(started))
 
     def _start(self, work: Work[OwnerT]) -> _Flight[OwnerT] | _Failure[OwnerT]:
-        with self._turns:
+        turn = self._turns.take()
+        try:
             began, device = perf_counter(), self.encoder.device
             features = work.features
             if features is None or work.device != device:  # it moved since, or the batch was cut
@@ -198,6 +199,8 @@ class Ladder:
                 if not is_out_of_memory(error):
                     raise
                 return _Failure(work, device, _first_line(error))
+        finally:
+            turn.release()
 
     def _land(self, flights: deque[_Flight[OwnerT]]) -> Iterator[Finished[OwnerT]]:
         """Wait for the oldest flight; compute it in pieces if it ran out of memory under way."""
@@ -235,7 +238,8 @@ class Ladder:
     def _recover(self, failure: _Failure[OwnerT]) -> list[Work[OwnerT]]:
         """Make room, and return what is to be computed now, longest rows first."""
         work = Work(failure.work.owner, failure.work.rows)
-        with self._turns:
+        turn = self._turns.take()
+        try:
             if str(failure.device) != str(self.encoder.device):
                 return [work]  # it moved meanwhile, and nobody has tried this batch there
             release(failure.device)
@@ -248,6 +252,8 @@ class Ladder:
             if change := self._budget.failed(cost):
                 emit(self._on_event, change)
             return self._cut(work, cost)
+        finally:
+            turn.release()
 
     def _step_down(self, failure: _Failure[OwnerT]) -> None:
         """Move to the next device, for an item that does not fit on this one even alone."""

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+
+
+class _Turn:
+    """One who holds the lock, or waits for the one before.
+
+    Attributes:
+        lock: Locked until the turn is over, or given up.
+        before: Whom it waits for; None once it has come.
+    """
+
+    __slots__ = ("before", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.before: _Turn | None = None
 
 
 class Turns:
@@ -15,39 +29,33 @@ class Turns:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._held = False
-        self._waiting: deque[threading.Lock] = deque()
+        self._last: _Turn | None = None
 
     @property
     def callers(self) -> int:
         """How many hold it or wait for it."""
-        return len(self._waiting) + self._held
+        count, turn = 0, self._last
+        while turn is not None:
+            count += turn.lock.locked()
+            turn = turn.before
+        return count
 
-    def __enter__(self) -> None:
-        with self._mutex:
-            if not self._held:
-                self._held = True
-                return
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
+    def take(self) -> threading.Lock:
+        """Wait for this thread's turn, and return what is to be released at its end.
+
+        Release it in a `finally`, and not by a function around it: Ctrl-C may come at the first
+        line of any function, but not before a call into C.
+        """
+        mine = _Turn()
+        mine.lock.acquire()
         try:
-            gate.acquire()
-        except BaseException:  # interrupted while waiting: whoever is next must not wait for ever
             with self._mutex:
-                mine = gate not in self._waiting
-                if not mine:
-                    self._waiting.remove(gate)
-            if mine:
-                self._pass_on()
+                mine.before, self._last = self._last, mine
+            while (before := mine.before) is not None:
+                with before.lock:
+                    pass
+                mine.before = before.before  # of one who gave up: still somebody
+        except BaseException:  # Ctrl-C: whoever is next goes on waiting for those before
+            mine.lock.release()
             raise
-
-    def __exit__(self, *_: object) -> None:
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        with self._mutex:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._held = False
+        return mine.lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -45,6 +46,19 @@ class Held:
 
         patch.setattr(encoder, "forward", wait)
         patch.setattr(encoder, "close", note)
+
+
+class Turnstile:
+    """An event that lets one through at a time."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(0)
+
+    def set(self) -> None:
+        self._free.release()
+
+    def wait(self, timeout: float) -> bool:
+        return self._free.acquire(timeout=timeout)
 
 
 @pytest.fixture(params=["embeddings", "rerank"])
@@ -94,6 +108,42 @@ async def test_closing_waits_for_what_a_cancelled_task_left_behind(
     assert not held.closed.is_set(), "freed under a forward pass"
     held.gate.set()
     assert await asyncio.to_thread(held.closed.wait, 20)
+
+
+def test_closing_waits_for_what_an_interrupt_left_behind(
+    model: GPUEmbeddings | GPURerank,
+    held: Held,
+    monkeypatch: pytest.MonkeyPatch,
+    press_ctrl_c: Callable[[], None],
+) -> None:
+    def ask(text: str) -> object:
+        if isinstance(model, GPUEmbeddings):
+            return model.embed_query(text)
+        return model.score([("the gpu", text)])
+
+    def interrupt() -> None:
+        while not collector._waiting:
+            time.sleep(0.001)
+        held.begun.clear()
+        held.gate.set()
+        assert held.begun.wait(20)  # the second call, on a thread of the model's own
+        press_ctrl_c()
+
+    monkeypatch.setattr(held, "gate", Turnstile())
+    with model._use() as loaded:
+        local: Any = loaded if isinstance(model, GPUEmbeddings) else loaded._loaded
+        collector = local.engine._collector
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, "one")
+        assert held.begun.wait(20)
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ask("two")
+        first.result(20)
+    model.close()
+    assert not held.closed.is_set(), "freed under a forward pass"
+    held.gate.set()
+    assert held.closed.wait(20)
 
 
 async def test_what_has_not_begun_is_not_computed_for_a_cancelled_task(

@@ -8,6 +8,7 @@ nothing, and sixty-four at once cost a few forward passes.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,13 @@ from typing import Any, Generic, TypeVar
 
 from langchain_gpu.engine.blame import about_items
 from langchain_gpu.engine.report import Rows
+from langchain_gpu.servers.errors import FailedItemError
 
 ItemT = TypeVar("ItemT")
+
+# Runs of a group that a server may fail at, each after several attempts and pauses, before all who
+# are left get the error: about half as many items, as the call at fault is asked once more alone.
+_FAILURES = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -127,25 +133,35 @@ class Collector(Generic[ItemT]):
 
     def _compute(self, group: list[_Call[ItemT]]) -> None:
         """Compute a group. Where an item is at fault, the calls beside its own get their rows."""
-        parts = [group]
+        parts, failures = [group], 0
         while parts:
             part = parts.pop()
             try:
                 rows = self._run([item for call in part for item in call.items], part[0].options)
                 results = _cut(rows, part)
             except BaseException as error:  # noqa: BLE001 - it goes to whom it belongs
-                if not about_items(error):
+                failures += isinstance(error, FailedItemError)
+                if not about_items(error) or failures > _FAILURES:
                     # The rest would meet it too, and with a server that hangs after a long wait.
                     part, parts = [*part, *chain.from_iterable(parts)], []
                 elif len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                    parts += _divided(part, error)
                     continue
                 for call in part:
                     call.future.set_exception(error)
             else:
                 for call, result in zip(part, results, strict=True):
                     call.future.set_result(result)
+
+
+def _divided(calls: list[_Call[ItemT]], error: BaseException) -> list[list[_Call[ItemT]]]:
+    """Return the call at fault, whose item has another position there, and the rest; or halves."""
+    middle = len(calls) // 2
+    if isinstance(error, FailedItemError):
+        ends = list(accumulate(len(call.items) for call in calls))
+        at = bisect_right(ends, error.position)
+        return [[*calls[:at], *calls[at + 1 :]], [calls[at]]]
+    return [calls[middle:], calls[:middle]]
 
 
 def _cut(rows: Rows, calls: list[_Call[ItemT]]) -> list[Rows]:

@@ -68,6 +68,23 @@ class NotFiniteError(BadAnswerError):
         return True
 
 
+class FailedItemError(ServerError):
+    """The server fails whenever one item is among what it is sent, and answers others.
+
+    Attributes:
+        position: Of the item, in the caller's sequence.
+    """
+
+    def __init__(self, message: str, *, status: int | None, position: int) -> None:
+        super().__init__(message, status=status)
+        self.position = position
+
+    @property
+    def about_items(self) -> bool:
+        """See `ServerError.about_items`."""
+        return True
+
+
 class RefusedError(ServerError):
     """The server will not do it, however often it is asked.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from langchain_gpu import GPUEmbeddings
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
+from langchain_gpu.engine.report import Rows
+from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTooLongError
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
@@ -435,6 +439,106 @@ class TestOutOfMemory:
         instead(server, lambda _: refusal("CUDA out of memory.", 500))
         with pytest.raises(EngineOutOfMemoryError, match="does not fit on remote even alone"):
             run(embedder, ["a"])
+
+
+class TestAServerThatFails:
+    """It answers 500; nobody knows whether that is an item's fault."""
+
+    POISON = "text 41 is poison"
+
+    def fail(self, server: Scripted, *poison: str) -> None:
+        instead(server, lambda body: FAILURE if set(body["input"]) & set(poison) else None)
+
+    def test_at_one_text_says_which(self, server: Scripted, loads: Loads) -> None:
+        embedder = loads(max_retries=0)
+        self.fail(server, self.POISON)
+        before = len(server.asked)
+        with pytest.raises(ServerError, match="text 41 makes the server fail: .* answered 500: no"):
+            run(embedder, [*TEXTS[:41], self.POISON, *TEXTS[41:63]])
+        assert len(server.asked) - before <= 2 + 2 * 6, "about two requests per halving"
+
+    def test_at_one_text_embeds_the_others(self, server: Scripted, loads: Loads) -> None:
+        embedder = loads(max_retries=0)
+        self.fail(server, self.POISON)
+        rows = run_skipping(
+            embedder.engine, embedder.encoder, ["a", self.POISON, *TEXTS], EmbedOptions()
+        )
+        assert [each.index for each in rows.report.skipped] == [1]
+        assert np.array_equal(rows.vectors[2:], vectors_of(TEXTS))
+
+    def test_at_one_call_answers_those_that_were_merged_with_it(
+        self, server: Scripted, loads: Loads
+    ) -> None:
+        embedder = loads(max_retries=0)
+        self.fail(server, self.POISON)
+        before = len(server.asked)
+        futures = self.merged(server, embedder, [*TEXTS[:20], self.POISON, *TEXTS[20:40]])
+        bad = futures.pop(20)
+        with pytest.raises(ServerError, match="text 0 makes the server fail"):
+            bad.result(20)
+        rows = [future.result(20).vectors[0] for future in futures]
+        assert np.array_equal(rows, vectors_of(TEXTS[:40]))
+        assert len(server.asked) - before < 30
+
+    def merged(self, server: Scripted, embedder: Embedder, texts: list[str]) -> list[Future[Rows]]:
+        """Submit calls of a text each that wait for another one."""
+        gate, script = threading.Event(), server.script
+
+        def first(asked: Asked) -> Reply:
+            assert gate.wait(20)
+            return openai(asked)
+
+        server.script = first
+        lead = embedder.engine.submit(["lead"], PLAIN)
+        while not server.asked or server.asked[-1].body.get("input") != ["lead"]:
+            time.sleep(0.001)
+        futures = [embedder.engine.submit([text], PLAIN) for text in texts]
+        server.script = script
+        gate.set()
+        lead.result(20)
+        return futures
+
+    def test_at_everything_is_asked_once_and_once_more(
+        self, server: Scripted, loads: Loads
+    ) -> None:
+        embedder = loads(max_retries=0)
+        server.script = lambda _: FAILURE
+        before = len(server.asked)
+        futures = self.merged(server, embedder, TEXTS[:40])
+        for future in futures:
+            with pytest.raises(ServerError, match="answered 500: no"):
+                future.result(20)
+        assert len(server.asked) - before == 1 + 2, (
+            "the lead; then all at once; then a harmless one"
+        )
+
+    @pytest.mark.parametrize("status", [502, 503, 504])
+    def test_that_is_down_is_not_asked_again(
+        self, server: Scripted, loads: Loads, status: int
+    ) -> None:
+        embedder = loads(max_retries=0)
+        instead(server, lambda _: refusal("no", status))
+        before = len(server.asked)
+        with pytest.raises(ServerError, match=f"answered {status}"):
+            run(embedder, TEXTS[:40])
+        assert len(server.asked) - before == 1
+
+    def test_at_all_that_is_not_harmless_is_believed_after_a_while(
+        self, server: Scripted, loads: Loads
+    ) -> None:
+        embedder = loads(max_retries=0)
+        self.fail(server, *TEXTS)
+        before = len(server.asked)
+        futures = self.merged(server, embedder, TEXTS[:40])
+        for future in futures:
+            with pytest.raises(ServerError, match="answered 500: no"):
+                future.result(20)
+        assert len(server.asked) - before < 60
+        with pytest.raises(ServerError, match="answered 500: no"):
+            run_skipping(embedder.engine, embedder.encoder, TEXTS, EmbedOptions())
+
+
+FAILURE = refusal("no", 500)
 
 
 def test_a_server_that_dies_half_way(server: Scripted, loads: Loads) -> None:

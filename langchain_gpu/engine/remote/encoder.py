@@ -6,6 +6,7 @@ import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.remote.cuts import Cuts
+from langchain_gpu.engine.remote.failing import Suspicion
 from langchain_gpu.engine.remote.halves import by_halves
 from langchain_gpu.engine.remote.request import PROBE, Fields, Items, Request, estimate
 from langchain_gpu.engine.tasks.embed import (
@@ -25,7 +27,13 @@ from langchain_gpu.engine.tasks.embed import (
 )
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
-from langchain_gpu.servers.errors import BadAnswerError, NotFiniteError, RefusedError
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    FailedItemError,
+    NotFiniteError,
+    RefusedError,
+    ServerError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -189,14 +197,17 @@ class RemoteEncoder(ABC):
             return await self._cuts.ask(self._ask, part, where, allowed=allowed)
 
         refused = request.options.refused
-        if refused is None:
-            return await by_halves(request, ask, self._named, self._too_many)
 
         def skip(part: Request, error: Exception) -> Vectors:
+            if refused is None:
+                raise error
             refused(part.positions[0], error)
             return np.full((1, self._dimension), np.nan, np.float32)
 
-        return await by_halves(request, ask, self._named, self._too_many, skip)
+        suspicion = Suspicion(partial(self._ask, PROBE, cut=False), len(request))
+        return await by_halves(
+            request, ask, self._named, self._too_many, skip=skip, suspect=suspicion
+        )
 
     async def _ask(self, request: Request, *, cut: bool) -> Vectors:
         vectors = await self._vectors(request, cut=cut)
@@ -213,8 +224,12 @@ class RemoteEncoder(ABC):
             )
         return vectors
 
-    def _named(self, request: Request, error: RefusedError) -> Exception:
-        text = f"{request.what} {request.positions[0]} was refused: {error}"
+    def _named(self, request: Request, error: ServerError) -> Exception:
+        position = request.positions[0]
+        if not isinstance(error, RefusedError):
+            text = f"{request.what} {position} makes the server fail: {error}"
+            return FailedItemError(text, status=error.status, position=position)
+        text = f"{request.what} {position} was refused: {error}"
         if not error.too_long:
             return RefusedError(text, status=error.status or 0, detail=error.detail)
         remedy = "split it, or choose on_long='truncate'"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.servers.errors import RefusedError
+from langchain_gpu.servers.errors import RefusedError, ServerError
 
 
 class Sliceable(Protocol):
@@ -26,9 +27,11 @@ Rows = NDArray[np.float32]
 async def by_halves(
     items: ItemsT,
     ask: Callable[[ItemsT], Awaitable[Rows]],
-    name: Callable[[ItemsT, RefusedError], Exception],
+    name: Callable[[ItemsT, ServerError], Exception],
     too_many: Callable[[int], None],
+    *,
     skip: Callable[[ItemsT, Exception], Rows] | None = None,
+    suspect: Callable[[ServerError], Awaitable[bool]] | None = None,
 ) -> Rows:
     """Ask for all items at once; where that is refused, find the item that is to blame.
 
@@ -40,15 +43,20 @@ async def by_halves(
         name: Makes the error for one item that was refused alone.
         too_many: Told of a number of items that was refused although each half was taken.
         skip: Told of such an item and its error; returns its row, of NaN. None raises the error.
+        suspect: Says whether an error that is no refusal may be about the items; None for never.
 
     Raises:
-        RefusedError: The refusal has nothing to do with the items.
+        ServerError: It has nothing to do with the items.
         Exception: What `name` made.
     """
     try:
         return await ask(items)
     except RefusedError as error:
         if not error.about_items:
+            raise
+        refusal: ServerError = error
+    except ServerError as error:
+        if suspect is None or not await suspect(error):
             raise
         refusal = error
     if len(items) == 1:
@@ -58,7 +66,8 @@ async def by_halves(
         return skip(items, fault)
     middle = (len(items) + 1) // 2
     parts = (items[:middle], items[middle:])
-    rows = np.concatenate([await by_halves(part, ask, name, too_many, skip) for part in parts])
+    further = partial(by_halves, ask=ask, name=name, too_many=too_many, skip=skip, suspect=suspect)
+    rows = np.concatenate([await further(part) for part in parts])
     if not np.isnan(rows).any():  # where an item was skipped, their number was not the reason
         too_many(len(items))
     return rows

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.remote.halves import by_halves
 from langchain_gpu.engine.tasks.embed import TextTooLongError, check_texts, surrogate_problem
 from langchain_gpu.servers.client import Client
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError
+from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
 
 OnLong = Literal["truncate", "error"]
 Scores = NDArray[np.float32]
@@ -126,8 +126,9 @@ class Reranker(ABC):
             raise BadAnswerError(f"{self._client.host} returned no finite score for document {bad}")
         return scores
 
-    def _named(self, part: Part, error: RefusedError) -> Exception:
+    def _named(self, part: Part, error: ServerError) -> Exception:
         text = f"document {part.start} was refused: {error}"
+        assert isinstance(error, RefusedError)  # noqa: S101 - nothing else is suspected
         if error.too_long:
             remedy = "split it, or choose on_long='truncate'"
             if part.on_long == "truncate":

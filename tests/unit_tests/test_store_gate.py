@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import FrameType
 
 import pytest
 
@@ -67,16 +71,87 @@ def test_an_error_inside_opens_the_gate_again() -> None:
 
 
 def test_a_writer_interrupted_while_it_waits_opens_the_gate_again(
-    monkeypatch: pytest.MonkeyPatch,
+    press_ctrl_c: Callable[[], None],
 ) -> None:
+    gate, leave = Gate(), threading.Event()
+
+    def read() -> None:
+        with gate.reading():
+            reading.set()
+            while not gate._closed:
+                threading.Event().wait(0.001)
+            press_ctrl_c()
+            assert leave.wait(PATIENCE)
+
+    reading = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert reading.wait(PATIENCE)
+        with pytest.raises(KeyboardInterrupt), gate.writing():
+            pytest.fail("a reader is in")
+        with gate.reading():
+            leave.set()
+        reader.result(PATIENCE)
+    with gate.writing():
+        pass
+
+
+def test_a_reader_interrupted_wherever_leaves_the_gate() -> None:
+    """Python looks for Ctrl-C where a function begins: none may begin between entering and leaving.
+
+    Had it one there, the reader could stay in, and writers would wait for ever.
+    """
+    gate, entered = Gate(), list[str]()
+
+    def trace(frame: FrameType, _event: str, _argument: object) -> None:
+        entered.append(frame.f_code.co_name)
+
+    found = gate.reading()
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with found:
+            pass
+    finally:
+        sys.settrace(before)
+    assert entered == []
+
+
+def test_a_thread_that_ended_is_forgotten() -> None:
     gate = Gate()
 
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+    def read() -> None:
+        with gate.reading():
+            pass
 
-    monkeypatch.setattr(gate._changed, "wait", interrupted)
-    with gate.reading(), pytest.raises(KeyboardInterrupt), gate.writing():
-        pytest.fail("a reader is in")
-    monkeypatch.undo()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(gate.enter).result(PATIENCE)
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join(PATIENCE)
+    gc.collect()
+    assert len(gate._readers) == 0
+
+
+def test_readers_and_writers_never_meet() -> None:
+    gate, numbers, stop = Gate(), [0, 0], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            with gate.reading():
+                assert numbers[0] == numbers[1]
+
+    def write() -> None:
+        for _ in range(300):
+            with gate.writing():
+                numbers[0] += 1
+                threading.Event().wait(0)
+                numbers[1] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        try:
+            pool.submit(write).result(60)
+        finally:
+            stop.set()
+        for reader in readers:
+            reader.result(PATIENCE)
+    assert numbers == [300, 300]

@@ -72,8 +72,8 @@ class Collector(Generic[ItemT]):
                 with self._lock:
                     if not self._waiting:
                         lead = self._busy = False
-                if lead:  # let the worker go on with those who came meanwhile
-                    self._worker.submit(self._serve)
+                if lead:
+                    self._go_on()  # with those who came meanwhile
         future = self.submit(items, options)
         try:
             return future.result()
@@ -92,7 +92,7 @@ class Collector(Generic[ItemT]):
                 self._busy = True
         finally:
             if start:
-                self._worker.submit(self._serve)
+                self._go_on()
         return call.future
 
     def when_done(self, then: Callable[[], object]) -> None:
@@ -107,6 +107,13 @@ class Collector(Generic[ItemT]):
             then()
         else:
             under_way.add_done_callback(lambda _: self.when_done(then))
+
+    def _go_on(self) -> None:
+        """Have the worker compute what waits."""
+        try:
+            self._worker.submit(self._serve)
+        except RuntimeError:  # Python shuts down, and waits for threads that wait for their rows
+            self._serve()
 
     def _serve(self) -> None:
         while group := self._take():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -264,3 +266,41 @@ def test_many_threads_get_their_own(pool: ThreadPoolExecutor) -> None:
 
     assert all(pool.map(ask, range(3000)))
     assert sum(groups) == sum(number % 4 for number in range(3000))
+
+
+def test_threads_that_outlive_the_main_one_get_their_rows() -> None:
+    """While Python shuts down no executor takes work, and threads that wait are waited for."""
+    code = """
+import os, threading, time
+import numpy as np
+from langchain_gpu.engine.collector import Collector
+from langchain_gpu.engine.report import Report, Rows
+
+def run(items, options):
+    if 0 in items:
+        while len(collector._waiting) < 3:
+            time.sleep(0.001)
+        while not shutting_down():
+            time.sleep(0.001)
+    return Rows(np.array(items, np.float32)[:, None], Report())
+
+def shutting_down():
+    from concurrent.futures import thread
+    return thread._shutdown
+
+def ask(number):
+    row = collector.call([number], None).vectors[0, 0]
+    os.write(1, f"{row:.0f} ".encode())  # at once: threads share the line
+
+collector = Collector(run, 64)
+threads = [threading.Thread(target=ask, args=[number]) for number in range(4)]
+threads[0].start()
+while not collector._busy:
+    time.sleep(0.001)
+for thread in threads[1:]:
+    thread.start()
+"""
+    done = subprocess.run(  # noqa: S603 - our own interpreter and script
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert sorted(done.stdout.split()) == ["0", "1", "2", "3"]

@@ -43,6 +43,12 @@ def require(module: str, *, extra: str) -> Any:
         raise missing(module, extra) from error
 
 
+def check_installed(module: str, *, extra: str) -> None:
+    """Raise the ImportError of `require` without importing `module`, where it is not installed."""
+    if not is_installed(module):
+        raise missing(module, extra)
+
+
 def missing(module: str, extra: str) -> ImportError:
     """Build the error for a `module` that is not installed."""
     return ImportError(
@@ -50,4 +56,4 @@ def missing(module: str, extra: str) -> ImportError:
     )
 
 
-__all__ = ["install_line", "is_installed", "missing", "require"]
+__all__ = ["check_installed", "install_line", "is_installed", "missing", "require"]

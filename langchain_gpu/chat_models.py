@@ -151,7 +151,7 @@ class ChatGPU(RunsGenerator, StructuredChat):
         **kwargs: Any,
     ) -> ChatResult:
         request = self._request(messages, stop, kwargs)
-        with self._hold() as generator, langchain_errors():
+        with self._hold(request) as generator, langchain_errors():
             return self._result(generator, generator.generate([request])[0])
 
     @override

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
@@ -18,6 +19,7 @@ from typing import Any, Self
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
+from langchain_gpu._extras import is_installed
 from langchain_gpu.calls import configs_of, langchain_errors
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
@@ -90,9 +92,7 @@ class RunsGenerator(GeneratorSettings):
     @property
     def backend_reason(self) -> str:
         """Which engine is taken for which file, and why. Loads nothing."""
-        loaded = self._current()
-        with loaded.lock:
-            choice = self._choose(loaded)
+        choice = self._choose(self._current())
         return f"{choice.backend}: {choice.reason}"
 
     @property
@@ -128,24 +128,30 @@ class RunsGenerator(GeneratorSettings):
         self.close()
 
     @contextmanager
-    def _hold(self) -> Iterator[Generator]:
-        """Hold the engine, loaded now if it is not there: it is not freed meanwhile."""
+    def _hold(self, *requests: Request) -> Iterator[Generator]:
+        """Hold the engine for requests, loaded now if it is not there: it is not freed meanwhile.
+
+        What they need and is not installed is said before a model is fetched.
+        """
         loaded = self._current()
+        if _lacks_grammars(loaded, requests):
+            self._choose(loaded, held=True)
         with loaded.keeper.use(partial(self._load, loaded)) as generator:
             loaded.announced.tell(generator)
             yield generator
 
     @asynccontextmanager
-    async def _ahold(self) -> AsyncIterator[Generator]:
+    async def _ahold(self, *requests: Request) -> AsyncIterator[Generator]:
         """Do the same as `_hold` without blocking."""
         loaded = self._current()
+        if _lacks_grammars(loaded, requests):
+            await asyncio.to_thread(self._choose, loaded, held=True)
         async with loaded.keeper.use_async(partial(self._load, loaded)) as generator:
             loaded.announced.tell(generator)
             yield generator
 
     def _load(self, loaded: Loaded) -> Generator:
-        with loaded.lock:
-            choice = self._choose(loaded)
+        choice = self._choose(loaded)
         here = choice.backend not in SERVERS
         loaded.keeper.idle_timeout = seconds_of(self.keep_alive) if here else None
         return create(choice, self._options())
@@ -172,7 +178,7 @@ class RunsGenerator(GeneratorSettings):
     @contextmanager
     def _streamed(self, request: Request) -> Iterator[tuple[Generator, Deltas]]:
         """Hold the engine and its stream of one answer, which leaving stops."""
-        with self._hold() as generator, langchain_errors():
+        with self._hold(request) as generator, langchain_errors():
             if request.prompt is not None:
                 check_plain(generator)
             with closing(generator.stream(request)) as deltas:
@@ -183,7 +189,7 @@ class RunsGenerator(GeneratorSettings):
         self, request: Request
     ) -> AsyncIterator[tuple[Generator, AsyncGenerator[Delta, None]]]:
         """Do the same as `_streamed` without blocking; a task that is canceled stops the stream."""
-        async with self._ahold() as generator:
+        async with self._ahold(request) as generator:
             if request.prompt is not None:
                 check_plain(generator)
             with langchain_errors():
@@ -198,14 +204,24 @@ class RunsGenerator(GeneratorSettings):
         self.loaded.settings = settings
         return self.loaded
 
-    def _choose(self, loaded: Loaded) -> Choice:
-        if loaded.choice is None:
-            loaded.choice = choose(self.model, self.backend, self._options())
-        return loaded.choice
+    def _choose(self, loaded: Loaded, *, held: bool = False) -> Choice:
+        with loaded.lock:
+            if loaded.choice is None:
+                loaded.choice = choose(self.model, self.backend, self._options(), held=held)
+            return loaded.choice
 
     def _metadata(self, generator: Generator) -> dict[str, Any]:
         backend = self.loaded.choice.backend if self.loaded.choice else self.backend
         return {"model_name": self.model, "backend": backend, "device": str(generator.device)}
+
+
+def _lacks_grammars(loaded: Loaded, requests: Sequence[Request]) -> bool:
+    """Say whether some engine could not answer, for want of an extra, and none is loaded yet.
+
+    Asked before the load, whose error others would get who want no format.
+    """
+    held = any(request.held for request in requests)
+    return held and loaded.keeper.loaded is None and not is_installed("llguidance")
 
 
 def check_plain(generator: Generator) -> None:

@@ -181,7 +181,7 @@ class GPULLM(RunsGenerator, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
-        with self._hold() as generator, langchain_errors():
+        with self._hold(*requests) as generator, langchain_errors():
             check_plain(generator)
             if not self._tells(requests):
                 return self._result(generator, generator.generate(requests))
@@ -213,7 +213,7 @@ class GPULLM(RunsGenerator, BaseLLM):
         tell = partial(tell_async, run_manager) if self._tells(requests) else None
         several = len(requests) > 1  # one alone waits for nobody, or its batch is announced
         with self._announced(len(requests), len(requests)) if several else nullcontext():
-            async with self._ahold() as generator:
+            async with self._ahold(*requests) as generator:
                 check_plain(generator)
                 with langchain_errors():
                     # By streams, which stop when the task is canceled; a call would run on.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from langchain_gpu._extras import install_line, is_installed, require
+from langchain_gpu._extras import check_installed, install_line, is_installed, require
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Encoder, Tokenized
 from langchain_gpu.hardware.devices import Device
@@ -137,6 +137,12 @@ def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     return _torch(config, device), f"torch: {reason}"
 
 
+def require_local() -> None:
+    """Raise ImportError, with the pip line, where what runs torch's models is missing."""
+    require("torch", extra="local")
+    require("sentence_transformers", extra="local")
+
+
 def _folder(config: EmbedderConfig) -> Path:
     return resolve(config.model, **config.where).path
 
@@ -149,8 +155,7 @@ def _task(config: EmbedderConfig) -> Any:
 
 @register("torch")
 def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
-    require("torch", extra="local")
-    require("sentence_transformers", extra="local")
+    require_local()
     from langchain_gpu.engine.runtimes.torch import TorchEncoder
 
     return TorchEncoder(
@@ -161,8 +166,9 @@ def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
 @register("openvino")
 def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("openvino", extra="openvino")
-    require("torch", extra="local")
-    require("sentence_transformers", extra="local")
+    require_local()
+    if config.dtype == "int8":
+        check_installed("nncf", extra="openvino-int8")
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 
     return OpenVINOEncoder(
@@ -200,8 +206,7 @@ def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
     extra = onnx_extra(device.kind)
     require("onnxruntime", extra=extra)
     require("onnx", extra=extra)
-    require("torch", extra="local")
-    require("sentence_transformers", extra="local")
+    require_local()
     from langchain_gpu.engine.runtimes.onnx import OnnxEncoder
 
     return OnnxEncoder(

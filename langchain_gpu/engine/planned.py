@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from langchain_gpu.engine.backends import require_local
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory
@@ -24,6 +25,7 @@ def plan_encoder(config: EmbedderConfig, device: Device) -> ComponentPlan | None
 
     Raises:
         ModelNotFoundError: No files for the model.
+        ImportError: torch or sentence-transformers is not installed.
     """
     if config.plan is not None:
         return config.plan
@@ -42,6 +44,7 @@ def plan_encoder(config: EmbedderConfig, device: Device) -> ComponentPlan | None
             max_length=min(info.context_length or _LONGEST, _LONGEST),
         )
 
+    require_local()  # else a model is fetched for what cannot run it
     path = resolve(config.model, **config.where).path
     return plan_alone(path, replace(device, memory_free=free_memory(device)), encoder)
 

@@ -85,6 +85,17 @@ class Request:
         """The tools that the answer may call."""
         return self.tools if self.tool_choice != "none" else ()
 
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer can be nothing but a call."""
+        return bool(self.tools) and self.tool_choice not in ("auto", "none")
+
+    @property
+    def held(self) -> bool:
+        """Whether the answer is held to a format."""
+        asked = self.response_format is not None and self.response_format.get("type") != "text"
+        return asked or self.must_call
+
     def __post_init__(self) -> None:
         """Refuse what no engine can do.
 

@@ -14,8 +14,6 @@ from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import Stage, collect
 from langchain_gpu.generators.toolcalls import Recovery, forced_format
 
-_FREE = ("auto", "none")
-
 
 class Formats:
     """Tools and formats of one model, by its tokenizer and its template."""
@@ -33,9 +31,9 @@ class Formats:
             ValueError: The format cannot be enforced.
         """
         wanted = request.response_format
-        if request.tools and request.tool_choice not in _FREE:
+        if request.must_call:
             wanted = forced_format(request.tools, request.tool_choice)
-        if wanted is None or wanted.get("type") == "text":
+        if wanted is None or not request.held:
             return None
         require("llguidance", extra="grammar")
         from langchain_gpu.generators.grammar import Grammars
@@ -56,7 +54,7 @@ class Formats:
         templates teach, or in bare JSON.
         """
         tools = request.callable_tools
-        if not tools or request.tool_choice not in _FREE:
+        if not tools or request.must_call:
             return Recovery(tools)
         tokenizer = self._hf.tokenizer
         if not getattr(tokenizer, "response_template", None):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from langchain_gpu._extras import require
+from langchain_gpu._extras import check_installed, require
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.options import Options, check_llama_cpp, check_transformers
 from langchain_gpu.models.packages import Format
@@ -48,19 +48,24 @@ Factory = Callable[[Choice, Options], Generator]
 Check = Callable[[Options], None]
 SERVERS = ("ollama", "openai", "triton")
 _FACTORIES: dict[str, Factory] = {}
+_NEEDS: dict[str, Mapping[str, str]] = {}
 _CHECKS: dict[str, Check] = {}
 
 
-def back_end(name: str, *, check: Check | None = None) -> Callable[[Factory], Factory]:
+def back_end(
+    name: str, *, needs: Mapping[str, str], check: Check | None = None
+) -> Callable[[Factory], Factory]:
     """Register the decorated factory under `name`. It imports its engine when it is called.
 
     Args:
         name: What users call it.
+        needs: Modules that must be installed, each with the extra that brings it.
         check: Refuses options, before a model is fetched for an engine that would refuse them.
     """
 
     def register(factory: Factory) -> Factory:
         _FACTORIES[name] = factory
+        _NEEDS[name] = needs
         if check is not None:
             _CHECKS[name] = check
         return factory
@@ -68,44 +73,39 @@ def back_end(name: str, *, check: Check | None = None) -> Callable[[Factory], Fa
     return register
 
 
-@back_end("llama_cpp", check=check_llama_cpp)
+@back_end("llama_cpp", needs={"xllamacpp": "llama-cpp"}, check=check_llama_cpp)
 def _llama_cpp(choice: Choice, options: Options) -> Generator:
-    require("xllamacpp", extra="llama-cpp")
     from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
 
     return LlamaCppGenerator(choice.path, options)
 
 
-@back_end("transformers", check=check_transformers)
+@back_end(
+    "transformers", needs={"torch": "local", "transformers": "local"}, check=check_transformers
+)
 def _transformers(choice: Choice, options: Options) -> Generator:
-    require("torch", extra="local")
-    require("transformers", extra="local")
     from langchain_gpu.generators.transformers import TransformersGenerator
 
     return TransformersGenerator(choice.path, options)
 
 
-@back_end("openai")
+@back_end("openai", needs={"openai": "openai"})
 def _openai(choice: Choice, options: Options) -> Generator:
-    require("openai", extra="openai")
     from langchain_gpu.generators.openai import OpenAIGenerator
 
     return OpenAIGenerator(choice.model, options)
 
 
-@back_end("ollama")
+@back_end("ollama", needs={"ollama": "ollama"})
 def _ollama(choice: Choice, options: Options) -> Generator:
-    require("ollama", extra="ollama")
     from langchain_gpu.generators.ollama import OllamaGenerator
 
     generator: Generator = OllamaGenerator(choice.model, options)
     return generator
 
 
-@back_end("triton")
+@back_end("triton", needs={"tritonclient": "triton", "grpc": "triton"})
 def _triton(choice: Choice, options: Options) -> Generator:
-    require("tritonclient", extra="triton")
-    require("grpc", extra="triton")
     from langchain_gpu.generators.triton import TritonGenerator
 
     return TritonGenerator(choice.model, options)
@@ -118,7 +118,9 @@ def check_name(backend: str) -> None:
         raise ValueError(f"unknown backend {backend!r}; known are {known}")
 
 
-def choose(model: str, backend: str = "auto", options: Options | None = None) -> Choice:
+def choose(
+    model: str, backend: str = "auto", options: Options | None = None, *, held: bool = False
+) -> Choice:
     """Find the model's files, or the server that has it, and the engine; loads nothing.
 
     With `"auto"` the server at `options.server.url` is asked what it is; a GGUF file, or a name
@@ -129,9 +131,12 @@ def choose(model: str, backend: str = "auto", options: Options | None = None) ->
         model: A file, a folder or a name.
         backend: Which engine, or `"auto"`.
         options: What the engine will be asked. Nothing is fetched for what it refuses.
+        held: Whether answers will be held to a format, for which an engine may need more.
 
     Raises:
         ModelNotFoundError: There are no such files; the message lists what was tried.
+        ImportError: The engine that would run the files is not installed, and nothing was fetched
+            for it; the message holds the pip line.
         ServerError: Nothing answers at `options.server.url`.
         ValueError: Unknown back end, an address where the back end has no use for one, or an option
             that it does not have.
@@ -147,16 +152,28 @@ def choose(model: str, backend: str = "auto", options: Options | None = None) ->
         token=load.get("token"),
         remote_code=bool(load.get("trust_remote_code")),
     )
+    check = partial(_check, options=options, held=held)
     if backend == "auto":
-        return _by_files(model, find, options)
-    _check(backend, options)
+        return _by_files(model, find, check)
     kind: Format = "gguf" if backend == "llama_cpp" or _is_gguf(model) else "safetensors"
+    check(backend, kind)
     return Choice(backend, model, f"backend={backend!r} was asked for", find(model, kind=kind))
 
 
-def _check(backend: str, options: Options) -> None:
+def _check(backend: str, kind: Format, options: Options, *, held: bool) -> None:
+    """Refuse what the engine would refuse, and say what it lacks, before a model is fetched."""
     if backend in _CHECKS:
         _CHECKS[backend](options)
+    needs = dict(_NEEDS[backend])
+    if backend == "transformers":
+        if kind == "gguf" or options.load.get("device_map"):
+            needs["accelerate"] = "local-gguf"
+        if kind == "gguf":
+            needs["gguf"] = "local-gguf"
+        if held:
+            needs["llguidance"] = "grammar"
+    for module, extra in needs.items():
+        check_installed(module, extra=extra)
 
 
 def _at_server(model: str, backend: str, server: Server) -> Choice:
@@ -176,21 +193,30 @@ def _at_server(model: str, backend: str, server: Server) -> Choice:
     return Choice(form, model, reason)
 
 
-def _by_files(model: str, find: Callable[..., Resolved], options: Options) -> Choice:
+def _by_files(
+    model: str, find: Callable[..., Resolved], check: Callable[[str, Format], None]
+) -> Choice:
     if _is_gguf(model):
-        _check("llama_cpp", options)
+        check("llama_cpp", "gguf")
         return _gguf(find(model, kind="gguf"))
     if Path(model).expanduser().exists():
+        check("transformers", "safetensors")
         return _safetensors(find(model))
     try:
-        return _gguf(find(model, kind="gguf", local_files_only=True))
+        files = find(model, kind="gguf", local_files_only=True)
     except ModelNotFoundError as error:
         no_gguf = error
-    _check("transformers", options)
+    else:
+        check("llama_cpp", "gguf")
+        return _gguf(files)
     try:
+        check("transformers", "safetensors")
         return _safetensors(find(model))
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"{no_gguf}\n{error}") from None
+    except ImportError as error:
+        said = f"{no_gguf}\nNo safetensors were looked for: {error}"
+        raise ImportError(said, name=error.name) from None
 
 
 def _is_gguf(model: str) -> bool:
@@ -205,6 +231,8 @@ def create(choice: Choice, options: Options) -> Generator:
         ImportError: The engine is not installed; the message holds the pip line.
         ValueError: An option that this engine does not have.
     """
+    for module, extra in _NEEDS[choice.backend].items():
+        require(module, extra=extra)
     return _FACTORIES[choice.backend](choice, options)
 
 

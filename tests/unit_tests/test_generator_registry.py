@@ -143,6 +143,58 @@ def test_nothing_is_fetched_for_what_is_refused(
     assert "hidden" not in str(caught.value)
 
 
+SCHEMA = {"title": "Person", "type": "object", "properties": {"name": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "settings"),
+    [
+        ("xllamacpp", "llama-cpp", {"model": "org/a-GGUF"}),
+        ("xllamacpp", "llama-cpp", {"backend": "llama_cpp"}),
+        ("transformers", "local", {}),
+        ("torch", "local", {"backend": "transformers"}),
+        ("accelerate", "local-gguf", {"load_kwargs": {"device_map": "auto"}}),
+        ("gguf", "local-gguf", {"model": "org/a-GGUF", "backend": "transformers"}),
+    ],
+)
+def test_nothing_is_fetched_for_what_is_not_installed(
+    hub: Hub,
+    module: str,
+    extra: str,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"`{module}` is not.*langchain-gpu\[{extra}\]"):
+        ChatGPU(**{"model": "org/a", **settings}).invoke("hello")
+    assert hub.fetched == []
+
+
+def test_without_transformers_it_is_said_that_no_gguf_was_found(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"no files of org/a\n(?s:.)*langchain-gpu\[local\]"):
+        choose("org/a")
+
+
+async def test_nothing_is_fetched_for_a_format_that_cannot_be_enforced(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    chat = ChatGPU(model="org/a")
+    structured = chat.with_structured_output(SCHEMA)
+    with pytest.raises(ImportError, match=r"langchain-gpu\[grammar\]"):
+        structured.invoke("hello")
+    with pytest.raises(ImportError, match=r"langchain-gpu\[grammar\]"):
+        await structured.ainvoke("hello")
+    assert hub.fetched == []
+    with pytest.raises(ModelNotFoundError):
+        chat.invoke("hello")
+    with pytest.raises(ModelNotFoundError):  # llama.cpp has grammars of its own
+        ChatGPU(model="org/a-GGUF").with_structured_output(SCHEMA).invoke("hello")
+
+
 @pytest.mark.parametrize("backend", ["auto", "llama_cpp", "transformers"])
 @pytest.mark.parametrize("model", ["org/a", "org/a-GGUF"])
 def test_where_the_files_are_is_said_to_the_hub(hub: Hub, backend: str, model: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,14 @@ class TestOwnPlan:
         found = planned.plan_encoder(EmbedderConfig(model=tiny("bert")), on(4096 * MIB))
         assert found is not None
         assert (found.decision, found.max_batch_tokens) == ("whole", 16384)
+
+    def test_nothing_is_fetched_for_what_is_not_installed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+        monkeypatch.setattr(planned, "resolve", lambda *_, **__: pytest.fail("looked for"))
+        with pytest.raises(ImportError, match=r"langchain-gpu\[local\]"):
+            planned.plan_encoder(EmbedderConfig(model="org/a"), card(MIB))
 
     def test_too_little_goes_to_the_cpu_with_the_numbers(
         self, tiny: Tiny, on: Callable[[int], Device], monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,6 @@ import sentence_transformers
 import torch
 import transformers
 
-from langchain_gpu._extras import require
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
@@ -106,9 +105,7 @@ def quantized(
 
     Raises:
         NotConvertibleError: As in `converted`; or integers lose too much.
-        ImportError: NNCF is not installed.
     """
-    require("nncf", extra="openvino-int8")
     from langchain_gpu.engine.runtimes import int8
 
     if recipe.task.output != "sentence_embedding":

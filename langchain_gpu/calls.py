@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from typing import TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
@@ -11,6 +13,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
 from langchain_gpu.generators.base import Delta, PromptTooLongError
+from langchain_gpu.generators.together import Together
+
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
 
 # Most calls of a batch that are in flight: each is a thread, and engines have their own queues.
 _WIDTH = 64
@@ -27,6 +33,41 @@ def configs_of(
     configs = get_config_list(config, count)
     width = configs[0].get("max_concurrency") or min(count, _WIDTH)
     return [{**each, "max_concurrency": width} for each in configs], width
+
+
+def as_answered(
+    ask: Callable[[InputT, RunnableConfig], OutputT],
+    inputs: Sequence[InputT],
+    configs: Sequence[RunnableConfig],
+) -> Iterator[tuple[int, OutputT]]:
+    """Ask all inputs of a batch, and yield the position and the answer of each as they come.
+
+    LangChain's own batches wait for what runs when one fails or Ctrl-C is pressed. Here, as when
+    the iterator is closed, what runs is stopped, what has not begun never begins, and nobody waits.
+
+    Args:
+        ask: Called in threads, as many as the `max_concurrency` of the first config.
+        inputs: One for each call.
+        configs: The same.
+
+    Raises:
+        BaseException: What the first failing call raised.
+    """
+    if len(inputs) == 1:
+        yield 0, ask(inputs[0], configs[0])
+        return
+    together = Together()
+    pool = ThreadPoolExecutor(configs[0].get("max_concurrency"), "langchain-gpu-batch")
+    try:
+        futures: dict[Future[OutputT], int] = {
+            pool.submit(together.context().run, ask, each, its): at
+            for at, (each, its) in enumerate(zip(inputs, configs, strict=True))
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        together.stop()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -52,4 +93,12 @@ async def tell_async(run_manager: AsyncCallbackManagerForLLMRun | None, delta: D
         await run_manager.on_llm_new_token(delta.text)
 
 
-__all__ = ["configs_of", "langchain_errors", "tell_async", "told"]
+__all__ = [
+    "InputT",
+    "OutputT",
+    "as_answered",
+    "configs_of",
+    "langchain_errors",
+    "tell_async",
+    "told",
+]

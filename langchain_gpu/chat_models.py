@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -114,12 +115,8 @@ class ChatGPU(RunsGenerator, StructuredChat):
             return_exceptions: Return errors in the place of answers.
             **kwargs: Settings of the calls.
         """
-        if not inputs:
-            return []
-        with self._batched(len(inputs), config) as configs:
-            return super().batch(
-                list(inputs), configs, return_exceptions=return_exceptions, **kwargs
-            )
+        ask = partial(self.invoke, **kwargs)
+        return self._batch(ask, inputs, config, return_exceptions=return_exceptions)
 
     @override
     async def abatch(

@@ -10,22 +10,23 @@ from contextlib import (
     ExitStack,
     aclosing,
     asynccontextmanager,
-    closing,
     contextmanager,
 )
 from functools import partial
-from typing import Any, Self
+from operator import itemgetter
+from typing import Any, Self, cast
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
 from langchain_gpu._extras import is_installed
-from langchain_gpu.calls import configs_of, langchain_errors
+from langchain_gpu.calls import InputT, OutputT, as_answered, configs_of, langchain_errors
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, create
+from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.settings import GeneratorSettings, seconds_of
 
@@ -166,6 +167,40 @@ class RunsGenerator(GeneratorSettings):
         with loaded.keeper.expected(), loaded.announced.coming(count, width):
             yield
 
+    def _answers(
+        self,
+        ask: Callable[[InputT, RunnableConfig], OutputT],
+        inputs: Sequence[InputT],
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        *,
+        return_exceptions: bool,
+    ) -> Iterator[tuple[int, OutputT | Exception]]:
+        """Yield the position and the answer, or the error, of each input as they come."""
+
+        def asked(each: InputT, config: RunnableConfig) -> OutputT | Exception:
+            try:
+                return ask(each, config)
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                return error
+
+        if inputs:
+            with self._batched(len(inputs), config) as configs:
+                yield from as_answered(asked, inputs, configs)
+
+    def _batch(
+        self,
+        ask: Callable[[InputT, RunnableConfig], OutputT],
+        inputs: Sequence[InputT],
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        *,
+        return_exceptions: bool,
+    ) -> list[OutputT]:
+        """Return the answers in order; errors among them are not in the type, as in LangChain's."""
+        answers = self._answers(ask, inputs, config, return_exceptions=return_exceptions)
+        return [cast("OutputT", answer) for _, answer in sorted(answers, key=itemgetter(0))]
+
     @contextmanager
     def _batched(
         self, count: int, config: RunnableConfig | Sequence[RunnableConfig] | None
@@ -181,7 +216,7 @@ class RunsGenerator(GeneratorSettings):
         with self._hold(request) as generator, langchain_errors():
             if request.prompt is not None:
                 check_plain(generator)
-            with closing(generator.stream(request)) as deltas:
+            with wanted_here().reading(generator.stream(request)) as deltas:
                 yield generator, deltas
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.parallel import generate_all_async
 from langchain_gpu.generators.streams import collect
+from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.settings import PER_CALL
 
 # What a call may set and a copy may hold. A time-out changes no answer, and a server's connection.
@@ -129,11 +130,11 @@ class GPULLM(RunsGenerator, BaseLLM):
             return_exceptions: Return errors in the place of answers, each in its own place.
             **kwargs: Settings of the calls.
         """
-        if not return_exceptions or not inputs:
-            return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
-        with self._batched(len(inputs), config) as configs:
-            # One by one, in threads: BaseLLM would give every text the error of one.
-            return super(BaseLLM, self).batch(inputs, configs, return_exceptions=True, **kwargs)
+        if not return_exceptions:
+            return super().batch(inputs, config, **kwargs)
+        # One by one, in threads: BaseLLM would give every text the error of one.
+        ask = partial(self.invoke, **kwargs)
+        return self._batch(ask, inputs, config, return_exceptions=True)
 
     @override
     async def abatch(
@@ -185,7 +186,7 @@ class GPULLM(RunsGenerator, BaseLLM):
             check_plain(generator)
             if not self._tells(requests):
                 return self._result(generator, generator.generate(requests))
-            with closing(generator.stream(requests[0])) as deltas:
+            with wanted_here().reading(generator.stream(requests[0])) as deltas:
                 return self._result(generator, [collect(told(deltas, run_manager))])
 
     @override

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from langchain_gpu.generators.options import Options, check_llama_cpp
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Pushed, Sink
 from langchain_gpu.generators.streams import Timer
+from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.llama.errors import LlamaError
@@ -81,19 +83,14 @@ class LlamaCppGenerator:
         """
 
         def push(sink: Sink[Delta]) -> None:
-            server = self._open
+            server, together = self._open, wanted_here()
             body = body_of(request, server)
             chunks = _Chunks(sink, request.callable_tools)
-            try:
-                (server.chat if request.prompt is None else server.complete)(body, chunks)
-            except LlamaError as error:
-                if error.details.get("type") == "exceed_context_size_error":
-                    found = error.details
-                    raise PromptTooLongError(found["n_prompt_tokens"], found["n_ctx"]) from error
-                raise
-            except ValueError as error:
-                raise explained(error) from error
-            chunks.finish()
+            ask = server.chat if request.prompt is None else server.complete
+            with server.places.taken(lambda: sink(None) or together.over) as mine, _explained():
+                if mine:
+                    ask(body, chunks)
+                    chunks.finish()
 
         return Pushed(push, timeout=request.timeout)
 
@@ -122,6 +119,20 @@ class LlamaCppGenerator:
         if self._server is None:
             raise RuntimeError("this generator is closed")
         return self._server
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what llama.cpp refuses in this package's words."""
+    try:
+        yield
+    except LlamaError as error:
+        if error.details.get("type") == "exceed_context_size_error":
+            found = error.details
+            raise PromptTooLongError(found["n_prompt_tokens"], found["n_ctx"]) from error
+        raise
+    except ValueError as error:
+        raise explained(error) from error
 
 
 class _Chunks:

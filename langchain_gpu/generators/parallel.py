@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import aclosing, closing
+from contextlib import aclosing
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
-from langchain_gpu.generators.pump import Stoppable, pulled_async
+from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.streams import collect
+from langchain_gpu.generators.together import Together, wanted_here
 
 
 def generate_all(
@@ -21,28 +21,24 @@ def generate_all(
     Raises:
         BaseException: What the first failing request raised; the others are canceled.
     """
-    over = threading.Event()
-    running: list[Deltas] = []
+    if len(requests) == 1:
+        with wanted_here().reading(stream(requests[0])) as deltas:
+            return [collect(deltas)]
+    together = Together()
 
     def answer(request: Request) -> Completion:
-        with closing(stream(request)) as deltas:  # one that is only dropped may run on
-            running.append(deltas)
-            return collect(_until(over, deltas))
+        with together.reading(stream(request)) as deltas:
+            return collect(deltas)
 
-    if len(requests) == 1:
-        return [answer(requests[0])]
     with ThreadPoolExecutor(max(1, min(width, len(requests)))) as pool:
         futures: list[Future[Completion]] = []
         try:
             futures.extend(pool.submit(answer, request) for request in requests)
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         finally:  # interrupted or not: leaving the pool waits for all that still runs
-            over.set()
             for future in futures:
                 future.cancel()
-            for deltas in running:
-                if isinstance(deltas, Stoppable):  # the others end with their next piece
-                    deltas.stop()
+            together.stop()
         for future in done:
             future.result()  # raises what failed first
         return [future.result() for future in futures]
@@ -85,15 +81,6 @@ async def generate_all_async(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-def _until(over: threading.Event, deltas: Iterable[Delta]) -> Deltas:
-    if over.is_set():
-        return
-    for delta in deltas:
-        if over.is_set():
-            return
-        yield delta
 
 
 __all__ = ["generate_all", "generate_all_async"]

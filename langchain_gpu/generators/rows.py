@@ -88,6 +88,11 @@ class Row:
         """Seconds until the answer must be complete, or None."""
         return None if self._deadline is None else max(0.0, self._deadline - time.perf_counter())
 
+    @property
+    def problem(self) -> BaseException | None:
+        """Why it has no whole answer; None where it has, or goes on."""
+        return self.error or (RuntimeError("the chat was canceled") if self.canceled else None)
+
     def wait(self) -> Completion:
         """Wait for the answer.
 
@@ -102,8 +107,8 @@ class Row:
             raise
         if not in_time:
             self.fail(self.late())
-        if self.error is not None:
-            raise self.error
+        if (error := self.problem) is not None:
+            raise error
         return self.completion()
 
     def completion(self) -> Completion:

@@ -31,6 +31,7 @@ from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Rules
 from langchain_gpu.generators.streams import Timer, through
+from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.hardware.devices import Device
 
 _BATCH = 16
@@ -94,13 +95,18 @@ class TransformersGenerator:
             TimeoutError: An answer was not complete in time.
         """
         rows = [self._row(request) for request in requests]
-        self._open.rows.submit(rows)
-        try:
-            answers = [row.wait() for row in rows]
-        except BaseException:
+
+        def cancel() -> None:
             for row in rows:
                 row.cancel()
-            raise
+
+        with wanted_here().waiting(cancel):
+            self._open.rows.submit(rows)
+            try:
+                answers = [row.wait() for row in rows]
+            except BaseException:
+                cancel()
+                raise
         return [
             self._formats.with_calls(answer, request, row) if request.callable_tools else answer
             for request, row, answer in zip(requests, rows, answers, strict=True)
@@ -122,7 +128,7 @@ class TransformersGenerator:
 
             def listen(piece: Delta | None) -> None:
                 if piece is None:
-                    end(row.error or (_canceled() if row.canceled else None))
+                    end(row.problem)
                     return
                 try:
                     if (whole := read(piece)) is not None:
@@ -206,10 +212,6 @@ class TransformersGenerator:
             )
         ids: list[int] = self._template.apply(messages, tools, return_dict=True)["input_ids"]
         return ids
-
-
-def _canceled() -> RuntimeError:
-    return RuntimeError("the chat was canceled")
 
 
 __all__ = ["TransformersGenerator"]

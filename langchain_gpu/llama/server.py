@@ -16,6 +16,7 @@ from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.door import Door
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError, raise_error
 from langchain_gpu.llama.parameters import parameters
+from langchain_gpu.llama.places import Places
 from langchain_gpu.llama.settings import LlamaSettings
 
 
@@ -23,6 +24,10 @@ class LlamaServer:
     """A loaded GGUF model that answers chats, or gives vectors. Safe to call from several threads.
 
     It is freed with the last reference to it.
+
+    Attributes:
+        settings: How it was started.
+        places: Its slots, one of which who chats should hold.
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
@@ -32,6 +37,7 @@ class LlamaServer:
         check_gguf(settings.path)
         self.settings = settings
         self.process = os.getpid()
+        self.places = Places(settings.n_parallel)
         self._door = Door()
         params = parameters(settings)
         self._door.guard(params)

@@ -1,0 +1,90 @@
+"""Answers that one caller wants together: when they are not wanted any more, all of them end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from contextvars import Context, ContextVar, copy_context
+
+from langchain_gpu.generators.base import Deltas
+from langchain_gpu.generators.pump import Stoppable
+
+_current: ContextVar[Together | None] = ContextVar("langchain-gpu-together", default=None)
+
+
+class Together:
+    """The answers of one batch, each awaited by a thread of its own, that any thread may end.
+
+    Attributes:
+        over: Whether they are not wanted any more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stops: set[Callable[[], object]] = set()
+        self.over = False
+
+    def stop(self) -> None:
+        """End every answer; those that have not begun never begin."""
+        with self._lock:
+            self.over = True
+            stops = list(self._stops)
+        for stop in stops:
+            stop()
+
+    def context(self) -> Context:
+        """Return a context in which these are the answers of `wanted_here`."""
+        context = copy_context()
+        context.run(_current.set, self)
+        return context
+
+    @contextmanager
+    def waiting(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Wait for one of the answers, which `stop` ends, whatever thread calls it.
+
+        Raises:
+            RuntimeError: Nobody wants them any more.
+        """
+        with self._lock:
+            self._stops.add(stop)
+        try:
+            self._check()
+            yield
+        finally:
+            with self._lock:
+                self._stops.discard(stop)
+
+    @contextmanager
+    def reading(self, deltas: Deltas) -> Iterator[Deltas]:
+        """Read one of the answers; leaving closes it.
+
+        Raises:
+            RuntimeError: From the stream too: nobody wants them any more.
+        """
+        # What is not stoppable ends with its next piece.
+        stop = deltas.stop if isinstance(deltas, Stoppable) else _no_stop
+        with closing(deltas), self.waiting(stop):  # one that is only dropped may run on
+            yield self._until_over(deltas)
+
+    def _until_over(self, deltas: Deltas) -> Deltas:
+        for delta in deltas:
+            self._check()
+            yield delta
+        self._check()
+
+    def _check(self) -> None:
+        if self.over:
+            raise RuntimeError("the chat was canceled")
+
+
+def wanted_here() -> Together:
+    """Return the answers that what is asked in this context is one of; alone by itself."""
+    return _current.get() or Together()
+
+
+def _no_stop() -> None:
+    pass
+
+
+__all__ = ["Together", "wanted_here"]

@@ -1,0 +1,203 @@
+"""Ctrl-C while a batch runs: it ends soon, and what has not begun never begins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.runnables import RunnableLambda
+
+from langchain_gpu import GPULLM, ChatGPU
+from langchain_gpu.generators.transformers import TransformersGenerator
+from langchain_gpu.llama.places import Places
+from langchain_gpu.llama.server import LlamaServer
+from tests.unit_tests.chat_script import chat, chat_server, chunk
+from tests.unit_tests.scripted_server import Endless, Reply, Scripted
+from tests.unit_tests.tiny_chat import build_chat
+
+PROMPTS: list[Any] = [f"hello {number}" for number in range(24)]
+Press = Callable[[], None]
+
+server = chat_server
+
+
+def soon(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.01)
+
+
+def at_rest(name: str) -> bool:
+    return not any(thread.name.startswith(name) for thread in threading.enumerate())
+
+
+@contextmanager
+def pressed_after(begun: threading.Event, press: Press) -> Iterator[None]:
+    """Ctrl-C is pressed while the main thread waits, once something has begun."""
+
+    def run() -> None:
+        begun.wait(20)
+        time.sleep(0.1)  # the main thread has begun to wait
+        press()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_chat(tmp_path_factory.mktemp("chat"))
+
+
+class Forwards:
+    """The forwards of a transformers model, which take a while."""
+
+    def __init__(
+        self, model: ChatGPU | GPULLM, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.03
+    ) -> None:
+        self.heights: list[int] = []
+        self.begun = threading.Event()
+        with model._hold() as generator:
+            assert isinstance(generator, TransformersGenerator)
+            loaded = generator._open.model
+        forward = loaded.forward
+
+        @wraps(forward)
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            self.heights.append(len(kwargs["input_ids"]))
+            self.begun.set()
+            time.sleep(seconds)
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(loaded, "forward", slow)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_batch_of_transformers_ends(
+    path: str, *, streaming: bool, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = InMemoryCache()
+    with ChatGPU(model=path, device="cpu", max_tokens=90, streaming=streaming, cache=cache) as chat:
+        forwards = Forwards(chat, monkeypatch)
+        with pressed_after(forwards.begun, press_ctrl_c):
+            chat.batch(PROMPTS)
+        soon(lambda: at_rest("langchain-gpu"))
+        assert len(forwards.heights) < 90
+        assert set(forwards.heights) == {16}  # the other eight never came to their turn
+        assert not cache._cache, "half an answer is none"
+        monkeypatch.undo()
+        assert chat.batch(PROMPTS[:2], max_tokens=2)
+
+
+def test_a_chain_ends_too(path: str, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ChatGPU(model=path, device="cpu", max_tokens=90) as chat:
+        forwards = Forwards(chat, monkeypatch)
+        with pressed_after(forwards.begun, press_ctrl_c):
+            (RunnableLambda(str) | chat).batch(PROMPTS)
+        soon(lambda: at_rest("langchain-gpu"))
+        assert len(forwards.heights) < 90
+
+
+def test_prompts_whose_errors_are_returned_end_too(
+    path: str, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with GPULLM(model=path, device="cpu", max_tokens=90) as llm:
+        forwards = Forwards(llm, monkeypatch)
+        with pressed_after(forwards.begun, press_ctrl_c):
+            llm.batch(PROMPTS, return_exceptions=True)
+        soon(lambda: at_rest("langchain-gpu"))
+        assert len(forwards.heights) < 90
+
+
+def test_one_that_fails_ends_the_others(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ChatGPU(model=path, device="cpu", max_tokens=90) as chat:
+        forwards = Forwards(chat, monkeypatch)
+        with pytest.raises(ValueError, match="the list of messages is empty"):
+            chat.batch([*PROMPTS, []])
+        soon(lambda: at_rest("langchain-gpu"))
+        assert len(forwards.heights) < 90
+
+
+def test_a_batch_behind_a_server_ends(server: Scripted, press_ctrl_c: Press) -> None:
+    parts = Endless(chunk("a"), chunk("b"))
+    server.script = chat(lambda _: Reply(parts=parts))
+    settings: dict[str, Any] = {"base_url": "http://far.example", "n_parallel": 2}
+    with ChatGPU(model="m", **settings) as model:
+        with pressed_after(parts.begun, press_ctrl_c):
+            model.batch(PROMPTS)
+        assert server.left.wait(10), "nobody told the server"
+        soon(lambda: at_rest("langchain-gpu-batch"))
+        assert len(server.of("/v1/chat/completions")) == 2
+
+
+@pytest.mark.models
+def test_a_batch_of_llama_cpp_ends(press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    writing = threading.Event()
+    chat_of_server = LlamaServer.chat
+
+    def counted(self: LlamaServer, body: Any, on_chunk: Callable[[Any], bool]) -> None:
+        begun.append(body["messages"][0]["content"])
+
+        def told(found: dict[str, Any]) -> bool:
+            writing.set()
+            return on_chunk(found)
+
+        chat_of_server(self, body, told)
+
+    monkeypatch.setattr(LlamaServer, "chat", counted)
+    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    settings: dict[str, Any] = {"device": "cpu", "n_ctx": 512, "n_parallel": 2}
+    with ChatGPU(model=model, backend="llama_cpp", **settings) as chat:
+        with pressed_after(writing, press_ctrl_c):
+            chat.batch([f"Tell the longest story about {number}." for number in range(9)])
+        soon(lambda: at_rest("langchain-gpu"))
+        assert len(begun) == 2
+        assert chat.invoke("Hello", max_tokens=2).content
+
+
+class TestPlaces:
+    def test_who_came_first_goes_first(self) -> None:
+        places, order = Places(1), list[int]()
+
+        def work(number: int) -> None:
+            with places.taken(lambda: False) as mine:
+                assert mine
+                order.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        with places.taken(lambda: False):
+            for at, thread in enumerate(threads):
+                thread.start()
+                soon(lambda at=at: len(places._waiting) == at + 1)
+            assert order == []
+        for thread in threads:
+            thread.join(10)
+        assert order == [0, 1, 2, 3]
+
+    def test_who_gives_up_takes_no_place(self) -> None:
+        places = Places(1)
+        with places.taken(lambda: False), places.taken(lambda: True) as mine:
+            assert not mine
+        with places.taken(lambda: True) as mine:
+            assert not mine
+        with places.taken(lambda: False) as mine:
+            assert mine
+
+    def test_an_error_frees_the_place(self) -> None:
+        places = Places(1)
+        with pytest.raises(OSError, match="gone"), places.taken(lambda: False):
+            raise OSError("gone")
+        with places.taken(lambda: False) as mine:
+            assert mine

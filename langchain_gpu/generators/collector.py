@@ -1,8 +1,8 @@
 """Chats of many threads and tasks, merged into shared batches.
 
 Nobody waits for company that may never come: a chat that arrives while nothing runs starts at once,
-with those whose callers have said that they are on their way. Those that come meanwhile wait, and
-go together when the batch is done.
+with those whose callers have said that they are on their way. Those that come meanwhile wait until
+the batch is done, or is left for them by the engine: they go on together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Collector:
     """Queues rows and runs them in batches, one batch at a time.
 
     Args:
-        run: Generates until every row it is given is done; called from one thread at a time.
+        run: Generates until every row it is given is done, or has at least one more token: those go
+            on with the others that wait. Called from one thread at a time.
         most: Rows of one batch at most.
 
     Attributes:
@@ -77,6 +78,16 @@ class Collector:
                 )
                 self._worker.start()
 
+    def crowded(self) -> bool:
+        """Say whether a chat waits that has room beside those that still run."""
+        if not self._waiting:
+            return False
+        with self._changed:
+            running = [row for row in self._running if not row.done]
+            first = next((row for row in self._waiting if not row.done), None)
+            fits = first is not None and self._has_room(running, first)
+            return fits and 0 < len(running) < self._most
+
     @contextmanager
     def expect(self, count: int, width: int) -> Iterator[None]:
         """Announce `count` rows, of which `width` come at a time, while the context is open."""
@@ -106,8 +117,10 @@ class Collector:
     def _take(self) -> list[Row]:
         """Return the oldest rows; none, and forget the worker, when nothing waits."""
         with self._changed:
+            left = [row for row in self._running if not row.done]
+            self._waiting.extendleft(reversed(left))
             self._running = ()
-            while self._waiting and (patience := self._patience()) > 0:
+            while self._waiting and not left and (patience := self._patience()) > 0:
                 self._changed.wait(patience)
             rows: list[Row] = []
             while self._waiting and len(rows) < self._most:
@@ -135,12 +148,13 @@ class Collector:
 
     def _compute(self, rows: Sequence[Row]) -> None:
         error: BaseException | None = None
+        before = {row: len(row.tokens) for row in rows}
         try:
             self._run(rows)
         except BaseException as caught:  # noqa: BLE001  it goes to whom it belongs
             error = caught
         rows = [row for row in rows if not row.done]
-        if error is None and rows:
+        if error is None and any(len(row.tokens) == before[row] for row in rows):
             error = RuntimeError("the engine ended the answer without saying why")
         if error is None:
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,17 +27,30 @@ _PLAIN: dict[str, Any] = {
         )
     ),
 }
+# A batch is left for others, and its tokens are read anew together with theirs, once it has run so
+# many times as long as reading them takes: at most a quarter more work, however many come.
+_RUN_PER_READING = 4
 
 
-def forward(model: Any, rows: Sequence[Row], *, pad: int, load: Mapping[str, Any]) -> None:
-    """Go on with every row from the tokens it has, until all are done.
+def forward(
+    model: Any,
+    rows: Sequence[Row],
+    *,
+    pad: int,
+    load: Mapping[str, Any],
+    crowded: Callable[[], bool] = bool,
+) -> None:
+    """Go on with every row from the tokens it has, until all are done, or others should join them.
 
     Args:
         model: A causal language model of transformers.
         rows: Prompts and what is written of their answers.
         pad: Id of the token that fills shorter rows up.
         load: Options the model was loaded with: those for the cache are said here.
+        crowded: Whether others wait that could join. A compiled model is not left: another shape
+            of its batch would be compiled first.
     """
+    leave = _Leave(rows, bool if load.get("compile") else crowded)
     ids = [row.prompt + row.tokens for row in rows]
     width = max(len(row) for row in ids)
     # [rows, width], padded on the left: the next token stands at the same place in every row
@@ -49,7 +63,7 @@ def forward(model: Any, rows: Sequence[Row], *, pad: int, load: Mapping[str, Any
             max_new_tokens=max(row.left for row in rows),
             pad_token_id=pad,
             logits_processor=LogitsProcessorList([Chooser(rows)]),
-            stopping_criteria=StoppingCriteriaList([_Watch(rows)]),
+            stopping_criteria=StoppingCriteriaList([_Watch(rows, leave)]),
             **_PLAIN,
             **_cache(load),
         )
@@ -62,17 +76,42 @@ def _cache(load: Mapping[str, Any]) -> dict[str, Any]:
     return named if load.get("compile") else {**named, "disable_compile": True}
 
 
-class _Watch(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
-    """Hands every new token to its row, and ends the rows that are done."""
+class _Leave:
+    """Whether the batch should be left after this token."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], crowded: Callable[[], bool]) -> None:
         self._rows = rows
+        self._crowded = crowded
+        self._start = time.perf_counter()
+        self._read = _tokens(rows)
+        self._reading: float | None = None
+
+    def __call__(self) -> bool:
+        seconds = time.perf_counter() - self._start
+        if self._reading is None:
+            self._reading = seconds
+            return False
+        again = self._reading * _tokens(self._rows) / self._read
+        return seconds > _RUN_PER_READING * again and self._crowded()
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.prompt) + len(row.tokens) for row in rows)
+
+
+class _Watch(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
+    """Hands every new token to its row, and ends the rows that are done, or all of them."""
+
+    def __init__(self, rows: Sequence[Row], leave: Callable[[], bool]) -> None:
+        self._rows = rows
+        self._leave = leave
 
     def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
             if not row.done:
                 row.add(token, row.rules.took(token))
-        done = [row.done for row in self._rows]
+        left = self._leave()
+        done = [left or row.done for row in self._rows]
         return torch.tensor(done, device=input_ids.device)
 
 

@@ -159,11 +159,15 @@ class HFModel:
             self._advance(rows)
 
     def _advance(self, rows: Sequence[Row]) -> None:
-        """Generate until every row is finished, in smaller batches or on the CPU if need be."""
+        """Generate until every row is finished, in smaller batches or on the CPU if need be.
+
+        Returns before that where others should join them.
+        """
         problem: Exception | None = None
         try:
             pad = self.tokenizer.pad_token_id or 0
-            forward(self._open, rows, pad=pad, load=self._options.load)
+            load = self._options.load
+            forward(self._open, rows, pad=pad, load=load, crowded=self.rows.crowded)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

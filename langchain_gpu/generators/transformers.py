@@ -1,9 +1,10 @@
 """Safetensors and GGUF models through Hugging Face transformers.
 
-Chats share forwards by padded batches of `generate`. transformers also has continuous batching
-(`generate_batch`), where chats join while others run; without a flash attention kernel it computes
-attention over the tokens of all chats for every chat, and was 1.3 to 2 times slower on a CPU. It
-has one seed and one way to sample for all, and ends with the first error, memory included.
+Chats share forwards by padded batches of `generate`; for those that come late a batch is left, and
+read anew with them. transformers also has continuous batching (`generate_batch`), where nothing is
+read anew; without a flash attention kernel it computes attention over the tokens of all chats for
+every chat, and was 1.3 to 2 times slower on a CPU. It has one seed and one way to sample for all,
+and ends with the first error, memory included.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _BATCH = 16
 
 
 class TransformersGenerator:
-    """One model on one device. Chats that come while others run go together when these are done.
+    """One model on one device. Chats that come while others run join them where there is room.
+
+    They join once the batch has run several times as long as it takes to read all its tokens anew.
 
     Args:
         path: Folder with config.json, tokenizer files and safetensors weights, or a `.gguf` file,

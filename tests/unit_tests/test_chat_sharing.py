@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
 from langchain_gpu import ChatGPU, generating
-from langchain_gpu.generators import hf_shared
+from langchain_gpu.generators import hf_forward, hf_shared
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
@@ -133,6 +134,46 @@ def test_one_that_is_late_or_fails_leaves_the_others_alone(
             futures[2].result()
         assert futures[1].result().content == alone[WORDS[0]]
         assert futures[3].result().content == alone[WORDS[2]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 3}])
+def test_a_chat_that_comes_late_joins_those_that_run(
+    chat: ChatGPU,
+    alone: dict[str, str],
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hf_forward, "_RUN_PER_READING", 0)  # at once, whatever reading took
+    settings = {**settings, "max_tokens": 90}
+    first = chat.invoke(WORDS[0], **settings)
+    forwards = Forwards(chat, monkeypatch, 0.01)
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(chat.invoke, WORDS[0], **settings)
+        assert forwards.begun.wait(10)
+        late = chat.invoke(WORDS[1])
+        assert not long.done()
+        assert late.content == alone[WORDS[1]]
+        assert long.result().content == first.content
+    assert set(forwards.heights) == {1, 2}
+    assert len(forwards.heights) == 90  # they joined: none was computed twice
+
+
+def test_a_batch_is_left_once_it_has_run_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 7.9, 8.1, 8.1])  # the start; after the first token, which took a second
+    monkeypatch.setattr(hf_forward, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    row = SimpleNamespace(prompt=[1] * 10, tokens=[])
+    crowded = iter([True, False])
+    leave = hf_forward._Leave([row], lambda: next(crowded))  # type: ignore[list-item]
+    assert not leave()
+    row.tokens = [1] * 10  # twice as much to read: two seconds, and four times that
+    assert [leave(), leave(), leave()] == [False, True, False]
+
+
+def test_a_full_batch_is_not_left(chat: ChatGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards = Forwards(chat, monkeypatch, 0.002)
+    answers = chat.batch(WORDS, max_tokens=40)
+    assert len(answers) == len(WORDS)
+    assert forwards.heights == [16] * 40 + [8] * 40
 
 
 async def test_a_canceled_task_leaves_the_others_alone(

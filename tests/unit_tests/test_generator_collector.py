@@ -115,6 +115,36 @@ def test_an_error_reaches_the_one_at_fault() -> None:
         rows[1].wait()
 
 
+def test_what_is_left_for_others_goes_on_with_them() -> None:
+    batches: list[list[int]] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    def run(rows: Sequence[Row]) -> None:
+        batches.append([each.prompt[0] for each in rows])
+        for each in rows:
+            each.add(ord("a"))
+        begun.set()
+        assert gate.wait(30)
+        if not collector.crowded():
+            for each in rows:
+                each.add(END)
+
+    collector = Collector(run, 2)
+    rows = [row(n) for n in (1, 2, 3)]
+    canceled = row(4)
+    collector.submit(rows[:1])
+    assert begun.wait(10)
+    assert not collector.crowded()
+    collector.submit([canceled])
+    canceled.cancel()
+    assert not collector.crowded()
+    collector.submit(rows[1:])
+    assert collector.crowded()
+    gate.set()
+    assert [each.wait().text for each in rows] == ["aa", "a", "a"]
+    assert batches == [[1], [1, 2], [3]]  # a full batch is left for nobody
+
+
 def test_an_engine_that_stops_early_is_an_error_and_no_endless_wait() -> None:
     collector = Collector(lambda rows: None, 4)
     answer = row()

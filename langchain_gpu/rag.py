@@ -14,12 +14,14 @@ from langchain_core.messages import BaseMessage, convert_to_messages, get_buffer
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate
 from langchain_core.runnables import (
     Runnable,
-    RunnableBinding,
     RunnableBranch,
     RunnableConfig,
     RunnableLambda,
     RunnablePassthrough,
+    RunnableWithFallbacks,
 )
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.configurable import DynamicRunnable
 
 from langchain_gpu.events import ContextWarning
 from langchain_gpu.leaving import LeavingPick, LeavingText
@@ -189,9 +191,10 @@ class _Window:
         self._prompt = prompt
         self._limit = max_context_tokens
         self._settings: dict[str, Any] = {}
-        while isinstance(llm, RunnableBinding):
-            self._settings = {**llm.kwargs, **self._settings}
-            llm = llm.bound
+        while (inner := _inside(llm)) is not None:
+            if isinstance(llm, RunnableBindingBase):
+                self._settings = {**llm.kwargs, **self._settings}
+            llm = inner
         self._llm = llm
 
     def cut_documents(self, inputs: Mapping[str, Any]) -> list[Document]:
@@ -270,6 +273,15 @@ class _Window:
                 return self._llm.get_num_tokens_from_messages(text)
         text = text if isinstance(text, str) else get_buffer_string(text)
         return len(text) // _CHARACTERS_PER_TOKEN + 1
+
+
+def _inside(llm: _Model) -> _Model | None:
+    """Return what is bound, tried again, or asked first; None for a model itself."""
+    if isinstance(llm, RunnableBindingBase):
+        return llm.bound
+    if isinstance(llm, RunnableWithFallbacks):
+        return llm.runnable
+    return llm.default if isinstance(llm, DynamicRunnable) else None
 
 
 def _can_count(model: BaseLanguageModel[Any]) -> bool:

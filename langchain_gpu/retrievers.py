@@ -12,6 +12,7 @@ from langchain_core.callbacks import (
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable
+from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import Field
 
 # What LangChain's vector stores look at for a diverse search, where nothing else is said.
@@ -103,6 +104,8 @@ def create_reranking_retriever(
 
 def _fetching(base: Runnable[str, list[Document]], fetch_k: int) -> Runnable[str, list[Document]]:
     """Return a copy that finds `fetch_k` documents; the same object where it cannot be told."""
+    if isinstance(base, RunnableBindingBase):  # with a config, arguments of its own, or retries
+        return base.model_copy(update={"bound": _fetching(base.bound, fetch_k)})
     if not isinstance(base, BaseRetriever):
         return base
     fields = type(base).model_fields

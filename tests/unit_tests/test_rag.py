@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from pydantic import Field
 
 from langchain_gpu import ChatGPU, create_rag_chain
@@ -216,6 +216,22 @@ def test_of_a_history_too_long_the_latest_part_is_read(shelf: Shelf) -> None:
 
 
 LONG = Document("word " * 200, metadata={"source": "long.txt"})
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda model: model.with_retry(),
+        lambda model: model.bind(stop=["."]).with_retry().with_config(tags=["x"]),
+        lambda model: model.with_fallbacks([Model(answers=["y"])]),
+        lambda model: model.configurable_fields(max_tokens=ConfigurableField(id="most")),
+    ],
+)
+def test_the_window_of_a_wrapped_model_is_known(wrapped: Callable[[Any], Any]) -> None:
+    llm = wrapped(Model(answers=["x"], context_length=134))
+    chain = create_rag_chain(Shelf(documents=[MOON, LONG, LAUNCH]), llm)
+    with pytest.warns(ContextWarning, match=r"1 of 3 retrieved chunks.*long\.txt"):
+        assert chain.invoke("When?")["answer"] == "x"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,15 @@ def test_the_base_is_asked_for_fetch_k(store: FAISSVectorStore) -> None:
     assert base.search_kwargs == {"filter": {"n": {"$gt": 0}}}
 
 
+def test_a_base_with_a_config_or_retries_is_asked_for_fetch_k_too(store: FAISSVectorStore) -> None:
+    plain = store.as_retriever(k=1)
+    for base in (plain.with_config(tags=["x"]), plain.with_retry(), plain.bind()):
+        reranker = Longest()
+        found = create_reranking_retriever(base, reranker, 5, k=4).invoke("gpu")
+        assert (reranker.seen, len(found)) == ([5], 4)
+    assert plain.k == 1
+
+
 def test_what_else_is_asked_reaches_the_base(store: FAISSVectorStore) -> None:
     retriever = create_reranking_retriever(store.as_retriever(), Longest())
     assert [each.metadata["n"] for each in retriever.invoke("a", filter={"n": 4})] == [4]

@@ -109,6 +109,8 @@ class ChatGPU(RunsGenerator, StructuredChat):
     ) -> list[AIMessage]:
         """Answer all inputs; as many as the engine takes share forwards.
 
+        Ctrl-C, or the error of one, stops the others; those that have not begun never begin.
+
         Args:
             inputs: Chats.
             config: Its `max_concurrency` bounds the chats in flight; without one it is 64.
@@ -117,6 +119,22 @@ class ChatGPU(RunsGenerator, StructuredChat):
         """
         ask = partial(self.invoke, **kwargs)
         return self._batch(ask, inputs, config, return_exceptions=return_exceptions)
+
+    @override
+    def batch_as_completed(  # type: ignore[override]  # it has overloads
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, AIMessage | Exception]]:
+        """Do the same as `batch`, and yield the position and the answer of each input as they come.
+
+        Closing the iterator stops what still runs.
+        """
+        ask = partial(self.invoke, **kwargs)
+        return self._answers(ask, inputs, config, return_exceptions=return_exceptions)
 
     @override
     async def abatch(

@@ -137,6 +137,22 @@ class GPULLM(RunsGenerator, BaseLLM):
         return self._batch(ask, inputs, config, return_exceptions=True)
 
     @override
+    def batch_as_completed(  # type: ignore[override]  # it has overloads
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, str | Exception]]:
+        """Do the same as `batch`, and yield the position and the answer of each input as they come.
+
+        Closing the iterator stops what still runs.
+        """
+        ask = partial(self.invoke, **kwargs)
+        return self._answers(ask, inputs, config, return_exceptions=return_exceptions)
+
+    @override
     async def abatch(
         self,
         inputs: list[LanguageModelInput],

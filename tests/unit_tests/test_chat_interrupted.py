@@ -100,6 +100,25 @@ def test_a_batch_of_transformers_ends(
         assert chat.batch(PROMPTS[:2], max_tokens=2)
 
 
+@pytest.mark.parametrize("kind", [ChatGPU, GPULLM])
+def test_answers_as_they_come_share_forwards_and_end(
+    path: str, kind: type[ChatGPU | GPULLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kind(model=path, device="cpu", max_tokens=3) as model:
+        forwards = Forwards(model, monkeypatch)
+        answers = dict(model.batch_as_completed(PROMPTS))
+        assert sorted(answers) == list(range(24))
+        assert set(forwards.heights) == {16, 8}
+        wrong: list[Any] = ["hello", 5]
+        failed = dict(model.batch_as_completed(wrong, return_exceptions=True))
+        assert isinstance(failed[1], ValueError)
+        forwards.heights.clear()
+        for _ in model.batch_as_completed(PROMPTS, max_tokens=30):
+            break
+        soon(lambda: at_rest("langchain-gpu"))
+        assert len(forwards.heights) < 30 + 30  # what still waited was stopped
+
+
 def test_a_chain_ends_too(path: str, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch) -> None:
     with ChatGPU(model=path, device="cpu", max_tokens=90) as chat:
         forwards = Forwards(chat, monkeypatch)

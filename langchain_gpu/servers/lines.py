@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from langchain_gpu.servers.loop import CLOSED, FORKED
 from langchain_gpu.servers.server import CONNECT_SECONDS
@@ -102,7 +103,8 @@ class Lines:
         # Reentrant: a garbage collection in here may end a stream, which gives its line back.
         self._changed = threading.Condition(threading.RLock())
         self._free: list[Line] = []
-        self._busy: set[Line] = set()
+        # Weakly: Ctrl-C may keep a caller from giving its line back.
+        self._busy: WeakSet[Line] = WeakSet()
         self._next = math.inf  # when the thread that looks wakes up
         self._looking = False
         self._closed = False
@@ -159,7 +161,7 @@ class Lines:
 
     def _back(self, line: Line) -> None:
         with self._changed:
-            self._busy.remove(line)
+            self._busy.discard(line)
             closed = self._closed
             if not closed:
                 self._free.append(line)

@@ -9,23 +9,30 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakSet
 
 _LOOK = 0.25  # seconds between two looks for a place whose holder is away
 
 
 class Seat:
-    """A place that a thread has or waits for.
+    """A place that a thread or a task has or waits for.
 
     Attributes:
         away: Since when (`time.monotonic`) its holder does something else, None while it is here.
-        lost: Whether the place was given to another meanwhile.
         turn: Comes when the place does; canceling it ends the wait.
+        gone: Whether the place is somebody else's again.
     """
 
     def __init__(self) -> None:
         self.away: float | None = None
-        self.lost = False
         self.turn: Future[None] | None = None
+        self.gone = False
+
+    @property
+    def taken(self) -> bool:
+        """Whether it has the place now."""
+        turn = self.turn
+        return not self.gone and turn is not None and turn.done() and not turn.cancelled()
 
 
 class Places:
@@ -42,9 +49,9 @@ class Places:
     def __init__(self, count: int) -> None:
         # Reentrant: a garbage collection in here may end a stream, which leaves its place.
         self._lock = threading.RLock()
-        self._free = count
+        self._count = self._free = count
         self._waiting: deque[Future[None]] = deque()
-        self._seats: set[Seat] = set()
+        self._seats: WeakSet[Seat] = WeakSet()
 
     @contextmanager
     def taken(self, seat: Seat, until: float) -> Iterator[None]:
@@ -58,7 +65,7 @@ class Places:
             TimeoutError: None was free in time.
             CancelledError: The wait was given up.
         """
-        seat.turn = turn = self._ask()
+        turn = self._ask(seat)
         try:
             while not turn.done():
                 try:
@@ -68,39 +75,41 @@ class Places:
                         raise
                     self._take_over()
             turn.result()
-            with self._lock:
-                self._seats.add(seat)
             yield
         finally:
-            with self._lock:
-                self._seats.discard(seat)
-                if not (seat.lost or turn.cancel()):
-                    self._pass_on()
+            self._leave(seat, turn)
 
     @asynccontextmanager
     async def taken_async(self) -> AsyncIterator[None]:
         """Do the same in a task, which is never away."""
-        turn = self._ask()
+        seat = Seat()
+        turn = self._ask(seat)
         try:
             waiting = asyncio.wrap_future(turn)
             while not (await asyncio.wait((waiting,), timeout=_LOOK))[0]:
                 self._take_over()
             yield
         finally:
-            if not turn.cancel():  # else it never came
-                self._pass_on()
+            self._leave(seat, turn)
 
-    def _ask(self) -> Future[None]:
+    def _ask(self, seat: Seat) -> Future[None]:
         turn: Future[None] = Future()
         with self._lock:
+            seat.turn = turn
+            self._seats.add(seat)
             self._waiting.append(turn)
             self._call()
         return turn
 
-    def _pass_on(self) -> None:
+    def _leave(self, seat: Seat, turn: Future[None]) -> None:
         with self._lock:
-            self._free += 1
-            self._call()
+            if not turn.cancel() and not seat.gone:  # else it never came, or was given away
+                seat.gone = True
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._free += 1
+        self._call()
 
     def _call(self) -> None:
         while self._free and self._waiting:
@@ -113,10 +122,13 @@ class Places:
         """Give the place of one who is away to the next who waits."""
         before = time.monotonic() - _LOOK
         with self._lock:
-            for seat in self._seats:
+            taken = [seat for seat in self._seats if seat.taken]
+            if self._free + len(taken) < self._count:
+                self._pass_on()  # Ctrl-C came where its holder could not give it back
+                return
+            for seat in taken:
                 if seat.away is not None and seat.away <= before:
-                    self._seats.remove(seat)
-                    seat.lost = True
+                    seat.gone = True
                     self._pass_on()
                     return
 

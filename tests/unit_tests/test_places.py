@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -127,7 +128,7 @@ def test_who_is_away_makes_room() -> None:
     with places.taken(away, soon()):
         away.away = time.monotonic()
         with places.taken(Seat(), soon()):
-            assert away.lost
+            assert away.gone
         assert free(places, 1)  # it came back here, and nobody else has it
     assert free(places, 1)  # it was not given back twice
 
@@ -137,7 +138,7 @@ async def test_who_is_away_makes_room_for_a_task() -> None:
     with places.taken(away, soon()):
         away.away = time.monotonic()
         async with asyncio.timeout(_LONG), places.taken_async():
-            assert away.lost
+            assert away.gone
 
 
 def test_who_is_here_keeps_its_place() -> None:
@@ -145,4 +146,18 @@ def test_who_is_here_keeps_its_place() -> None:
     with places.taken(here, soon()):
         with pytest.raises(TimeoutError), places.taken(Seat(), soon(0.6)):
             pass
-        assert not here.lost
+        assert not here.gone
+
+
+def test_a_place_that_nobody_gave_back_is_found_again() -> None:
+    """Python handles Ctrl-C at any line, also at the one that would give the place back."""
+    places = Places(1)
+    lost = places.taken(Seat(), soon())
+    lost.__enter__()
+    places._leave = lambda *_: None  # type: ignore[method-assign]
+    del lost
+    gc.collect()
+    del places._leave
+    with places.taken(Seat(), soon()):
+        pass
+    assert free(places, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.llama.server import LlamaServer
+from langchain_gpu.places import Seat
 
 
 class LlamaCppGenerator:
@@ -87,10 +89,12 @@ class LlamaCppGenerator:
             body = body_of(request, server)
             chunks = _Chunks(sink, request.callable_tools)
             ask = server.chat if request.prompt is None else server.complete
-            with server.places.taken(lambda: sink(None) or together.over) as mine, _explained():
-                if mine:
-                    ask(body, chunks)
-                    chunks.finish()
+            # llama.cpp has a queue of its own, but reads what stands there, for seconds, before it
+            # asks whether anybody wants the answer still.
+            place = server.places.taken(Seat(), unwanted=lambda: sink(None) or together.over)
+            with suppress(CancelledError), _explained(), place:
+                ask(body, chunks)
+                chunks.finish()
 
         return Pushed(push, timeout=request.timeout)
 

@@ -16,8 +16,8 @@ from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.door import Door
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError, raise_error
 from langchain_gpu.llama.parameters import parameters
-from langchain_gpu.llama.places import Places
 from langchain_gpu.llama.settings import LlamaSettings
+from langchain_gpu.places import Places
 
 
 class LlamaServer:

@@ -15,7 +15,6 @@ from langchain_core.runnables import RunnableLambda
 
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.generators.transformers import TransformersGenerator
-from langchain_gpu.llama.places import Places
 from langchain_gpu.llama.server import LlamaServer
 from tests.unit_tests.chat_script import chat, chat_server, chunk
 from tests.unit_tests.scripted_server import Endless, Reply, Scripted
@@ -31,7 +30,8 @@ def soon(is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
     end = time.monotonic() + 20
     while not is_so():
-        assert time.monotonic() < end, "it never came about"
+        names = sorted(thread.name for thread in threading.enumerate())
+        assert time.monotonic() < end, f"it never came about, with {names}"
         time.sleep(0.01)
 
 
@@ -184,39 +184,3 @@ def test_a_batch_of_llama_cpp_ends(press_ctrl_c: Press, monkeypatch: pytest.Monk
         soon(lambda: at_rest("langchain-gpu"))
         assert len(begun) == 2
         assert chat.invoke("Hello", max_tokens=2).content
-
-
-class TestPlaces:
-    def test_who_came_first_goes_first(self) -> None:
-        places, order = Places(1), list[int]()
-
-        def work(number: int) -> None:
-            with places.taken(lambda: False) as mine:
-                assert mine
-                order.append(number)
-
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        with places.taken(lambda: False):
-            for at, thread in enumerate(threads):
-                thread.start()
-                soon(lambda at=at: len(places._waiting) == at + 1)
-            assert order == []
-        for thread in threads:
-            thread.join(10)
-        assert order == [0, 1, 2, 3]
-
-    def test_who_gives_up_takes_no_place(self) -> None:
-        places = Places(1)
-        with places.taken(lambda: False), places.taken(lambda: True) as mine:
-            assert not mine
-        with places.taken(lambda: True) as mine:
-            assert not mine
-        with places.taken(lambda: False) as mine:
-            assert mine
-
-    def test_an_error_frees_the_place(self) -> None:
-        places = Places(1)
-        with pytest.raises(OSError, match="gone"), places.taken(lambda: False):
-            raise OSError("gone")
-        with places.taken(lambda: False) as mine:
-            assert mine

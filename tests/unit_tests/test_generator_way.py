@@ -226,9 +226,10 @@ def test_a_closed_one_says_so(opens: Opens) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_connections_do_not_survive_a_fork(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = opens()
-    monkeypatch.setattr(os, "getpid", lambda: -1)  # what a child would see
-    with pytest.raises(RuntimeError, match="do not survive a fork"):
-        generator.generate([ask()])
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)  # what a child would see
+        with pytest.raises(RuntimeError, match="do not survive a fork"):
+            generator.generate([ask()])
 
 
 def test_nothing_of_the_environment_is_sent(

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from langchain_gpu.servers.places import Places, Seat
+from langchain_gpu.places import Places, Seat
 
 _LONG = 30.0  # seconds that no test waits for
 
@@ -94,6 +94,17 @@ def test_a_wait_that_ends_loses_no_place() -> None:
         given_up = Seat()
         threading.Timer(0.05, lambda: given_up.turn and given_up.turn.cancel()).start()
         with pytest.raises(CancelledError), places.taken(given_up, soon()):
+            pass
+    assert free(places, 1)
+
+
+def test_who_does_not_want_it_any_more_takes_none() -> None:
+    places, wanted = Places(1), [True]
+    with pytest.raises(CancelledError), places.taken(Seat(), unwanted=lambda: True):
+        pass
+    with places.taken(Seat()):
+        threading.Timer(0.05, wanted.clear).start()
+        with pytest.raises(CancelledError), places.taken(Seat(), unwanted=lambda: not wanted):
             pass
     assert free(places, 1)
 

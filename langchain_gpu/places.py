@@ -1,13 +1,14 @@
-"""How many may ask a server at the same time, whether they are threads or tasks."""
+"""How many may ask an engine at the same time, whether they are threads or tasks."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, contextmanager
 from weakref import WeakSet
 
@@ -54,12 +55,19 @@ class Places:
         self._seats: WeakSet[Seat] = WeakSet()
 
     @contextmanager
-    def taken(self, seat: Seat, until: float) -> Iterator[None]:
+    def taken(
+        self,
+        seat: Seat,
+        until: float = math.inf,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> Iterator[None]:
         """Have a place while the context is open.
 
         Args:
             seat: Tells when its holder is away.
             until: How long to wait for it, by `time.monotonic`.
+            unwanted: Asked meanwhile whether the wait is given up; `seat.turn.cancel` ends it
+                at once.
 
         Raises:
             TimeoutError: None was free in time.
@@ -73,8 +81,12 @@ class Places:
                 except TimeoutError:
                     if time.monotonic() >= until and turn.cancel():
                         raise
+                    if unwanted():
+                        turn.cancel()
                     self._take_over()
             turn.result()
+            if unwanted():  # whoever gives up gives up many: they pass the place on
+                raise CancelledError
             yield
         finally:
             self._leave(seat, turn)

@@ -21,6 +21,7 @@ from langchain_gpu.servers.errors import (
 )
 from langchain_gpu.servers.http import retrying
 from langchain_gpu.servers.lines import Hooks, Lines, Wire
+from langchain_gpu.servers.quiet import Hidden
 from langchain_gpu.servers.replies import Replies, words_of
 from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
@@ -59,7 +60,9 @@ class OpenAIClient(Client):
     def __init__(self, url: str, server: Server, query: Mapping[str, str] | None = None) -> None:
         host = address.host_of(url)
         self._server = server
-        self._replies = Replies(host, server, _secrets_of(query or {}))
+        secrets = _secrets_of(query or {})
+        self._replies = Replies(host, server, secrets)
+        self._hidden = Hidden(self._replies.clean) if secrets else None
         address.headers_of(server)  # refuses what cannot be sent, without showing it
         self._settings: dict[str, Any] = {
             "base_url": url,
@@ -82,6 +85,12 @@ class OpenAIClient(Client):
         client.organization = client.project = None
         self._client = client
         super().__init__(host, client.close, Lines(self._wire))
+
+    def close(self) -> None:
+        """See `Client.close`."""
+        super().close()
+        if self._hidden is not None:
+            self._hidden.close()
 
     async def ask(self, url: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON that answers `body`, or a GET without one.

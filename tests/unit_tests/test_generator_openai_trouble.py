@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import time
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -297,7 +298,10 @@ class TestKey:
             assert all(secret not in text for text in said)
 
     @pytest.mark.parametrize("secret", ["query-secret-1", "se/cr+et= ü"])
-    def test_in_the_address_is_nowhere(self, server: Scripted, opens: Opens, secret: str) -> None:
+    def test_in_the_address_is_nowhere(
+        self, server: Scripted, opens: Opens, secret: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
         generator = opens(load={"default_query": {"key": secret, "v": "1"}})
 
         def redirect(asked: Asked) -> Reply:
@@ -311,6 +315,12 @@ class TestKey:
             generator.generate([ask()])
         for error in (redirected.value, refused.value):
             assert secret not in f"{error!r} {error}"
+        assert "HTTP Request: POST http://far.example" in caplog.text
+        for form in (secret, quote(secret), quote_plus(secret)):
+            assert form not in caplog.text
+        generator.close()
+        logging.getLogger("httpx2").info("of others: %s", secret)
+        assert f"of others: {secret}" in caplog.text  # what we do not send is none of our business
 
     @pytest.mark.parametrize("key", ["sk-1234\n", "späße"])
     def test_that_cannot_be_sent(self, opens: Opens, key: str) -> None:

@@ -114,6 +114,20 @@ class TestConversion:
         embeddings = exact(tiny("bert"))
         assert np.allclose(embeddings.embed_query("the gpu and the cpu"), wanted, atol=1e-5)
 
+    def test_a_graph_that_cannot_be_rewritten_is_converted_plainly(
+        self, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As if another release of OpenVINO had other nodes."""
+        wanted = exact(tiny("bert")).embed_query("the gpu and the cpu")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+        def fail(_: object) -> None:
+            raise RuntimeError("Check 'out.size() == 1' failed")
+
+        monkeypatch.setattr("langchain_gpu.engine.runtimes.openvino_graph.drop_token_types", fail)
+        embeddings = exact(tiny("bert"))
+        assert np.allclose(embeddings.embed_query("the gpu and the cpu"), wanted, atol=1e-5)
+
     def test_the_model_keeps_its_attention(self, tiny: Tiny, tmp_path: Path) -> None:
         """What the conversion borrows, it gives back: torch computes as before."""
         from sentence_transformers import SentenceTransformer

@@ -21,6 +21,7 @@ from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
+from langchain_gpu.engine.runtimes.openvino_graph import for_cpu
 from langchain_gpu.engine.runtimes.openvino_programs import Program, Recipe, converted, quantized
 from langchain_gpu.engine.runtimes.tasks import EMBED, Task
 from langchain_gpu.engine.runtimes.traced import NAMES
@@ -198,6 +199,7 @@ def compile_for(name: str, program: Any, hint: str, cores: int | None) -> Any:
     """Compile a program for a device, by OpenVINO's names."""
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
     if name == "CPU":
+        program = for_cpu(program, hint)
         # Threads bound to cores wait for whoever else runs there: tokenizing, other processes.
         settings["ENABLE_CPU_PINNING"] = False
         if cores:

@@ -19,6 +19,7 @@ import transformers
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
+from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
 from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.engine.runtimes.traced import (
     LEAST_COSINE,
@@ -30,7 +31,7 @@ from langchain_gpu.engine.runtimes.untold import untold
 
 logger = logging.getLogger(__name__)
 # Counts up when the same model would be converted to another program.
-_FORM = 2
+_FORM = 3
 _FILE = "model.xml"
 
 
@@ -152,7 +153,7 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
     def attempt(module: torch.nn.Module) -> Any:
         program = _trace(recipe, module)
         compiled = openvino.Core().compile_model(
-            program,
+            for_cpu(program, "f32"),
             "CPU",
             {"INFERENCE_PRECISION_HINT": "f32"}
             | ({"INFERENCE_NUM_THREADS": recipe.cores} if recipe.cores else {}),
@@ -181,6 +182,11 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
 def _trace(recipe: Recipe, module: torch.nn.Module) -> Any:
     try:
         with untold(), quietly():
-            return openvino.convert_model(module, example_input=recipe.inputs(recipe.task.example))
+            program = openvino.convert_model(
+                module, example_input=recipe.inputs(recipe.task.example)
+            )
+            if isinstance(module, Fusible):
+                rewrite(program, single=recipe.task.output == "sentence_embedding")
     except Exception as error:
         raise NotConvertibleError(f"{recipe.path.name} cannot be traced: {error}") from error
+    return program

@@ -26,7 +26,8 @@ def section(found: Found) -> str:
     parts = [intro, _streams(found["llama_cpp"], _OWN)]
     for each in found["servers"]:
         parts += [f"{each['name']}, `{each['model']}`:", _streams(each["rows"], _SERVED)]
-    parts += _clients(found["clients"])
+    if "clients" in found:  # older records have none
+        parts += _clients(found["clients"])
     lines = [["whole answers", "at once", "tokens/s", "ratio"]]
     lines += [_rates(row) for row in found["transformers"]]
     parts += [table(lines), _cost(found["own_cost"]), *left_out(found["skipped"])]

@@ -45,6 +45,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--server-concurrency", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N"
     )
     parser.add_argument(
+        "--ollama-concurrency", type=int, nargs="+", metavar="N", help="where it is another"
+    )
+    parser.add_argument(
         "--servers", type=Path, default=_SERVERS, help="where .ci/servers.sh put Ollama and vLLM"
     )
     parser.add_argument(
@@ -62,6 +65,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def served(file: Path, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Any]]:
     """Measure servers, one at a time; return the records, and who was left out and why."""
+    levels = {"Ollama": chosen.ollama_concurrency}
     slots, window = max(chosen.server_concurrency), 128 + chosen.tokens
     fewer = argparse.Namespace(**{**vars(chosen), "rounds": chosen.server_rounds})
     room = {"slots": slots, "window": window, "lifetime": chosen.lifetime}
@@ -76,7 +80,8 @@ def served(file: Path, chosen: argparse.Namespace) -> tuple[list[dict[str, Any]]
         try:
             with start() as server:
                 found.append({"name": server.name, "model": server.model, "rows": rows})
-                for row in streamed(server.streamers, fewer, chosen.server_concurrency):
+                numbers = levels.get(name) or chosen.server_concurrency
+                for row in streamed(server.streamers, fewer, numbers):
                     rows.append(row)  # noqa: PERF402 - what was measured stays, if one fails later
         except Exception as error:  # noqa: BLE001 - nor are the others lost
             after = f" after {rows[-1]['concurrency']} at once" if rows else ""

@@ -18,6 +18,7 @@ import torch
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError, create
 from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.runtimes import openvino as runtime
 from langchain_gpu.engine.runtimes.kept import make_once
 from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
@@ -226,7 +227,7 @@ class TestDevices:
         from langchain_gpu.engine.runtimes.openvino import place
 
         monkeypatch.setattr(Core, "available_devices", seen)
-        monkeypatch.setattr(openvino, "Core", Core)
+        monkeypatch.setattr(runtime, "core", Core)
         assert place(replace(self.CARD, index=index)) == name
 
     def test_an_intel_gpu_without_its_driver(self, tiny: Tiny) -> None:
@@ -237,6 +238,6 @@ class TestDevices:
         from langchain_gpu.engine.runtimes.openvino import place
 
         monkeypatch.setattr(Core, "available_devices", ("CPU", "GPU"))
-        monkeypatch.setattr(openvino, "Core", Core)
+        monkeypatch.setattr(runtime, "core", Core)
         with pytest.raises(DeviceNotFoundError, match=r"it sees GPU\)"):
             place(replace(self.CARD, index=1))

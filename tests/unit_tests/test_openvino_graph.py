@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
+from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import (
     drop_token_types,
     fold_norms,
@@ -69,7 +70,7 @@ def embedder(path: str) -> tuple[Any, Inputs]:
 
 def computed(program: Any, given: Any, hint: str = "f32") -> NDArray[np.float32]:
     settings = {"INFERENCE_PRECISION_HINT": hint}
-    return np.array(openvino.Core().compile_model(program, "CPU", settings)(given)[0])
+    return np.array(core().compile_model(program, "CPU", settings)(given)[0])
 
 
 def kinds(program: Any) -> list[str]:
@@ -144,7 +145,7 @@ class TestTables:
         rounded = for_cpu(program, "bf16")
         assert (self.of(rounded), self.of(program)) == ({"bf16"}, {"f32"})
         assert np.allclose(computed(rounded, given), computed(program, given), atol=0.02)
-        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             exact = for_cpu(program, "f32")
             found, wanted = (computed(each, given, "bf16") for each in (rounded, exact))
             assert np.array_equal(found, wanted)

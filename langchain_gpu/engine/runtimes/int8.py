@@ -12,15 +12,16 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
+from langchain_gpu.engine.runtimes.openvino_core import apart, core
 from langchain_gpu.engine.runtimes.traced import cosines
 from langchain_gpu.engine.runtimes.untold import untold
 
@@ -112,7 +113,8 @@ def quantize(
     batches = [features(shown[at : at + _BATCH]) for at in range(0, len(shown), _BATCH)]
     try:
         with untold(), _silent():
-            result = nncf.quantize(
+            quantized = partial(
+                nncf.quantize,
                 program.clone(),
                 nncf.Dataset(batches),
                 model_type=nncf.ModelType.TRANSFORMER,
@@ -123,6 +125,7 @@ def quantize(
                     validate=False,
                 ),
             )
+            result = apart(quantized)  # it starts an OpenVINO of its own
     except Exception as error:
         raise NotConvertibleError(f"the model cannot be quantized: {error}") from error
     parts = [features(held[at : at + _BATCH]) for at in range(0, len(held), _BATCH)]
@@ -150,7 +153,7 @@ def _constant(node: Any) -> bool:
 
 def _run(program: Any, hint: str, parts: Sequence[Inputs]) -> NDArray[np.float32]:
     settings = {"INFERENCE_PRECISION_HINT": hint}
-    compiled = openvino.Core().compile_model(program, "CPU", settings)
+    compiled = core().compile_model(program, "CPU", settings)
     return np.concatenate([np.array(compiled(dict(part))[0], np.float32) for part in parts])
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
+from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu
 from langchain_gpu.engine.runtimes.openvino_programs import Program, Recipe, converted, quantized
 from langchain_gpu.engine.runtimes.tasks import EMBED, Task
@@ -185,7 +185,7 @@ def place(device: Device) -> str:
         return "CPU"
     if device.kind != "xpu":
         raise ValueError(f"the openvino back end runs on a CPU or an Intel GPU, not on {device}")
-    seen = [name for name in openvino.Core().available_devices if name.partition(".")[0] == "GPU"]
+    seen = [name for name in core().available_devices if name.partition(".")[0] == "GPU"]
     wanted = f"GPU.{device.index or 0}"
     if wanted in seen or (seen == ["GPU"] and not device.index):
         return wanted
@@ -204,4 +204,4 @@ def compile_for(name: str, program: Any, hint: str, cores: int | None) -> Any:
         settings["ENABLE_CPU_PINNING"] = False
         if cores:
             settings["INFERENCE_NUM_THREADS"] = cores
-    return openvino.Core().compile_model(program, name, settings)
+    return core().compile_model(program, name, settings)

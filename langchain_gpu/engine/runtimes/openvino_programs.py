@@ -19,6 +19,7 @@ import transformers
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
+from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
 from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.engine.runtimes.traced import (
@@ -90,7 +91,7 @@ def converted(recipe: Recipe, modules: torch.nn.Sequential) -> Program:
         openvino.save_model(_convert(recipe, modules), folder / _FILE, compress_to_fp16=False)
 
     folder, scratch = make_once(_home(recipe), make)
-    return Program(openvino.Core().read_model(folder / _FILE), scratch=scratch)
+    return Program(core().read_model(folder / _FILE), scratch=scratch)
 
 
 def quantized(
@@ -131,7 +132,7 @@ def quantized(
     folder, scratch = make_once(home.with_name(name), make)
     loss = str(int8.Loss.read(folder))
     logger.info("int8 of %s: %s", recipe.path.name, loss)
-    return Program(openvino.Core().read_model(folder / _FILE), loss, scratch)
+    return Program(core().read_model(folder / _FILE), loss, scratch)
 
 
 def _home(recipe: Recipe) -> Path:
@@ -152,7 +153,7 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
 
     def attempt(module: torch.nn.Module) -> Any:
         program = _trace(recipe, module)
-        compiled = openvino.Core().compile_model(
+        compiled = core().compile_model(
             for_cpu(program, "f32"),
             "CPU",
             {"INFERENCE_PRECISION_HINT": "f32"}

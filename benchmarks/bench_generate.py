@@ -45,7 +45,11 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--server-concurrency", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N"
     )
     parser.add_argument(
-        "--ollama-concurrency", type=int, nargs="+", metavar="N", help="where it is another"
+        "--ollama-concurrency",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="chats at once on Ollama, if not the same",
     )
     parser.add_argument(
         "--servers", type=Path, default=_SERVERS, help="where .ci/servers.sh put Ollama and vLLM"

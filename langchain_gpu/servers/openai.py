@@ -62,7 +62,6 @@ class OpenAIClient(Client):
         self._server = server
         secrets = _secrets_of(query or {})
         self._replies = Replies(host, server, secrets)
-        self._hidden = Hidden(self._replies.clean) if secrets else None
         address.headers_of(server)  # refuses what cannot be sent, without showing it
         self._settings: dict[str, Any] = {
             "base_url": url,
@@ -85,6 +84,8 @@ class OpenAIClient(Client):
         client.organization = client.project = None
         self._client = client
         super().__init__(host, client.close, Lines(self._wire))
+        # Last: the logs of the process keep it until it is closed.
+        self._hidden = Hidden(self._replies.clean) if secrets else None
 
     def close(self) -> None:
         """See `Client.close`."""

@@ -133,7 +133,8 @@ class InThread:
         """See `Way.attempts`."""
         self._until = time.monotonic() + seconds
         try:
-            with self._places.taken(self._seat, self._until), self._on_line():
+            place = self._places.taken(self._seat, self._until, self._stopped.is_set)
+            with place, self._on_line():
                 yield retrying(self._max_retries, within=seconds, sleep=self._sleep)
         except (ServerError, TimeoutError, CancelledError) as error:
             if self._stopped.is_set() or self._lines.closed:

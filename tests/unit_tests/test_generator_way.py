@@ -158,6 +158,15 @@ def test_it_can_be_stopped_while_it_waits_for_another_attempt(
     assert len(server.of(CHAT)) == 1
 
 
+def test_one_that_was_stopped_before_it_began_asks_nothing(server: Scripted, opens: Opens) -> None:
+    stream = opens().stream(ask())
+    assert isinstance(stream, Stoppable)
+    stream.stop()
+    with pytest.raises(RuntimeError, match="closed while a request was under way"):
+        list(stream)
+    assert server.of(CHAT) == []
+
+
 def test_it_can_be_stopped_while_it_waits_for_a_place(server: Scripted, opens: Opens) -> None:
     script(server, Reply(parts=[0.05, 0.02] * 500))
     generator = opens(n_parallel=1)

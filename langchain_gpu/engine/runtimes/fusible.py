@@ -122,20 +122,25 @@ class Fusible(Traced):
     def __init__(self, modules: torch.nn.Sequential) -> None:
         super().__init__(modules)
         first = modules[1] if len(modules) > 1 else None
-        self.mean = isinstance(first, Pooling) and first.pooling_mode == "mean"
+        self.pooling = first.pooling_mode if isinstance(first, Pooling) else None
         self.width = first.pooling_output_dimension if isinstance(first, Pooling) else 0
+        self.left = getattr(modules[0].tokenizer, "padding_side", "") == "left"
 
     def finish(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `Traced.finish`."""
         rest = list(self.rest)
-        if self.mean:
+        if self.pooling == "mean":
             seen = features["attention_mask"].float()
             count = seen.sum(dim=1, keepdim=True).clamp(min=1e-9)
             summed = torch.matmul(seen[:, None, :], features["token_embeddings"])[:, 0]
             features["sentence_embedding"] = summed / count
             rest = rest[1:]
-        elif self.width:
-            features = rest.pop(0)(features)
+        elif self.pooling is not None:
+            if self.pooling == "cls" and not self.left:  # at a place that is known: the first
+                features["sentence_embedding"] = features["token_embeddings"][:, 0]
+                rest = rest[1:]
+            else:
+                features = rest.pop(0)(features)
             features["sentence_embedding"] @= torch.eye(self.width)
         for module in rest:
             features = module(features)

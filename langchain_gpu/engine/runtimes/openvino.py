@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
+from langchain_gpu.engine.cuts import BatchPrice
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.runtimes.openvino_core import core
@@ -30,7 +31,10 @@ from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # A program of dynamic shapes prepares itself for every new one, so widths come in steps: more
 # padding, and fewer shapes. On a CPU the steps are those of its matrix tiles.
-_CPU_RULES = BatchRules(multiple_of=16, fine=True, in_flight=2)
+# The price is a fit over fifty shapes of MiniLM in bfloat16.
+_CPU_RULES = BatchRules(
+    multiple_of=16, fine=True, in_flight=2, price=BatchPrice(start=140, attention=0.002)
+)
 _GPU_RULES = BatchRules(multiple_of=64, in_flight=2)
 
 

@@ -16,6 +16,8 @@ import openvino.opset13 as ops
 import torch
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.runtimes.openvino_first import first_token_only
+
 _HEADS_FIRST = [0, 2, 1, 3]
 _LAST_TWO = [0, 1, 3, 2]
 _ATTENTION_INPUTS = 5  # query, key, value, mask, scale
@@ -33,6 +35,8 @@ def rewrite(program: Any, *, single: bool) -> None:
     fold_norms(program)
     if single:
         drop_token_types(program)
+    program.validate_nodes_and_infer_types()
+    first_token_only(program)
     program.validate_nodes_and_infer_types()
 
 

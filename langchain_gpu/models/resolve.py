@@ -172,6 +172,7 @@ class _Hub:
         if not is_installed("huggingface_hub"):
             tried.append(f"{where}: huggingface_hub is missing (pip install huggingface-hub)")
             return None
+        from httpx import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
@@ -193,7 +194,7 @@ class _Hub:
             # Of the cache its own words are long, and about its caller's arguments.
             said = "not there" if local_files_only else _first_line(error)
             tried.append(f"{where} {name}: {said}")
-        except (OSError, ValueError) as error:  # what the hub raises, network errors included
+        except (OSError, ValueError, HTTPError) as error:  # the last: it cannot be reached
             tried.append(f"{where} {name}: {_first_line(error)}")
         finally:
             if local_files_only:

@@ -9,6 +9,7 @@ import pytest
 from langchain_gpu.models import packages
 from langchain_gpu.models.packages import ChecksumError, Package
 from langchain_gpu.models.resolve import ModelNotFoundError, choose_gguf, resolve
+from tests.unit_tests import scripted_hub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -52,6 +53,20 @@ def test_offline_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelNotFoundError, match="offline"):
         resolve("nobody/nothing", cache_folder=str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+def test_a_hub_that_cannot_be_reached_is_one_of_the_places_tried(
+    kind: packages.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with scripted_hub.serve(tmp_path) as hub:
+        hub.broken = "down"
+        with pytest.raises(ModelNotFoundError) as caught:
+            resolve("nobody/nothing", kind=kind, cache_folder=str(tmp_path))
+    for part in ("local path", "local cache nobody/nothing", "hub nobody/nothing: "):
+        assert part in str(caught.value)
+    assert "Name or service not known" in str(caught.value)
 
 
 def test_a_cached_snapshot_is_found(tmp_path: Path) -> None:

@@ -142,6 +142,16 @@ class FAISSVectorStore(Moving):
         self._collection.put(batch, vectors)
         return batch.ids
 
+    # LangChain's own reads the documents several times: of an iterator, such as a loader's
+    # `lazy_load()`, nothing is left after the first, and nothing would be stored.
+    def add_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+        """Embed and add documents, under their ids if they have any; otherwise as `add_texts`."""
+        return super().add_documents(list(documents), **kwargs)
+
+    async def aadd_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+        """Do the same as `add_documents` without blocking."""
+        return await super().aadd_documents(list(documents), **kwargs)
+
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Remove documents.
 
@@ -173,6 +183,20 @@ class FAISSVectorStore(Moving):
         """Return a retriever; arguments are the fields of `FAISSRetriever`."""
         tags = kwargs.pop("tags", None) or self._get_retriever_tags()
         return FAISSRetriever(vectorstore=self, tags=tags, **kwargs)
+
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any
+    ) -> Self:
+        """Make a store of documents; further arguments go to the constructor."""
+        return super().from_documents(list(documents), embedding, **kwargs)
+
+    @classmethod
+    async def afrom_documents(
+        cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any
+    ) -> Self:
+        """Do the same as `from_documents` without blocking."""
+        return await super().afrom_documents(list(documents), embedding, **kwargs)
 
     @classmethod
     def from_texts(

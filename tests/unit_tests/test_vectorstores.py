@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,24 @@ def test_an_id_that_is_here_is_replaced() -> None:
     assert len(compass) == 5
     assert compass.get_by_ids(["id0"])[0].page_content == "5 5"
     assert "1 0" not in texts_of(compass.similarity_search("1 0", k=10))
+
+
+async def test_documents_that_can_be_read_only_once() -> None:
+    """As a loader's `lazy_load()` yields them."""
+
+    def read(*texts: str) -> Iterator[Document]:
+        return (Document(text, id=text, metadata={"text": text}) for text in texts)
+
+    made = FAISSVectorStore.from_documents(read("0 1"), Plane(), metric="l2")
+    assert made.metric == "l2"
+    assert made.add_documents(read("0 2", "0 3")) == ["0 2", "0 3"]
+    assert await made.aadd_documents(read("0 4")) == ["0 4"]
+    found = list(made.iter_documents())
+    assert [(each.id, each.metadata) for each in found] == [
+        (text, {"text": text}) for text in ("0 1", "0 2", "0 3", "0 4")
+    ]
+    made = await FAISSVectorStore.afrom_documents(read("0 5"), Plane())
+    assert [each.id for each in made.iter_documents()] == ["0 5"]
 
 
 def test_deleting() -> None:

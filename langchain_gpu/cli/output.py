@@ -47,6 +47,8 @@ def show_error(error: BaseException) -> None:
     message = str(error).strip() or type(error).__name__
     if isinstance(error, KeyError | AssertionError):  # their text alone says nothing
         message = f"{type(error).__name__}: {message}"
+    for note in getattr(error, "__notes__", ()):
+        message += f" ({note})"
     say(f"Error: {message}", "red")
 
 

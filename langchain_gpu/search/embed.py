@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,15 +68,30 @@ def embed(
         ask, size = embedding.embed_to_array, size or ARRAY_SLICE
     else:
         ask, size = embedding.embed_documents, size or SLICE
-    parts = (texts[start : start + size] for start in range(0, len(texts), size))
     return gather(
-        ((len(part), ask(part)) for part in parts),
+        _parts(ask, texts, size, name),
         len(texts),
         metric=metric,
         dimension=dimension,
         name=name,
         allocate=allocate,
     )
+
+
+def _parts(
+    ask: Callable[[list[str]], Any], texts: list[str], size: int, name: Callable[[int], str]
+) -> Iterator[tuple[int, Any]]:
+    """Yield how many texts each part has, and what the embedding makes of them."""
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        try:
+            vectors = ask(part)
+        except Exception as error:
+            if start:  # whatever the embedding says of a text, it counts from here
+                error.add_note(f"in the part of the texts that starts at {name(start)}")
+            raise
+        yield len(part), vectors
+        del part, vectors  # before the next is made
 
 
 def embed_queries(embedding: SupportsLists, queries: Sequence[str]) -> Sequence[Any]:

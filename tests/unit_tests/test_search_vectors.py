@@ -135,6 +135,19 @@ def test_a_bad_vector_in_a_later_slice_keeps_its_position(monkeypatch: pytest.Mo
         ask(Lists(), ["1", "2", "3", "4", "nan", "6"])
 
 
+def test_an_error_in_a_later_slice_says_where_the_slice_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The embedding counts the texts it was given, and knows of no others."""
+    monkeypatch.setattr(embedding_module, "SLICE", 3)
+    with pytest.raises(ValueError, match="could not convert") as caught:
+        ask(Lists(), ["1", "2", "3", "4", "x", "6"])
+    assert caught.value.__notes__ == ["in the part of the texts that starts at item 3"]
+    with pytest.raises(ValueError, match="could not convert") as caught:
+        ask(Lists(), ["1", "x", "3", "4"])
+    assert not hasattr(caught.value, "__notes__"), "it counts from the start"
+
+
 def test_slices_of_different_widths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Growing(Lists):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:

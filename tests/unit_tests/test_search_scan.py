@@ -228,23 +228,34 @@ def test_threads_search_on_while_python_shuts_down(before: list[str]) -> None:
     assert (done.stdout.split(), done.stderr) == ([*before, "1", "2"], "")
 
 
-def _search_in_a_child(rows: NDArray[np.float32], index: Any, answer: Any) -> None:
-    answer.put(index.search(rows[:1], 3).rows[0].tolist())
+def _search_in_a_child(queries: NDArray[np.float32], index: Any, answer: Any) -> None:
+    """Search on the thread that is there after the fork, and on another."""
+
+    def search() -> None:
+        answer.put(index.search(queries, 3).rows.tolist())
+
+    search()
+    other = threading.Thread(target=search)
+    other.start()
+    other.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a fork is needed")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_child_has_threads_of_its_own(sliced: list[int]) -> None:
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_a_forked_child_needs_none_of_its_parents_threads(sliced: list[int], count: int) -> None:
     rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
     index = made(rows, "l2")
-    expected = index.search(rows[:1], 3).rows[0].tolist()
-    assert sliced
+    index.search(rows[:64], 3)  # now OpenMP has threads in this process
+    expected = index.search(rows[:count], 3).rows.tolist()
+    assert bool(sliced) == (count == 1)
     forks = multiprocessing.get_context("fork")
     answer = forks.Queue()
-    child = forks.Process(target=_search_in_a_child, args=(rows, index, answer))
+    child = forks.Process(target=_search_in_a_child, args=(rows[:count], index, answer))
     child.start()
     try:
-        assert answer.get(timeout=60) == expected
+        assert answer.get(timeout=30) == expected
+        assert answer.get(timeout=30) == expected
     finally:
         child.kill()
         child.join()

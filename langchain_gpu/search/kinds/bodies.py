@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,10 @@ from langchain_gpu.search.base import Effort, Found, Matrix, Metric, Mirrored, R
 from langchain_gpu.search.kinds.shapes import Shape
 
 faiss: Any = require("faiss", extra="faiss")
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads stay behind, and the thread that forked would wait for them for ever. Others
+    # that the child starts get their own.
+    os.register_at_fork(after_in_child=partial(faiss.omp_set_num_threads, 1))
 
 SLICE = 65_536  # vectors that are moved at once
 

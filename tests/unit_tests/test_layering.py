@@ -22,7 +22,7 @@ FLOORS = [
     {"generating", "generations", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders"},
-    {"cli", "demo", "doctor", "verify", "__init__"},
+    {"cli", "demo", "doctor", "verify", "__init__", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FACES = 5  # from this floor up, langchain_core may be imported

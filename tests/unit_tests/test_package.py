@@ -58,6 +58,17 @@ def test_all_is_what_is_promised() -> None:
     assert dir(langchain_gpu) == sorted(langchain_gpu.__all__)
 
 
+def test_the_package_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "langchain_gpu", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"langchain-gpu {langchain_gpu.__version__}\n"
+
+
 def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'GPUMagic'"):
         _ = langchain_gpu.GPUMagic

@@ -21,6 +21,8 @@ from langchain_gpu.hardware.traps import (
     order_problem,
 )
 
+_GPU_NAME = re.compile(r"(cuda|rocm|xpu|mps)(:[0-9]+)?")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
@@ -117,6 +119,19 @@ def select_device(
     return [_select(name, facts) for name in device]
 
 
+def check_name(name: str) -> None:
+    """Refuse what can name no device on any machine; nothing is looked for.
+
+    Raises:
+        ValueError: It is none of the forms that `select_device` takes.
+    """
+    if name not in ("auto", "cpu") and _GPU_NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"{name!r} names no device: write auto, cpu, cuda, rocm, xpu, mps, or one with its "
+            "index, as in cuda:1"
+        )
+
+
 def dtype_reason(device: Device) -> str:
     """Say in a few words why `device.dtype` is what it is."""
     return choose_dtype(device.kind, device.capability, device.isa)[1]
@@ -167,23 +182,18 @@ def _survey(facts: Facts) -> _Survey:
 
 
 def _select(name: str, facts: Facts) -> Device:
+    check_name(name)
     survey = _survey(facts)
     if name == "auto":
         return survey.devices[0]
     if name == "cpu":
         return replace(survey.devices[-1], reason="asked for as 'cpu'")
-    match = re.fullmatch(r"(cuda|rocm|xpu|mps)(?::(\d+))?", name)
-    if match is None:
-        raise ValueError(
-            f"{name!r} names no device: write auto, cpu, cuda, rocm, xpu, mps, or one with its "
-            "index, as in cuda:1"
-        )
-    kind, index = match[1], match[2]
+    kind, _, index = name.partition(":")
     alias = ""
     if kind == "cuda" and facts.torch is not None and facts.torch.hip:
         kind, alias = "rocm", " (torch's name for ROCm)"
     for device in survey.devices:
-        if device.kind == kind and index in {None, str(device.index)}:
+        if device.kind == kind and index in {"", str(device.index)}:
             return replace(device, reason=f"asked for as {name!r}{alias}; {device.reason}")
     why = "; ".join(str(problem) for problem in survey.blocked if problem.kind == kind)
     here = ", ".join(f"{device} ({device.name})" for device in survey.devices)
@@ -240,6 +250,7 @@ __all__ = [
     "DeviceNotFoundError",
     "Kind",
     "Problem",
+    "check_name",
     "dtype_reason",
     "list_devices",
     "problems",

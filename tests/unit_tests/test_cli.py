@@ -151,6 +151,34 @@ def test_options_reach_the_models(made: Made, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["index", "docs", "--store", "store"],
+        ["ask", "What?", "--store", "store"],
+        ["import-faiss", "old", "--store", "store"],
+        ["demo"],
+    ],
+)
+@pytest.mark.parametrize("device", ["banana", "cuda:", "cuda:x", "CPU", ""])
+def test_what_names_no_device_is_refused_before_anything_is_done(
+    made: Made, command: list[str], device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*command, "--device", device) == 2
+    err = capsys.readouterr().err
+    assert f"'--device': {device!r} names no device: write auto, cpu, cuda" in " ".join(err.split())
+    assert made == []
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "rocm:1", "xpu", "mps", "all"])
+def test_what_names_a_device_reaches_the_models(
+    made: Made, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("index", "docs", "--store", "store", "--device", device) == 0
+    assert [place.device for _, place in made] == [device]
+    capsys.readouterr()
+
+
 def test_a_reranker_has_the_second_look(
     made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,3 +497,11 @@ def test_errors_without_words_have_a_name(capsys: pytest.CaptureFixture[str]) ->
     show_error(KeyError("x"))
     show_error(RuntimeError())
     assert capsys.readouterr().err == "Error: KeyError: 'x'\nError: RuntimeError\n"
+
+
+def test_the_notes_of_an_error_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ValueError("text 3 is too long")
+    error.add_note("in the part of the texts that starts at document 4096")
+    show_error(error)
+    shown = "Error: text 3 is too long (in the part of the texts that starts at document 4096)\n"
+    assert capsys.readouterr().err == shown

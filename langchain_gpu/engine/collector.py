@@ -22,9 +22,9 @@ from langchain_gpu.servers.errors import FailedItemError
 
 ItemT = TypeVar("ItemT")
 
-# Runs of a group that a server may fail at, each after several attempts and pauses, before all who
-# are left get the error: about half as many items, as the call at fault is asked once more alone.
-_FAILURES = 8
+# Items of a group that a server may fail at, each after several attempts and pauses, before all who
+# are left get the error.
+_FAILURES = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -151,8 +151,13 @@ class Collector(Generic[ItemT]):
                 if not about_items(error) or failures > _FAILURES:
                     # The rest would meet it too, and with a server that hangs after a long wait.
                     part, parts = [*part, *chain.from_iterable(parts)], []
+                elif isinstance(error, FailedItemError):
+                    if rest := _blamed(part, error):
+                        parts.append(rest)
+                    continue
                 elif len(part) > 1:
-                    parts += _divided(part, error)
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
                     continue
                 for call in part:
                     call.future.set_exception(error)
@@ -161,14 +166,16 @@ class Collector(Generic[ItemT]):
                     call.future.set_result(result)
 
 
-def _divided(calls: list[_Call[ItemT]], error: BaseException) -> list[list[_Call[ItemT]]]:
-    """Return the call at fault, whose item has another position there, and the rest; or halves."""
-    middle = len(calls) // 2
-    if isinstance(error, FailedItemError):
-        ends = list(accumulate(len(call.items) for call in calls))
-        at = bisect_right(ends, error.position)
-        return [[*calls[:at], *calls[at + 1 :]], [calls[at]]]
-    return [calls[middle:], calls[:middle]]
+def _blamed(calls: list[_Call[ItemT]], error: FailedItemError) -> list[_Call[ItemT]]:
+    """Give the error to the call at fault, whose item has another position there; return the rest.
+
+    The call is not asked for alone: it would take as long again, and the others would wait for it.
+    """
+    ends = list(accumulate(len(call.items) for call in calls))
+    at = bisect_right(ends, error.position)
+    start = ends[at] - len(calls[at].items)
+    calls[at].future.set_exception(error.at(error.position - start))
+    return [*calls[:at], *calls[at + 1 :]]
 
 
 def _cut(rows: Rows, calls: list[_Call[ItemT]]) -> list[Rows]:

@@ -75,9 +75,17 @@ class FailedItemError(ServerError):
         position: Of the item, in the caller's sequence.
     """
 
-    def __init__(self, message: str, *, status: int | None, position: int) -> None:
-        super().__init__(message, status=status)
+    def __init__(self, what: str, position: int, reason: ServerError) -> None:
+        """Blame the item that is called `what`, as in `"text 7"`."""
+        message = f"{what} {position} makes the server fail: {reason}"
+        super().__init__(message, status=reason.status)
         self.position = position
+        self._what = what
+        self._reason = reason
+
+    def at(self, position: int) -> FailedItemError:
+        """Return the same error with the item's position in another sequence."""
+        return FailedItemError(self._what, position, self._reason)
 
     @property
     def about_items(self) -> bool:

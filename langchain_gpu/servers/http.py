@@ -76,17 +76,29 @@ class JsonClient(Client):
         async with within(self.host, seconds, f"answer {path}", timeout=timeout):
             return await self._ask("GET", url, None, seconds)
 
-    async def post(self, url: str, body: dict[str, Any]) -> Any:
+    async def post(self, url: str, body: dict[str, Any], *, final: int | None = None) -> Any:
         """Return the JSON that answers `body`.
+
+        Args:
+            url: Where to.
+            body: What is sent, as JSON.
+            final: A status after which nothing is asked again.
 
         Raises:
             RefusedError: The server will not do it, however often it is asked.
             ServerError: It did not do it, although it was asked several times.
         """
-        return await self._ask("POST", url, json.dumps(body, separators=(",", ":")).encode())
+        content = json.dumps(body, separators=(",", ":")).encode()
+        return await self._ask("POST", url, content, final=final)
 
     async def _ask(
-        self, method: str, url: str, content: bytes | None, seconds: float | None = None
+        self,
+        method: str,
+        url: str,
+        content: bytes | None,
+        seconds: float | None = None,
+        *,
+        final: int | None = None,
     ) -> Any:
         if self._client is None or self._slots is None:
             self._slots = asyncio.Semaphore(self._server.concurrency)
@@ -94,11 +106,16 @@ class JsonClient(Client):
         # The slot is kept while waiting: a server that is overloaded is not sent others instead.
         async with self._slots:
             return await retrying(self._server.max_retries, within=seconds)(
-                self._once, self._client, method, url, content
+                self._once, self._client, method, url, content, final
             )
 
     async def _once(
-        self, client: httpx.AsyncClient, method: str, url: str, content: bytes | None
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: str,
+        content: bytes | None,
+        final: int | None,
     ) -> Any:
         try:
             async with asyncio.timeout(self._server.timeout):
@@ -124,7 +141,10 @@ class JsonClient(Client):
                 raise BadAnswerError(
                     f"{self.host} answered with something else than JSON: {text!r}", again=True
                 ) from None
-        raise self._replies.error(response)
+        problem = self._replies.error(response)
+        if response.status_code == final:
+            problem.again = False
+        raise problem
 
     def _open(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

@@ -15,6 +15,7 @@ from langchain_gpu.engine.report import Report, Rows
 from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.servers.errors import (
+    FailedItemError,
     NotFiniteError,
     RefusedError,
     ServerError,
@@ -183,6 +184,34 @@ def test_an_error_about_no_item_reaches_all_at_once(error: Exception) -> None:
     futures = behind_another(Collector(slow, 100), slow, list(range(-64, 0)))
     assert [future.exception(20) for future in futures] == [error] * 64
     assert len(slow.groups) == 2, "a server that hangs is waited for once"
+
+
+def test_whom_a_server_fails_at_is_told_without_another_run() -> None:
+    """A run at which a server fails takes several attempts, and the others would wait for it."""
+    runs: list[list[int]] = []
+
+    class Failing(Slow):
+        def __call__(self, items: list[int], options: object) -> Rows:
+            runs.append(items)
+            rows = super().__call__([abs(item) for item in items], options)
+            for position, item in enumerate(items):
+                if item < 0:
+                    raise FailedItemError("text", position, ServerError("no", status=500))
+            return rows
+
+    slow = Failing()
+    collector = Collector(slow, 100)
+    collector.submit([0], None)
+    assert slow.started.acquire(timeout=20)
+    calls = [[1, 2], [3, -4, 5], [6], [-7], [8, 9]]
+    futures = [collector.submit(call, None) for call in calls]
+    open_gate(slow)
+    for number, text in ((1, "text 1"), (3, "text 0")):
+        with pytest.raises(FailedItemError, match=f"^{text} makes the server fail: no$") as caught:
+            futures.pop(number - (number == 3)).result(20)
+        assert caught.value.status == 500
+    assert [values(future) for future in futures] == [[1, 2], [6], [8, 9]]
+    assert runs == [[0], [1, 2, 3, -4, 5, 6, -7, 8, 9], [1, 2, 6, -7, 8, 9], [1, 2, 6, 8, 9]]
 
 
 def test_a_server_that_dies_while_a_culprit_is_looked_for_is_waited_for_once() -> None:

@@ -457,6 +457,37 @@ class TestAServerThatFails:
             run(embedder, [*TEXTS[:41], self.POISON, *TEXTS[41:63]])
         assert len(server.asked) - before <= 2 + 2 * 6, "about two requests per halving"
 
+    def test_at_one_text_is_asked_patiently_first_and_last(
+        self, server: Scripted, loads: Loads
+    ) -> None:
+        """The pauses between attempts are what a user waits for."""
+        embedder = loads(max_retries=3)
+        self.fail(server, self.POISON)
+        before = len(server.asked)
+        with pytest.raises(ServerError, match="text 41 makes the server fail"):
+            run(embedder, [*TEXTS[:41], self.POISON, *TEXTS[41:63]])
+        asked = [body["input"] for body in (each.body for each in server.asked[before:])]
+        assert asked[:4] == [asked[0]] * 4
+        assert len(asked[0]) == 64
+        assert asked[-4:] == [[self.POISON]] * 4
+        halves = [texts for texts in asked[4:-4] if self.POISON in texts]
+        assert [len(texts) for texts in halves] == [32, 16, 8, 4, 2], "once each"
+
+    def test_at_one_text_is_still_waited_for_where_it_is_busy(
+        self, server: Scripted, loads: Loads
+    ) -> None:
+        embedder = loads(max_retries=1)
+        turns = iter(range(1000))
+
+        def script(body: Any) -> Reply | None:
+            poisoned = self.POISON in body["input"]
+            busy = len(body["input"]) < 64 and next(turns) % 2 == 0
+            return refusal("busy", 503) if busy else FAILURE if poisoned else None
+
+        instead(server, script)
+        with pytest.raises(ServerError, match="text 41 makes the server fail: .* answered 500"):
+            run(embedder, [*TEXTS[:41], self.POISON, *TEXTS[41:63]])
+
     def test_at_one_text_embeds_the_others(self, server: Scripted, loads: Loads) -> None:
         embedder = loads(max_retries=0)
         self.fail(server, self.POISON)

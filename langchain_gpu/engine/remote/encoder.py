@@ -6,6 +6,7 @@ import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -193,6 +194,8 @@ class RemoteEncoder(ABC):
         allowed = request.options.on_long == "truncate"
 
         async def ask(part: Request) -> Vectors:
+            # One that is alone is asked for patiently all the same, before it is blamed.
+            part = replace(part, suspected=suspicion.likely and len(part) > 1)
             where = f"{part.what} {part.positions[0]}"
             return await self._cuts.ask(self._ask, part, where, allowed=allowed)
 
@@ -227,8 +230,7 @@ class RemoteEncoder(ABC):
     def _named(self, request: Request, error: ServerError) -> Exception:
         position = request.positions[0]
         if not isinstance(error, RefusedError):
-            text = f"{request.what} {position} makes the server fail: {error}"
-            return FailedItemError(text, status=error.status, position=position)
+            return FailedItemError(request.what, position, error)
         text = f"{request.what} {position} was refused: {error}"
         if not error.too_long:
             return RefusedError(text, status=error.status or 0, detail=error.detail)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.servers.errors import ServerError
 
-_FAILED = 500  # not 502 to 504: those are of a server that is down, or has too much to do
+FAILED = 500  # not 502 to 504: those are of a server that is down, or has too much to do
 _CULPRITS = 4  # items of a request that may make it fail before the server is to blame after all
 
 
@@ -27,9 +27,14 @@ class Suspicion:
         self._left = _CULPRITS * (1 + items.bit_length())
         self._answers: bool | None = None
 
+    @property
+    def likely(self) -> bool:
+        """Whether the server failed, and answered something else."""
+        return self._answers is True
+
     async def __call__(self, error: ServerError) -> bool:
         """Say whether an item may be the reason. Where memory ran out, fewer at once may help."""
-        if error.status != _FAILED or is_out_of_memory(error):
+        if error.status != FAILED or is_out_of_memory(error):
             return False
         if self._answers is None:
             try:
@@ -42,4 +47,4 @@ class Suspicion:
         return self._answers and self._left >= 0
 
 
-__all__ = ["Suspicion"]
+__all__ = ["FAILED", "Suspicion"]

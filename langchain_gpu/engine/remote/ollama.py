@@ -7,6 +7,7 @@ from typing import Any
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
+from langchain_gpu.engine.remote.failing import FAILED
 from langchain_gpu.engine.remote.request import Request, as_rows
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerUnreachableError
@@ -44,8 +45,9 @@ class OllamaEncoder(RemoteEncoder):
 
     async def _vectors(self, request: Request, *, cut: bool) -> Vectors:
         body = self._body(request) | {"truncate": cut}
+        final = FAILED if request.suspected else None
         try:
-            answer = await self._client.post(f"{self._client.url}/api/embed", body)
+            answer = await self._client.post(f"{self._client.url}/api/embed", body, final=final)
         except RefusedError as error:
             raise self._explained(error) from None
         rows: Any = answer.get("embeddings") if isinstance(answer, dict) else None

@@ -13,6 +13,7 @@ import numpy as np
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
+from langchain_gpu.engine.remote.failing import FAILED
 from langchain_gpu.engine.remote.request import PROBE, Items, Request, as_rows
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 from langchain_gpu.servers import address
@@ -130,9 +131,9 @@ class OpenAIEncoder(RemoteEncoder):
     def _with_encoding(self, body: dict[str, Any]) -> dict[str, Any]:
         return body | ({"encoding_format": "base64"} if self._base64 else {})
 
-    async def _post(self, body: dict[str, Any]) -> Any:
+    async def _post(self, body: dict[str, Any], *, final: int | None = None) -> Any:
         try:
-            return await self._client.post(f"{self._base}/embeddings", body)
+            return await self._client.post(f"{self._base}/embeddings", body, final=final)
         except RefusedError as error:
             if error.no_such_place:
                 problem = f"nothing at {self._base}/embeddings; is that the right address?"
@@ -151,7 +152,7 @@ class OpenAIEncoder(RemoteEncoder):
         body = self._with_encoding(self._body(request))
         if cut:
             body["truncate_prompt_tokens"] = -1  # to the model's window
-        answer = await self._post(body)
+        answer = await self._post(body, final=FAILED if request.suspected else None)
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise BadAnswerError(f"{self._client.host} returned no list of vectors")

@@ -34,12 +34,15 @@ class Request:
         positions: Where they stand in the caller's sequence.
         options: How they are to be read.
         what: What an error calls one of them.
+        suspected: A server that answers others failed with it: if it fails again, that is an
+            answer, and it need not be asked over and over.
     """
 
     inputs: Sequence[Any]
     positions: Sequence[int]
     options: EmbedOptions
     what: str = "text"
+    suspected: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from langchain_gpu._errors import first_line
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import TextEncoder
 from langchain_gpu.engine.budgets import Budgets
@@ -134,7 +135,7 @@ def _or_cpu(
         except Exception as error:
             if cpu is None or device.kind == "cpu" or not is_out_of_memory(error):
                 raise
-            problem = str(error).strip().partition("\n")[0]
+            problem = first_line(error)
         else:
             if plan is not None and device.kind != "cpu":
                 after = free_memory(device)

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu._errors import first_line
 from langchain_gpu.engine.budgets import Budget, Budgets
 from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
 from langchain_gpu.engine.turns import Turns
@@ -198,7 +199,7 @@ class Ladder:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                return _Failure(work, device, _first_line(error))
+                return _Failure(work, device, first_line(error))
         finally:
             turn.release()
 
@@ -212,7 +213,7 @@ class Ladder:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            failure = _Failure(work, flight.device, _first_line(error))
+            failure = _Failure(work, flight.device, first_line(error))
         if failure is not None:
             while flights:
                 yield from self._land(flights)
@@ -277,7 +278,7 @@ class Ladder:
         except Exception as error:
             if not self._next or not is_out_of_memory(error):
                 raise
-            problem = _first_line(error)
+            problem = first_line(error)
         self._move(f"not even one token fits beside the model: {problem}")
         return self._budget
 
@@ -308,8 +309,3 @@ class Ladder:
 def until_closed(reason: str, device: Device) -> str:
     """Return why a model has left a device, and how it comes back."""
     return f"{reason}; after close(), the next use tries {device} again"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

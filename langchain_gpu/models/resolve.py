@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from langchain_gpu._errors import first_line
 from langchain_gpu._extras import is_installed
 from langchain_gpu.models.packages import PACKAGES, Format, verify
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
 """What tells the parts of one GGUF model apart; its group is how many there are."""
+_SHOWN = 200  # characters of what the hub said
 _COMMON_QUANTIZATIONS = ("q4_k_m", "q4_0", "q5_k_m", "q8_0", "f16", "bf16")
 # No pickled weights (*.bin, *.pt), no code: what is not fetched cannot run.
 _SAFE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
@@ -192,10 +194,10 @@ class _Hub:
             tried.append(f"{where}: {name!r} is no hub name")
         except LocalEntryNotFoundError as error:
             # Of the cache its own words are long, and about its caller's arguments.
-            said = "not there" if local_files_only else _first_line(error)
+            said = "not there" if local_files_only else first_line(error)[:_SHOWN]
             tried.append(f"{where} {name}: {said}")
         except (OSError, ValueError, HTTPError) as error:  # the last: it cannot be reached
-            tried.append(f"{where} {name}: {_first_line(error)}")
+            tried.append(f"{where} {name}: {first_line(error)[:_SHOWN]}")
         finally:
             if local_files_only:
                 enable_progress_bars()
@@ -265,7 +267,3 @@ def choose_gguf(files: Iterable[str], tag: str = "") -> list[str]:
     if len(parts) != int(part[1]):
         raise ModelNotFoundError(f"{first}: {len(parts)} of its {part[1]} parts are here")
     return parts
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

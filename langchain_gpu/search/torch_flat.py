@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu._errors import first_line
 from langchain_gpu._extras import require
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory, release
@@ -131,7 +132,7 @@ class TorchFlat:
                 return None, _fault(error)
             if self._chunk_bytes > LEAST_BYTES:
                 return None, None
-            return None, CannotSearch(_first_line(error), cause="memory")
+            return None, CannotSearch(first_line(error), cause="memory")
 
     def _copy(self, index: VectorIndex) -> CannotSearch | None:
         rows = index.rows()
@@ -140,7 +141,7 @@ class TorchFlat:
                 self._fill(index, rows, torch.float32)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                return CannotSearch(_first_line(error), cause="build", lasting=True)
+                return CannotSearch(first_line(error), cause="build", lasting=True)
             return _fault(error)
         self._rows = rows
         return None
@@ -234,11 +235,7 @@ def _is_coarse(dtype: Any) -> bool:
 
 
 def _fault(error: BaseException) -> CannotSearch:
-    return CannotSearch(f"torch failed: {_first_line(error)}", cause="fault", lasting=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CannotSearch(f"torch failed: {first_line(error)}", cause="fault", lasting=True)
 
 
 __all__ = ["TorchFlat"]

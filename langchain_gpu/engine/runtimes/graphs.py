@@ -18,6 +18,7 @@ from typing import Protocol
 
 import torch
 
+from langchain_gpu._errors import first_line
 from langchain_gpu.engine.runtimes.buckets import Bucket, Features, Filled, bucket_for, fill
 from langchain_gpu.engine.runtimes.packed import PackedBatch
 from langchain_gpu.hardware.memory import is_out_of_memory
@@ -130,7 +131,7 @@ class Graphs:
         except RuntimeError as error:
             full = is_out_of_memory(error)
             if not full:
-                self.failure = str(error).strip().partition("\n")[0] or type(error).__name__
+                self.failure = first_line(error)
         else:
             if again < anew:
                 self.kept[bucket] = recording

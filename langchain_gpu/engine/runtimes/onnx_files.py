@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from langchain_gpu._errors import first_line
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.runtimes.traced import LEAST_COSINE, Traced, cosines, quietly
@@ -162,8 +163,7 @@ def export(modules: torch.nn.Sequential, examples: Sequence[Inputs], folder: Pat
                 dynamic_axes=axes,
             )
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotConvertibleError(f"the model cannot be traced: {line}") from error
+        raise NotConvertibleError(f"the model cannot be traced: {first_line(error)}") from error
     return wanted
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from langchain_gpu._errors import first_line
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import NAME, NotPackableError
 from langchain_gpu.engine.tasks.padding import Packed
@@ -165,7 +166,7 @@ def prove(
             if is_out_of_memory(error):
                 raise
             logger.info("packed rows are not possible", exc_info=True)
-            return (str(error).strip() or type(error).__name__).splitlines()[0]
+            return first_line(error)
         cosine = _least_cosine(wanted, found)
         if not cosine >= least:
             return f"packed rows give something else (cosine {cosine:.5f}, {least} wanted)"

@@ -18,9 +18,10 @@ from langchain_gpu.engine.tasks.embed import (
     EmbedOptions,
     TextTokenizer,
     TextTooLongError,
+    check_surrogates,
     check_texts,
-    surrogate_problem,
 )
+from langchain_gpu.engine.tasks.token_rows import flat_ids
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
@@ -34,6 +35,7 @@ from langchain_gpu.planner.gguf_encoder import WINDOW, slots_of
 
 _OPTIONS = ("n_ctx", "n_gpu_layers", "n_parallel", "n_threads", "pooling")
 _POOLINGS = (None, "mean", "cls", "last")
+_NAMED = 10  # texts of a batch that an error names
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average
 # What llama.cpp calls a card starts with one of these. A Vulkan build drives every maker's.
 _PREFIXES = {"cuda": ("cuda",), "rocm": ("rocm", "hip"), "xpu": ("sycl",), "mps": ("metal", "mtl")}
@@ -43,18 +45,28 @@ Ids = list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of token ids, and the position of the first item in the caller's sequence."""
+class LlamaRows:
+    """What llama.cpp computes row by row.
 
-    ids: list[Ids]
+    Attributes:
+        rows: Token ids of texts, or pairs of texts.
+        start: Position of the first item in the caller's sequence.
+    """
+
+    rows: list[Any]
     start: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One batch, and whose it is."""
+class LlamaBatch:
+    """One batch.
 
-    ids: list[Ids]
+    Attributes:
+        rows: As those of `LlamaRows`.
+        items: Position of each row's item in the caller's sequence.
+    """
+
+    rows: list[Any]
     items: list[int]
 
 
@@ -169,38 +181,31 @@ class LlamaCppEncoder:
                 truncated.append(item)
             rows += [self._wrap(piece) for piece in pieces]
             owners += [item] * len(pieces)
-        windowed = np.array(owners, np.int64) if len(owners) > len(items) else None
-        return self._tokenized(rows, start, windowed, truncated)
+        lengths = [len(row) for row in rows]
+        windowed = owners if len(owners) > len(items) else None
+        return tokenized(LlamaRows(rows, start), lengths, windowed, truncated)
 
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """See `TextEncoder.from_ids`."""
-        window, size = self._window, int(self._open.facts["n_vocab"])
-        for index, row in enumerate(rows):
-            if not len(row):
-                problem = "is empty"
-            elif len(row) > window:
-                problem = f"has {len(row)} ids, and the model's window {window}"
-            elif min(row) < 0 or max(row) >= size:
-                problem = f"holds an id outside the vocabulary of {size}"
-            else:
-                continue
-            raise ValueError(f"token row {start + index} {problem}")
-        return self._tokenized([[int(each) for each in row] for row in rows], start)
+        vocabulary = int(self._open.facts["n_vocab"])
+        _, lengths = flat_ids(rows, window=self._window, vocabulary=vocabulary, start=start)
+        ids = [[int(each) for each in row] for row in rows]
+        return tokenized(LlamaRows(ids, start), lengths)
 
-    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> _Part:
+    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> LlamaBatch:
         """See `Encoder.prepare`."""
-        whole: _Rows = tokens.payload
+        whole: LlamaRows = tokens.payload
         items = rows if tokens.owners is None else tokens.owners[rows]
-        return _Part([whole.ids[row] for row in rows], (items + whole.start).tolist())
+        return LlamaBatch([whole.rows[row] for row in rows], (items + whole.start).tolist())
 
-    def forward(self, features: _Part) -> Pending:
+    def forward(self, features: LlamaBatch) -> Pending:
         """See `Encoder.forward`."""
         try:
-            return done(self._embed(features.ids))
+            return done(self._open.embed(features.rows))
         except LlamaError as error:
-            items = ", ".join(map(str, features.items[:10])) + ", ..." * (len(features.items) > 10)  # noqa: PLR2004
-            message = f"{error.details.get('message', error)} (in a batch of the texts {items})"
-            raise LlamaError({**error.details, "message": message}) from error
+            items = ", ".join(map(str, features.items[:_NAMED]))
+            more = ", ..." if len(features.items) > _NAMED else ""
+            raise error.at(f"in a batch of the texts {items}{more}") from error
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
         """See `Encoder.merge`."""
@@ -275,13 +280,10 @@ class LlamaCppEncoder:
             raise RuntimeError("this encoder is closed")
         return self._server
 
-    def _embed(self, rows: list[Ids]) -> Vectors:
-        return self._open.embed(rows)
-
     def _look(self) -> int:
         """Learn what the model wants around a text; return the width of its vectors."""
         self._before, self._after = self._special_tokens()
-        return int(self._embed([self._wrap(self._open.tokenize("a"))]).shape[1])
+        return int(self._open.embed([self._wrap(self._open.tokenize("a"))]).shape[1])
 
     def _special_tokens(self) -> tuple[Ids, Ids]:
         """Return what the model wants before and after a text."""
@@ -298,9 +300,8 @@ class LlamaCppEncoder:
         """Yield the ids of each text without special tokens; no more than needed of a huge one."""
         server = self._open
         check_texts(texts, start=start)
-        for index, text in enumerate(texts):
-            if (problem := surrogate_problem(text)) is not None:
-                raise ValueError(f"text {start + index} {problem}")
+        check_surrogates(texts, start=start)
+        for text in texts:
             if limit is not None and len(text) > _CHARACTERS_PER_TOKEN * limit:
                 # Up to a space the tokens do not depend on what follows.
                 end = text.rfind(" ", 0, _CHARACTERS_PER_TOKEN * limit)
@@ -310,15 +311,20 @@ class LlamaCppEncoder:
                     continue
             yield server.tokenize(text)
 
-    @staticmethod
-    def _tokenized(
-        rows: list[Ids],
-        start: int,
-        owners: NDArray[np.int64] | None = None,
-        truncated: Sequence[int] = (),
-    ) -> Tokenized:
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return Tokenized(lengths, _Rows(rows, start), owners, np.array(truncated, np.int64))
+
+def tokenized(
+    rows: LlamaRows,
+    lengths: Sequence[int] | NDArray[np.int64],
+    owners: Sequence[int] | None = None,
+    truncated: Sequence[int] = (),
+) -> Tokenized:
+    """Make rows ready for planning; see `Tokenized` for the arguments."""
+    return Tokenized(
+        np.asarray(lengths, np.int64),
+        rows,
+        None if owners is None else np.asarray(owners, np.int64),
+        np.asarray(truncated, np.int64),
+    )
 
 
 def _window_of(path: Path) -> int:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
-from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
+from langchain_gpu.engine.llama_cpp import LlamaBatch, LlamaCppEncoder, LlamaRows, tokenized
 from langchain_gpu.engine.tasks.score import (
     Pair,
     PairTokenizer,
     PairTooLongError,
     ScoreOptions,
+    check_pair_surrogates,
     check_pairs,
-    check_surrogates,
 )
 from langchain_gpu.events import warn_fallback
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
@@ -30,22 +28,6 @@ from langchain_gpu.models.gguf import read_head
 _TYPES = "tokenizer.ggml.token_type_count"
 _WORD = 32  # letters; what has more is cut inside, as languages without spaces are
 _OVERLAP = 4  # windows of a document share a quarter of their words
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Pairs, cut where they had to be, and the position of the first in the caller's sequence."""
-
-    pairs: list[Pair]
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One batch, and whose it is."""
-
-    pairs: list[Pair]
-    items: list[int]
 
 
 class LlamaCppReranker(LlamaCppEncoder):
@@ -85,58 +67,43 @@ class LlamaCppReranker(LlamaCppEncoder):
         rows: list[Pair] = []
         owners: list[int] = []
         truncated: list[int] = []
-        for index, (query, text) in enumerate(items):
-            parts = [(query, text)]
-            if (total := sizes[query] + sizes[text]) > room:
-                if asked.on_long == "error":
-                    raise PairTooLongError(
-                        f"pair {start + index} has {total + self._frame} tokens, and "
-                        f"{room + self._frame} are read; split the document, or choose "
-                        f"on_long='truncate' or 'window'"
-                    )
-                head = next(self._windows(query, max(room // 2, room - sizes[text])))
-                windows = self._windows(text, max(1, room - self._size(head)))
-                rest = [next(windows)] if asked.on_long == "truncate" else list(windows)
-                if asked.on_long == "truncate" or head != query:
+        for index, pair in enumerate(items):
+            total = sizes[pair[0]] + sizes[pair[1]]
+            parts: list[Pair] = [tuple(pair)]
+            if total > room and asked.on_long == "error":
+                raise PairTooLongError(
+                    f"pair {start + index} has {total + self._frame} tokens, and "
+                    f"{room + self._frame} are read; split the document, or choose "
+                    f"on_long='truncate' or 'window'"
+                )
+            if total > room:
+                parts = self._cut(pair, room, sizes, all_windows=asked.on_long == "window")
+                if asked.on_long == "truncate" or parts[0][0] != pair[0]:
                     truncated.append(index)
-                parts = [(head, part) for part in rest]
             rows += parts
             owners += [index] * len(parts)
         sizes |= {text: self._size(text) for text in set(chain(*rows)) if text not in sizes}
         lengths = [self._frame + sizes[query] + sizes[text] for query, text in rows]
-        windowed = np.asarray(owners) if len(rows) > len(items) else None
-        return Tokenized(
-            np.asarray(lengths, np.int64),
-            _Rows(rows, start),
-            windowed,
-            np.asarray(truncated, np.int64),
-        )
+        windowed = owners if len(rows) > len(items) else None
+        return tokenized(LlamaRows(rows, start), lengths, windowed, truncated)
 
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """Refuse: llama.cpp takes pairs as text."""
         del rows, start
         raise ValueError("a reranker takes pairs of texts, no token ids")
 
-    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:
-        """See `Encoder.prepare`."""
-        whole: _Rows = tokens.payload
-        items = rows if tokens.owners is None else tokens.owners[rows]
-        return _Part([whole.pairs[row] for row in rows], (items + whole.start).tolist())
-
-    def forward(self, features: Any) -> Pending:
+    def forward(self, features: LlamaBatch) -> Pending:
         """See `Encoder.forward`. llama.cpp takes one query at a time."""
-        part: _Part = features
-        scores = np.empty((len(part.pairs), 1), np.float32)
-        queries: dict[str, list[int]] = {}
-        for row, (query, _) in enumerate(part.pairs):
-            queries.setdefault(query, []).append(row)
-        for query, rows in queries.items():
+        pairs: list[Pair] = features.rows
+        scores = np.empty((len(pairs), 1), np.float32)
+        rows_of: dict[str, list[int]] = {}
+        for row, (query, _) in enumerate(pairs):
+            rows_of.setdefault(query, []).append(row)
+        for query, rows in rows_of.items():
             try:
-                scores[rows, 0] = self._open.rerank(query, [part.pairs[row][1] for row in rows])[0]
+                scores[rows, 0] = self._open.rerank(query, [pairs[row][1] for row in rows])[0]
             except LlamaError as error:
-                items = [part.items[row] for row in rows]
-                message = f"{error.details.get('message', error)} (pairs {items[0]} and others)"
-                raise LlamaError({**error.details, "message": message}) from error
+                raise error.at(f"pairs {features.items[rows[0]]} and others") from error
         return done(scores)
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
@@ -174,8 +141,17 @@ class LlamaCppReranker(LlamaCppEncoder):
     def _sizes(self, pairs: Sequence[Pair], start: int) -> dict[str, int]:
         """Return the tokens of every different text."""
         check_pairs(pairs, start=start)
-        check_surrogates(pairs, start=start)
+        check_pair_surrogates(pairs, start=start)
         return {text: self._size(text) for text in dict.fromkeys(chain.from_iterable(pairs))}
+
+    def _cut(
+        self, pair: Pair, room: int, sizes: dict[str, int], *, all_windows: bool
+    ) -> list[Pair]:
+        """Return what of a pair fits into `room` tokens; the query may have half of them."""
+        query, text = pair
+        head = next(self._windows(query, max(room // 2, room - sizes[text])))
+        windows = self._windows(text, max(1, room - self._size(head)))
+        return [(head, part) for part in (windows if all_windows else [next(windows)])]
 
     def _windows(self, text: str, width: int) -> Iterator[str]:
         """Cut a text into windows of `width` tokens that overlap: between words, if it has any."""

@@ -21,6 +21,11 @@ class LlamaError(RuntimeError):
         super().__init__(f"llama.cpp: {details.get('message', 'failed without a message')}")
         self.details = details
 
+    def at(self, place: str) -> LlamaError:
+        """Return the same error with the place where it came about, a clause in brackets."""
+        message = f"{self.details.get('message', self)} ({place})"
+        return LlamaError({**self.details, "message": message})
+
 
 def raise_error(answer: Any) -> None:
     """Raise what an answer of llama.cpp says went wrong, if it says so.

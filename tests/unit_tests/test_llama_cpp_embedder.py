@@ -102,7 +102,7 @@ def test_a_huge_text_is_not_read_to_its_end(file: Path, monkeypatch: pytest.Monk
     assert tokens.truncated.tolist() == [0]
     assert tokens.lengths.tolist() == [WINDOW, 12, 3]
     head = ours.tokenize(["gpu cpu memory " * 20], EmbedOptions())
-    assert ours.prepare(tokens, np.array([0])).ids == ours.prepare(head, np.array([0])).ids
+    assert ours.prepare(tokens, np.array([0])).rows == ours.prepare(head, np.array([0])).rows
 
 
 def test_several_slots_give_the_same(file: Path, embedder: Embedder) -> None:
@@ -116,7 +116,7 @@ def test_a_refusal_names_the_texts(embedder: Embedder) -> None:
     encoder: Any = embedder.encoder
     tokens = encoder.tokenize(["a", "b", "c"], EmbedOptions(), start=100)
     part = encoder.prepare(tokens, np.array([2, 0]))
-    part.ids[0] += [5] * WINDOW  # as if the window had been missed
+    part.rows[0] += [5] * WINDOW  # as if the window had been missed
     with pytest.raises(LlamaError, match=r"larger than the max context.*the texts 102, 100\)"):
         encoder.forward(part)
 

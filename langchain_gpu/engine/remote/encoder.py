@@ -23,8 +23,8 @@ from langchain_gpu.engine.remote.request import PROBE, Fields, Items, Request, e
 from langchain_gpu.engine.tasks.embed import (
     EmbedOptions,
     TextTooLongError,
+    check_surrogates,
     check_texts,
-    surrogate_problem,
 )
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
@@ -124,9 +124,7 @@ class RemoteEncoder(ABC):
     def tokenize(self, items: Sequence[str], options: EmbedOptions, *, start: int = 0) -> Tokenized:
         """Estimate lengths; see `Encoder.tokenize`."""
         check_texts(items, start=start)
-        for index, text in enumerate(items):
-            if (problem := surrogate_problem(text)) is not None:
-                raise ValueError(f"text {start + index} {problem}")
+        check_surrogates(items, start=start)
         if options.on_long == "mean":
             raise ValueError(
                 "on_long='mean' needs the model's tokenizer, which is behind the server: split "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.tasks.padding import Features, Packed, Padding
+from langchain_gpu.engine.tasks.token_rows import flat_ids
 
 OnLong = Literal["truncate", "mean", "error"]
 
@@ -58,6 +59,17 @@ def check_texts(texts: Sequence[Any], *, start: int = 0) -> None:
         if not isinstance(text, str):
             remedy = " (decode it first)" if isinstance(text, bytes | bytearray) else ""
             raise TypeError(f"text {start + index} is {type(text).__name__}, not str{remedy}")
+
+
+def check_surrogates(texts: Sequence[str], *, start: int = 0) -> None:
+    """Refuse lone surrogates, which no tokenizer takes.
+
+    Raises:
+        ValueError: The message has the position of the first text that holds one.
+    """
+    for index, text in enumerate(texts):
+        if (problem := surrogate_problem(text)) is not None:
+            raise ValueError(f"text {start + index} {problem}") from None
 
 
 def surrogate_problem(text: str) -> str | None:
@@ -144,25 +156,7 @@ class TextTokenizer:
 
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """Take rows that are token ids already; see `TextEncoder.from_ids`."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        if any(isinstance(row, np.ndarray) for row in rows):
-            ids = np.concatenate([np.asarray(row, np.int64) for row in rows])
-        else:
-            ids = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
-        outside = (ids < 0) | (ids >= self._size)
-        empty = lengths == 0
-        long = lengths > self.window if self.window is not None else np.zeros_like(empty)
-        if outside.any() or empty.any() or long.any():
-            owners = np.repeat(np.arange(len(rows)), lengths)
-            strange = np.bincount(owners[outside], minlength=len(rows)) > 0
-            row = int(np.flatnonzero(strange | empty | long)[0])
-            if empty[row]:
-                problem = "is empty"
-            elif long[row]:
-                problem = f"has {lengths[row]} ids, and the model's window {self.window}"
-            else:
-                problem = f"holds an id outside the vocabulary of {self._size}"
-            raise ValueError(f"token row {start + row} {problem}")
+        ids, lengths = flat_ids(rows, window=self.window, vocabulary=self._size, start=start)
         packed = Packed(ids.astype(np.int32), np.cumsum(lengths) - lengths)
         return Tokenized(lengths, packed)
 
@@ -221,9 +215,7 @@ class TextTokenizer:
             encodings: list[Any] = self._tokenizer.encode_batch_fast(list(texts))
         except Exception:
             check_texts(texts, start=start)
-            for index, text in enumerate(texts):
-                if (problem := surrogate_problem(text)) is not None:
-                    raise ValueError(f"text {start + index} {problem}") from None
+            check_surrogates(texts, start=start)
             raise
         return encodings
 

@@ -116,7 +116,7 @@ def check_pairs(pairs: Sequence[Any], *, start: int = 0) -> None:
                 )
 
 
-def check_surrogates(pairs: Sequence[Pair], *, start: int = 0) -> None:
+def check_pair_surrogates(pairs: Sequence[Pair], *, start: int = 0) -> None:
     """Refuse lone surrogates, which no tokenizer takes.
 
     Raises:
@@ -238,7 +238,7 @@ class PairTokenizer:
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except Exception:
             check_pairs(pairs, start=start)
-            check_surrogates(pairs, start=start)
+            check_pair_surrogates(pairs, start=start)
             raise
         return {text: each.ids for text, each in zip(texts, encodings, strict=True)}
 

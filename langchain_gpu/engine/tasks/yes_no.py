@@ -23,8 +23,8 @@ from langchain_gpu.engine.tasks.score import (
     PairTokenizer,
     PairTooLongError,
     ScoreOptions,
+    check_pair_surrogates,
     check_pairs,
-    check_surrogates,
     windows,
 )
 
@@ -155,7 +155,7 @@ class PromptTokenizer:
         try:
             return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception:
-            check_surrogates(pairs, start=start)
+            check_pair_surrogates(pairs, start=start)
             raise
 
     def _windows(self, text: str, document: int, room: int) -> tuple[list[list[int]], bool]:

@@ -8,7 +8,7 @@ from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
 from langchain_gpu.engine.remote.failing import FAILED
-from langchain_gpu.engine.remote.request import Request, as_rows
+from langchain_gpu.engine.remote.request import Request, read_vectors
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerUnreachableError
 from langchain_gpu.servers.http import JsonClient
@@ -53,16 +53,7 @@ class OllamaEncoder(RemoteEncoder):
         rows: Any = answer.get("embeddings") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
             raise BadAnswerError(f"{self._client.host} returned no list of vectors")
-        if len(rows) != len(request):
-            raise BadAnswerError(
-                f"{self._client.host} returned {len(rows)} vectors for {len(request)} texts"
-            )
-        try:
-            return as_rows(rows)
-        except (ValueError, TypeError) as error:
-            raise BadAnswerError(
-                f"{self._client.host} returned vectors that cannot be read: {error}"
-            ) from None
+        return read_vectors(rows, len(request), self._client.host)
 
     def _explained(self, error: RefusedError) -> RefusedError:
         if error.status != 404:  # noqa: PLR2004 - a model that is not there

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +12,9 @@ from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
 from langchain_gpu.engine.remote.failing import FAILED
-from langchain_gpu.engine.remote.request import PROBE, Items, Request, as_rows
+from langchain_gpu.engine.remote.request import PROBE, Items, Request, read_vectors
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
+from langchain_gpu.engine.tasks.token_rows import flat_ids
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.http import JsonClient
@@ -59,16 +58,7 @@ class OpenAIEncoder(RemoteEncoder):
 
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """See `TextEncoder.from_ids`; whether an id exists only the server knows."""
-        for index, row in enumerate(rows):
-            if not len(row) or min(row) < 0:
-                problem = "holds a negative id" if len(row) else "is empty"
-                raise ValueError(f"token row {start + index} {problem}")
-            if self.window is not None and len(row) > self.window:
-                raise ValueError(
-                    f"token row {start + index} has {len(row)} ids, and the model's window "
-                    f"{self.window}"
-                )
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        _, lengths = flat_ids(rows, window=self.window, vocabulary=None, start=start)
         plain = [[int(item) for item in row] for row in rows]
         return Tokenized(lengths, Items(plain, EmbedOptions(), start, "token row"))
 
@@ -156,15 +146,13 @@ class OpenAIEncoder(RemoteEncoder):
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise BadAnswerError(f"{self._client.host} returned no list of vectors")
-        if len(rows) != len(request):
-            raise BadAnswerError(
-                f"{self._client.host} returned {len(rows)} vectors for {len(request)} texts"
-            )
+        vectors = read_vectors(
+            [row.get("embedding") for row in rows], len(request), self._client.host
+        )
         places = [row.get("index", place) for place, row in enumerate(rows)]
         whole = all(isinstance(place, int) for place in places)
         if not whole or sorted(places) != list(range(len(rows))):
             raise BadAnswerError(f"{self._client.host} returned the positions {places[:10]} ...")
-        vectors = _read([row.get("embedding") for row in rows], self._client.host)
         ordered = np.empty_like(vectors)
         ordered[places] = vectors
         return ordered
@@ -176,14 +164,3 @@ class OpenAIEncoder(RemoteEncoder):
             for text in texts
         ]
         return [int(answer["count"]) for answer in await asyncio.gather(*asked)]
-
-
-def _read(rows: list[Any], host: str) -> Vectors:
-    """Read vectors that are base64 of little-endian float32, or lists of numbers."""
-    try:
-        if isinstance(rows[0], str):
-            data = [base64.b64decode(row, validate=True) for row in rows]
-            return np.stack([np.frombuffer(each, "<f4") for each in data]).astype(np.float32)
-        return as_rows(rows)
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise BadAnswerError(f"{host} returned vectors that cannot be read: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.tasks.embed import EmbedOptions
+from langchain_gpu.servers.errors import BadAnswerError
 
 # The server tokenizes; these lengths only sort texts and fill reports. English has 4 to 5
 # characters per token, and most models add two special tokens.
@@ -112,13 +114,28 @@ class Fields:
         return {**self.always, **self.by_kind.get(kind or "", {})}
 
 
-def as_rows(rows: Sequence[Any]) -> NDArray[np.float32]:
-    """Make lists of numbers an array of shape (rows, columns).
+def read_vectors(rows: Sequence[Any], count: int, host: str) -> NDArray[np.float32]:
+    """Read the vectors of an answer: lists of numbers, or base64 of little-endian float32.
+
+    Args:
+        rows: What stands where the vectors should be.
+        count: How many there must be, at least one.
+        host: Who answered, for the error.
+
+    Returns:
+        Shape (count, columns).
 
     Raises:
-        ValueError: They are no lists, or not of one length.
-        TypeError: They hold something else than numbers.
+        BadAnswerError: They are not as many, or cannot be read.
     """
-    if not all(isinstance(row, list) for row in rows):
-        raise ValueError("a vector is no list of numbers")
-    return np.array(rows, np.float32)
+    if len(rows) != count:
+        raise BadAnswerError(f"{host} returned {len(rows)} vectors for {count} texts")
+    try:
+        if isinstance(rows[0], str):
+            data = [base64.b64decode(row, validate=True) for row in rows]
+            return np.stack([np.frombuffer(each, "<f4") for each in data]).astype(np.float32)
+        if not all(isinstance(row, list) for row in rows):
+            raise ValueError("a vector is no list of numbers")  # noqa: TRY301
+        return np.array(rows, np.float32)
+    except (ValueError, TypeError) as error:  # base64's own error is a ValueError
+        raise BadAnswerError(f"{host} returned vectors that cannot be read: {error}") from None

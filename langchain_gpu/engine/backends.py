@@ -117,23 +117,20 @@ def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
         return _auto_remote(config, device)
     if config.model.lower().endswith(".gguf"):
         return _llama_cpp(config, device), "llama_cpp: the model is a .gguf file"
-    reason = "it runs on every device"
-    if device.kind == "cpu":
-        half = (device.dtype if config.dtype == "auto" else config.dtype) == "float16"
-        integers = config.dtype == "int8"  # which torch does not have: say what OpenVINO lacks
-        if not is_installed("openvino") and not integers:
-            reason = f"openvino, faster on a CPU, is not installed ({install_line('openvino')})"
-        elif half:
-            reason = "openvino does not compute in float16 on a CPU"
-        else:
-            try:
-                encoder = _openvino(config, device)
-            except NotConvertibleError as error:
-                if integers:
-                    raise
-                reason = f"openvino does not take the model: {error}"
-            else:
-                return encoder, "openvino: the fastest on a CPU, and installed"
+    if device.kind != "cpu":
+        return _torch(config, device), "torch: it runs on every device"
+    chosen = "openvino: the fastest on a CPU, and installed"
+    if config.dtype == "int8":  # which torch does not have: say what OpenVINO lacks
+        return _openvino(config, device), chosen
+    if not is_installed("openvino"):
+        reason = f"openvino, faster on a CPU, is not installed ({install_line('openvino')})"
+    elif (device.dtype if config.dtype == "auto" else config.dtype) == "float16":
+        reason = "openvino does not compute in float16 on a CPU"
+    else:
+        try:
+            return _openvino(config, device), chosen
+        except NotConvertibleError as error:
+            reason = f"openvino does not take the model: {error}"
     return _torch(config, device), f"torch: {reason}"
 
 

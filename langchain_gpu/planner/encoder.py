@@ -9,7 +9,7 @@ from langchain_gpu.planner.components import Encoder, Index
 from langchain_gpu.planner.gguf_encoder import on_cpu, on_gpu, place_gguf_encoder
 from langchain_gpu.planner.policy import Policy
 from langchain_gpu.planner.pools import Pool
-from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, Term, size, total
+from langchain_gpu.planner.terms import ComponentPlan, Decision, Share, Term, listed, size, total
 
 
 def place_encoder(
@@ -52,7 +52,7 @@ def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> Compone
     reason = f"{why}: searched in the CPU's memory, {size(kept.bytes)}"
     shares: tuple[Share, ...] = (Share(cpu.device, (kept,)),)
     for pool in gpus:
-        terms = [kept, *_overhead(pool)]
+        terms = [kept, *pool.overhead]
         if index.temporary:
             room = "room for the GPU search to compute in"
             terms.append(Term("activations", index.temporary, room))
@@ -83,7 +83,7 @@ def _try(
         if parts[0].bytes > table_at.left:
             return None
         shares.append(Share(table_at.device, (parts[0],), 0))
-    fixed = [*here, *_overhead(pool)]
+    fixed = [*here, *pool.overhead]
     left = pool.left_beside(shares) - total(fixed)
     tokens = left // arithmetic.bytes_per_token(encoder, dtype)
     if tokens < max(least, encoder.max_length):
@@ -94,7 +94,7 @@ def _try(
     terms = (*fixed, arithmetic.encoder_activations(encoder, dtype, most))
     shares.insert(0, Share(pool.device, terms, encoder.info.layers))
     cut = f", with batches of {tokens:,} instead of {wanted:,} tokens" if tokens < wanted else ""
-    where = ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
+    where = listed(shares)
     if pool.kind == "cpu":
         decision: Decision = "cpu"
         reason = f"on the CPU{cut}: {where}"
@@ -127,12 +127,6 @@ def _weights(encoder: Encoder, dtype: str) -> tuple[Term, Term]:
     )
 
 
-def _overhead(pool: Pool) -> list[Term]:
-    if not pool.overhead:
-        return []
-    return [Term("overhead", pool.overhead, "the device's own context")]
-
-
 def _no_room(encoder: Encoder, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
     needs: list[tuple[int, Pool]] = []
     if encoder.info.format != "gguf":
@@ -156,7 +150,7 @@ def _least(encoder: Encoder, pool: Pool) -> int:
     """Return what it takes on a device to compute one text at a time."""
     dtype = encoder.dtype or pool.dtype
     one = encoder.max_length * arithmetic.bytes_per_token(encoder, dtype)
-    return total([*_weights(encoder, dtype), *_overhead(pool)]) + one
+    return total([*_weights(encoder, dtype), *pool.overhead]) + one
 
 
 def _refused(name: str, role: str, model: str, needs: Sequence[tuple[int, Pool]]) -> ComponentPlan:

@@ -16,7 +16,7 @@ from langchain_gpu.models.info import ModelInfo
 from langchain_gpu.planner import arithmetic
 from langchain_gpu.planner.components import Encoder
 from langchain_gpu.planner.pools import Pool
-from langchain_gpu.planner.terms import ComponentPlan, Share, Term, kept, size, total
+from langchain_gpu.planner.terms import ComponentPlan, Share, Term, listed
 
 WINDOW = 2048
 """Tokens of the longest text where nothing else is asked for: room to compute in grows with it."""
@@ -50,10 +50,10 @@ def place_gguf_encoder(
         return None
     for pool in gpus:
         card, host = on_gpu(encoder, pool, cpu)
-        if total(card.terms) <= pool.left and kept(host.terms) <= cpu.left_beside([card]):
+        if card.bytes <= pool.left and host.kept <= cpu.left_beside([card]):
             return _planned(encoder, (card, host))
     share = on_cpu(encoder, cpu)
-    return _planned(encoder, (share,)) if kept(share.terms) <= cpu.left else None
+    return _planned(encoder, (share,)) if share.kept <= cpu.left else None
 
 
 def on_gpu(encoder: Encoder, pool: Pool, cpu: Pool) -> tuple[Share, Share]:
@@ -61,19 +61,18 @@ def on_gpu(encoder: Encoder, pool: Pool, cpu: Pool) -> tuple[Share, Share]:
     info, window = encoder.info, window_of(encoder)
     # A tied output matrix is a second copy of the table.
     output = (info.output, info.embedding) if info.tied and info.caches else (info.output,)
-    terms = [
+    card = (
         arithmetic.weights([*info.blocks, *output], None, f"{info.layers} layers and the rest"),
         *_cache(info, window, GPU_SLOTS),
         _computed(info, window),
-    ]
-    if pool.overhead:
-        terms.append(Term("overhead", pool.overhead, "the device's own context"))
+        *pool.overhead,
+    )
     host = (
         arithmetic.weights([info.embedding], None, "embedding table"),
         arithmetic.llama_step(window, window, info.hidden, f"{info.hidden:,}"),
         _outputs(info, GPU_SLOTS),
     )
-    return Share(pool.device, tuple(terms), info.layers), Share(cpu.device, host, 0)
+    return Share(pool.device, card, info.layers), Share(cpu.device, host, 0)
 
 
 def on_cpu(encoder: Encoder, cpu: Pool) -> Share:
@@ -93,7 +92,7 @@ def on_cpu(encoder: Encoder, cpu: Pool) -> Share:
 
 def _planned(encoder: Encoder, shares: tuple[Share, ...]) -> ComponentPlan:
     whole = len(shares) > 1
-    where = ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
+    where = listed(shares)
     return ComponentPlan(
         name=encoder.name,
         role=encoder.role,

@@ -12,7 +12,7 @@ them to the CPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from langchain_gpu.models.info import Weights
 from langchain_gpu.planner import arithmetic
@@ -33,7 +33,7 @@ class _Part:
     host: bool = False  # the CPU beside GPUs: it makes the inputs
     copies: bool = False  # the CPU keeps some weights a second time, in another order
     away: bool = False  # its layers are computed elsewhere
-    extra: list[Term] = field(default_factory=list)
+    extra: tuple[Term, ...] = ()
 
     def terms(self, chat: Chat, context: int) -> tuple[Term, ...]:
         info = chat.info
@@ -135,10 +135,8 @@ def _fill(
             range(left.start, left.start + count),
             embedding=embedding,
             output=output and count == len(left),
-            extra=list(extra),
+            extra=(*extra, *pool.overhead),
         )
-        if pool.overhead:
-            part.extra.append(Term("overhead", pool.overhead, "the device's own context"))
         terms = part.terms(chat, context)
         return Share(pool.device, terms, count) if total(terms) <= pool.left else None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.planner.terms import GIB, KIB, MIB, PoolUse, Share
+from langchain_gpu.planner.terms import GIB, KIB, MIB, PoolUse, Share, Term
 
 _UNITS = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 2**40}
 _DECIMAL = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -68,9 +68,10 @@ class Pool:
         return max(0, self.left - beside)
 
     @property
-    def overhead(self) -> int:
-        """Bytes the device takes for itself when it is first used."""
-        return 0 if self.opened else CONTEXT_BYTES.get(self.kind, 0)
+    def overhead(self) -> tuple[Term, ...]:
+        """What the device takes for itself when it is first used: one term, or none."""
+        count = 0 if self.opened else CONTEXT_BYTES.get(self.kind, 0)
+        return (Term("overhead", count, "the device's own context"),) if count else ()
 
     def take(self, count: int) -> None:
         """Give bytes away."""

@@ -188,6 +188,11 @@ def kept(terms: Iterable[Term]) -> int:
     return sum(term.bytes - term.droppable for term in terms)
 
 
+def listed(shares: Iterable[Share]) -> str:
+    """Say what lies where: `"3.9 GiB on cuda:0, 512 MiB on cpu"`."""
+    return ", ".join(f"{size(share.bytes)} on {share.device}" for share in shares)
+
+
 def size(count: float) -> str:
     """Write bytes as people read them: `"3.9 GiB"`, `"512 MiB"`."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
@@ -209,6 +214,7 @@ __all__ = [
     "Term",
     "What",
     "kept",
+    "listed",
     "size",
     "total",
 ]

@@ -33,11 +33,6 @@ class LayerCache:
     values: int
     window: int | None = None
 
-    def numbers(self, context: int) -> int:
-        """Return how many numbers it holds for one sequence of `context` tokens."""
-        tokens = context if self.window is None else min(context, self.window)
-        return tokens * (self.keys + self.values)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -109,27 +104,6 @@ class ModelInfo:
     def weight_bytes(self) -> int:
         """Bytes of all weights, as they lie in their files."""
         return sum(part.bytes for part in (self.embedding, *self.blocks, self.output))
-
-    def cache_bytes(self, context: int, *, dtype: str = "float16", sequences: int = 1) -> int:
-        """Return the bytes of the KV cache: keys and values of every layer.
-
-        A layer with a sliding window keeps its window only, which llama.cpp and vLLM do too
-        (llama.cpp adds its batch to it).
-
-        Args:
-            context: Tokens of one sequence.
-            dtype: Type of the cache, one of `CACHE_BITS`.
-            sequences: Sequences at the same time, each with its own `context`.
-
-        Raises:
-            ValueError: Unknown type, or a number below 1.
-        """
-        if dtype not in CACHE_BITS:
-            raise ValueError(f"unknown cache type {dtype!r}; known are {', '.join(CACHE_BITS)}")
-        if context < 1 or sequences < 1:
-            raise ValueError(f"context={context} and sequences={sequences} must be at least 1")
-        numbers = sequences * sum(layer.numbers(context) for layer in self.caches)
-        return int(numbers * CACHE_BITS[dtype] / 8)
 
 
 __all__ = [

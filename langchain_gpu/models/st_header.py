@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from langchain_gpu.models.info import HeaderError
@@ -76,16 +76,6 @@ class StTensor:
     offset: int
 
 
-def read_st_header(path: Path) -> dict[str, StTensor]:
-    """Read the header of a safetensors file on this machine: its tensors by name.
-
-    Raises:
-        HeaderError: The file is cut short, damaged, or has a type that is not known here.
-    """
-    with path.open("rb") as file:
-        return parse_st_header(file, size=path.stat().st_size, name=path.name)
-
-
 def parse_st_header(file: BinaryIO, *, size: int, name: str) -> dict[str, StTensor]:
     """Read a header from an open file, from its present place: its first byte.
 
@@ -95,7 +85,7 @@ def parse_st_header(file: BinaryIO, *, size: int, name: str) -> dict[str, StTens
         name: What errors call it.
 
     Raises:
-        HeaderError: See `read_st_header`.
+        HeaderError: The file is cut short, damaged, or has a type that is not known here.
     """
     length = int.from_bytes(_read(file, 8, name) if size >= 8 else b"\xff" * 8, "little")  # noqa: PLR2004
     if length > min(size - 8, _MAX_HEADER):
@@ -229,4 +219,4 @@ def _error(name: str, reason: str) -> HeaderError:
     return HeaderError(f"{name} has no header that can be read: {reason}")
 
 
-__all__ = ["BITS", "StTensor", "parse_index", "parse_json", "parse_st_header", "read_st_header"]
+__all__ = ["BITS", "StTensor", "parse_index", "parse_json", "parse_st_header"]

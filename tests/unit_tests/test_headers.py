@@ -20,6 +20,7 @@ from langchain_gpu.models.info import HeaderError
 from langchain_gpu.models.packages import PACKAGES
 from langchain_gpu.models.resolve import ModelNotFoundError
 from tests.unit_tests import scripted_hub
+from tests.unit_tests.cache_sizes import cache_bytes
 from tests.unit_tests.gguf_bert import write_gguf
 from tests.unit_tests.scripted_hub import ScriptedHub
 from tests.unit_tests.tiny_gguf import decoder, gguf
@@ -104,7 +105,7 @@ def test_smollm2() -> None:
     assert (model.params, model.dtype, model.layers) == (134_515_008, "Q4_1", 30)
     assert (model.hidden, model.heads, model.intermediate) == (576, 9, 1536)
     assert (model.vocab, model.context_length, model.tied) == (49152, 8192, True)
-    assert model.cache_bytes(1) == 30 * 2 * 3 * 64 * 2
+    assert cache_bytes(model, 1) == 30 * 2 * 3 * 64 * 2
     assert list(model.files.values()) == [98_362_432]
     # What is no tensor is the head: words, merges and the chat template.
     assert 0 < 98_362_432 - model.weight_bytes < 2_000_000
@@ -309,7 +310,7 @@ def test_any_value_of_a_gguf_is_read_or_named(
         path = Path(folder) / "odd.gguf"
         path.write_bytes(data)
         try:
-            assert read_info(path).cache_bytes(10) >= 0
+            assert cache_bytes(read_info(path), 10) >= 0
         except HeaderError as error:
             assert "odd.gguf" in str(error)  # noqa: PT017
 

@@ -15,6 +15,7 @@ from langchain_gpu.models.hf_config import read_config
 from langchain_gpu.models.hf_info import describe_config
 from langchain_gpu.models.hf_params import count_params
 from langchain_gpu.models.info import HeaderError, ModelInfo
+from tests.unit_tests.cache_sizes import cache_bytes
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
@@ -291,14 +292,14 @@ def test_published_sizes(config: dict[str, Any], billions: float) -> None:
 def test_llama_3_8b() -> None:
     model = info(LLAMA_3_8B)
     assert model.weight_bytes == pytest.approx(16.06e9, rel=0.001)
-    assert model.cache_bytes(1) == 128 * 1024
-    assert model.cache_bytes(8192, sequences=4) == 4 * 8192 * 128 * 1024
+    assert cache_bytes(model, 1) == 128 * 1024
+    assert cache_bytes(model, 8192, sequences=4) == 4 * 8192 * 128 * 1024
     assert (model.role, model.dtype, model.tied) == ("decoder", "bfloat16", False)
     assert model.embedding.bytes == model.output.bytes - 2 * 4096 == 2 * 128256 * 4096
 
 
 def test_qwen_3_8b() -> None:
-    assert info(QWEN_3_8B).cache_bytes(1000) == 1000 * 2 * 36 * 8 * 128 * 2
+    assert cache_bytes(info(QWEN_3_8B), 1000) == 1000 * 2 * 36 * 8 * 128 * 2
 
 
 @pytest.mark.parametrize(("config", "far", "near"), [(GEMMA_3_4B, 5, 29), (GEMMA_3_12B, 8, 40)])
@@ -307,7 +308,7 @@ def test_gemma_3_looks_back_a_window_in_five_of_six_layers(
 ) -> None:
     model = info(config)
     row = 2 * 2 * 256 * (4 if far == 5 else 8)  # keys and values, two bytes, heads
-    assert model.cache_bytes(32768) == row * (far * 32768 + near * 1024)
+    assert cache_bytes(model, 32768) == row * (far * 32768 + near * 1024)
     assert [cache.window for cache in model.caches[:6]] == [1024] * 5 + [None]
     assert model.tied
 
@@ -315,7 +316,7 @@ def test_gemma_3_looks_back_a_window_in_five_of_six_layers(
 def test_deepseek_v3_keeps_576_numbers_per_token_and_layer() -> None:
     model = info(DEEPSEEK_V3)
     assert {(cache.keys, cache.values) for cache in model.caches} == {(576, 0)}
-    assert model.cache_bytes(4096) == 4096 * 61 * 576 * 2
+    assert cache_bytes(model, 4096) == 4096 * 61 * 576 * 2
     assert model.experts == (256, 8)
     assert model.weight_bytes == pytest.approx(671e9, rel=0.01)  # fp8
     assert model.intermediate == 2048
@@ -324,13 +325,13 @@ def test_deepseek_v3_keeps_576_numbers_per_token_and_layer() -> None:
 def test_gpt_oss_packs_its_experts_only() -> None:
     model = info(GPT_OSS_20B)
     assert model.weight_bytes == pytest.approx(13.76e9, rel=0.005)  # its safetensors
-    assert model.cache_bytes(8192) == 2 * 2 * 8 * 64 * 12 * (8192 + 128)
+    assert cache_bytes(model, 8192) == 2 * 2 * 8 * 64 * 12 * (8192 + 128)
     assert model.experts == (32, 4)
 
 
 def test_an_encoder_keeps_no_cache() -> None:
     model = info(BGE_M3)
-    assert (model.role, model.caches, model.cache_bytes(512)) == ("encoder", (), 0)
+    assert (model.role, model.caches, cache_bytes(model, 512)) == ("encoder", (), 0)
     both_ways = {**QWEN_3_8B, "use_bidirectional_attention": True}
     assert info(both_ways).role == "encoder"
 

@@ -23,6 +23,7 @@ from langchain_gpu.planner import (
 )
 from langchain_gpu.planner.pools import make_pools, most_left
 from langchain_gpu.planner.suggest import with_bits
+from tests.unit_tests.cache_sizes import cache_bytes
 from tests.unit_tests.machines import M3_MAX, MACHINES
 from tests.unit_tests.planned_models import (
     GIB,
@@ -136,7 +137,7 @@ def test_transformers_computes_all_layers_on_the_gpu() -> None:
     found = plan([chat], machine(gpu_for(chat, 3), ram=8), FREE)["chat"]
     card, host = found.shares
     caches = sum(term.bytes for term in card.terms if term.what == "kv_cache")
-    assert caches == info.cache_bytes(256)  # of all six, three of which lie on the CPU
+    assert caches == cache_bytes(info, 256)  # of all six, three of which lie on the CPU
     (room,) = (term for term in card.terms if "comes from the CPU" in term.formula)
     assert room.bytes == info.blocks[5].bytes  # the largest of those
     assert {term.what for term in host.terms} == {"weights"}

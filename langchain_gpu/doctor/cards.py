@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.devices import Device, device_of
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import visible_nvidia
 
@@ -22,15 +22,7 @@ def cards(facts: Facts, devices: Sequence[Device]) -> list[Device]:
     if usable:
         return usable
     return [
-        Device(
-            kind="cuda",
-            index=index,
-            name=gpu.name,
-            reason="its driver answers",
-            memory_total=gpu.memory_total,
-            memory_free=gpu.memory_free,
-            capability=gpu.capability,
-        )
+        device_of("cuda", index, gpu, "its driver answers")
         for index, gpu in enumerate(visible_nvidia(facts.nvidia.gpus, facts.environ))
         if gpu.capability is not None
     ]

@@ -132,6 +132,19 @@ def check_name(name: str) -> None:
         )
 
 
+def device_of(kind: Kind, index: int, gpu: GPU, reason: str) -> Device:
+    """Return a card as a device, for `reason`, whether torch can use it or not."""
+    return Device(
+        kind=kind,
+        index=index,
+        name=gpu.name,
+        reason=reason,
+        memory_total=gpu.memory_total,
+        memory_free=gpu.memory_free,
+        capability=gpu.capability,
+    )
+
+
 def dtype_reason(device: Device) -> str:
     """Say in a few words why `device.dtype` is what it is."""
     return choose_dtype(device.kind, device.capability, device.isa)[1]
@@ -212,16 +225,8 @@ def _gpu_device(kind: Kind, index: int, gpu: GPU, arch: str | None, facts: Facts
     what = f"compute capability {arch}" if kind == "cuda" else arch or "it"
     if arch != gpu.capability:
         what += f" (by HSA_OVERRIDE_GFX_VERSION; the card is {gpu.capability})"
-    return Device(
-        kind=kind,
-        index=index,
-        name=gpu.name,
-        reason=f"{torch} runs on {what}",
-        memory_total=gpu.memory_total,
-        memory_free=gpu.memory_free,
-        capability=arch,
-        dtype=choose_dtype(kind, arch, ())[0],
-    )
+    device = device_of(kind, index, gpu, f"{torch} runs on {what}")
+    return replace(device, capability=arch, dtype=choose_dtype(kind, arch, ())[0])
 
 
 def _cpu_device(facts: Facts, gpus: Sequence[Device], found: Sequence[Problem]) -> Device:
@@ -251,6 +256,7 @@ __all__ = [
     "Kind",
     "Problem",
     "check_name",
+    "device_of",
     "dtype_reason",
     "list_devices",
     "problems",

@@ -37,7 +37,7 @@ class _Lease(Generic[T]):
         self.coming.set_running_or_notify_cancel()  # a task that gives up cancels no load
         self.users = 0
         self.process = os.getpid()
-        self.left = monotonic()
+        self.last_used = monotonic()
         self.retired = False
 
     def arrive(self, thing: T) -> None:
@@ -97,13 +97,13 @@ class Keeper(Generic[T]):
         Raises:
             BaseException: What the `load` raised that this one began or waited for.
         """
-        lease = self._enter(lambda lease: lease.arrive(load()))
+        lease = self._add_user(lambda lease: lease.arrive(load()))
         try:
             yield lease.coming.result()
         finally:
             with self._lock:  # here: Ctrl-C may come at the first line of a function
                 lease.users -= 1
-            self._settle(lease)
+            self._close_if_unused(lease)
 
     @asynccontextmanager
     async def use_async(self, load: Callable[[], T]) -> AsyncIterator[T]:
@@ -114,16 +114,16 @@ class Keeper(Generic[T]):
     @asynccontextmanager
     async def hold_async(self, load: Callable[[], T]) -> AsyncIterator[Held[T]]:
         """Do the same as `use_async`, for what goes on when the task is gone."""
-        lease = self._enter(partial(self._start, load))
+        lease = self._add_user(partial(self._load_in_thread, load))
         try:
             thing = lease.thing
             if thing is None:
                 thing = await asyncio.wrap_future(lease.coming)
-            yield Held(thing, partial(self._again, lease, thing))
+            yield Held(thing, partial(self._hold_again, lease, thing))
         finally:
             with self._lock:
                 lease.users -= 1
-            if (last := self._left(lease)) is not None:
+            if (last := self._to_close(lease)) is not None:
                 # No task: the end of the loop would cancel it before its thread has begun.
                 closing = asyncio.get_running_loop().run_in_executor(None, last.close)
                 await asyncio.shield(closing)
@@ -138,10 +138,10 @@ class Keeper(Generic[T]):
         finally:
             with self._lock:
                 self._expected -= 1
-                self._rest()
+                self._watch_idle()
 
     @contextmanager
-    def _again(self, lease: _Lease[T], thing: T) -> Iterator[T]:
+    def _hold_again(self, lease: _Lease[T], thing: T) -> Iterator[T]:
         with self._lock:
             lease.users += 1
         try:
@@ -149,7 +149,7 @@ class Keeper(Generic[T]):
         finally:
             with self._lock:  # as in `use`
                 lease.users -= 1
-            self._settle(lease)
+            self._close_if_unused(lease)
 
     def close(self) -> None:
         """Free it, as soon as nobody uses it."""
@@ -165,7 +165,7 @@ class Keeper(Generic[T]):
         if thing is not None:
             thing.close()
 
-    def _enter(self, begin: Callable[[_Lease[T]], object]) -> _Lease[T]:
+    def _add_user(self, begin: Callable[[_Lease[T]], object]) -> _Lease[T]:
         """Count one more; the first one begins to load, and ends here where that fails."""
         lease: _Lease[T] | None = None
         first = False
@@ -182,27 +182,27 @@ class Keeper(Generic[T]):
             if lease is not None and first:
                 self._fail(lease, error)
             elif lease is not None:
-                self._leave(lease)
+                self._drop_user(lease)
             raise
         return lease
 
-    def _start(self, load: Callable[[], T], lease: _Lease[T]) -> None:
+    def _load_in_thread(self, load: Callable[[], T], lease: _Lease[T]) -> None:
         with self._lock:
             lease.users += 1  # the thread: all who wait for it may give up
         # Of its own: a pool may be full of callers who wait for this load.
         thread = threading.Thread(
-            target=copy_context().run, args=(self._run, load, lease), name="langchain-gpu-load"
+            target=copy_context().run, args=(self._load, load, lease), name="langchain-gpu-load"
         )
         thread.start()
 
-    def _run(self, load: Callable[[], T], lease: _Lease[T]) -> None:
+    def _load(self, load: Callable[[], T], lease: _Lease[T]) -> None:
         try:
             thing = load()
         except BaseException as error:  # noqa: BLE001 - it goes to those who wait
             self._fail(lease, error)
             return
         lease.thing, coming = thing, lease.coming
-        self._leave(lease)  # first: who is woken and closes it should find no other user
+        self._drop_user(lease)  # first: who is woken and closes it should find no other user
         coming.set_result(thing)
 
     def _fail(self, lease: _Lease[T], error: BaseException) -> None:
@@ -215,35 +215,35 @@ class Keeper(Generic[T]):
             # An interrupt is meant for one thread.
             shared = isinstance(error, Exception)
             lease.coming.set_exception(error if shared else RuntimeError("loading was interrupted"))
-        self._leave(lease)
+        self._drop_user(lease)
 
-    def _leave(self, lease: _Lease[T]) -> None:
+    def _drop_user(self, lease: _Lease[T]) -> None:
         with self._lock:
             lease.users -= 1
-        self._settle(lease)
+        self._close_if_unused(lease)
 
-    def _settle(self, lease: _Lease[T]) -> None:
-        if (thing := self._left(lease)) is not None:
+    def _close_if_unused(self, lease: _Lease[T]) -> None:
+        if (thing := self._to_close(lease)) is not None:
             thing.close()
 
-    def _left(self, lease: _Lease[T]) -> T | None:
+    def _to_close(self, lease: _Lease[T]) -> T | None:
         """Return what is to be closed now that there is one user less."""
         with self._lock:
-            lease.left = monotonic()
-            self._rest()
+            lease.last_used = monotonic()
+            self._watch_idle()
             return lease.take() if lease.retired and not lease.users else None
 
-    def _rest(self) -> None:
+    def _watch_idle(self) -> None:
         """Have it freed after a while, if nobody uses it."""
         lease, limit = self._lease, self.idle_timeout
         idle = lease is not None and not lease.users and not self._expected
         if idle and limit is not None and self._timer is None:
-            self._arm(limit)
+            self._start_timer(limit)
 
-    def _arm(self, seconds: float) -> None:
+    def _start_timer(self, seconds: float) -> None:
         # One timer at a time, which looks at the clock when it rings: a timer per use would be a
         # thread per use. It holds no reference, so that a keeper nobody has can be collected.
-        self._timer = threading.Timer(seconds, _ring, [weakref.ref(self)])
+        self._timer = threading.Timer(seconds, _on_timer, [weakref.ref(self)])
         self._timer.daemon = True
         self._timer.start()
 
@@ -253,9 +253,9 @@ class Keeper(Generic[T]):
             lease, limit = self._lease, self.idle_timeout
             if lease is None or limit is None or lease.users or self._expected:
                 return  # who leaves, or was expected, sets the next one
-            rest = lease.left + limit - monotonic()
-            if rest > 0:
-                self._arm(rest)
+            remaining = lease.last_used + limit - monotonic()
+            if remaining > 0:
+                self._start_timer(remaining)
                 return
             self._lease = None
             lease.retired = True
@@ -264,7 +264,7 @@ class Keeper(Generic[T]):
             thing.close()
 
 
-def _ring(keeper: weakref.ref[Keeper[T]]) -> None:
+def _on_timer(keeper: weakref.ref[Keeper[T]]) -> None:
     found = keeper()
     if found is not None:
         found._expire()  # noqa: SLF001 - the same module

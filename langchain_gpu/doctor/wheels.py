@@ -12,8 +12,9 @@ from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.traps import Problem, advise
 from langchain_gpu.hardware.wheels import onnx_extra, version
 
+_Wheel = tuple[str, tuple[int, int], tuple[int, int], tuple[int, int]]
 # FAISS's wheels for GPUs, the lighter first: extra, CUDA, compute capabilities (first, last).
-_FAISS = (
+_FAISS: tuple[_Wheel, ...] = (
     ("faiss-gpu", (12, 6), (7, 0), (9, 0)),
     ("faiss-gpu-cuvs", (13, 2), (7, 5), (12, 9)),
 )
@@ -97,25 +98,35 @@ def _faiss_here(
         kind = others[0].kind
         what = f"FAISS has no wheel for {others[0]} ({others[0].name}): torch searches there"
         return [advise(kind, what, f'FAISSVectorStore(..., device="{kind}") asks for it')]
-    found = []
-    for device in cuda if built_for else []:
-        if str(device) in proven or built_for is None:
-            continue
-        _, needs, low, high = built_for
-        driver, capability = facts.nvidia.cuda, version(device.capability or "0")
-        if driver is not None and driver[0] < needs[0]:
-            what = (
-                f"{wheel} {here} was built for CUDA {needs[0]}.{needs[1]}, and the NVIDIA driver "
-                f"({facts.nvidia.driver}, CUDA {driver[0]}.{driver[1]}) is older"
-            )
-            found.append(Problem("cuda", what, faiss_remedy(device, facts, wheel)))
-        elif not low <= capability <= high:
-            what = (
-                f"{wheel} {here} has no kernels for {device.name} (compute capability "
-                f"{device.capability}; built for {low[0]}.{low[1]} to {high[0]}.{high[1]})"
-            )
-            found.append(Problem("cuda", what, faiss_remedy(device, facts, wheel)))
+    if built_for is None:
+        return []
+    unfit = (
+        (device, why)
+        for device in cuda
+        if str(device) not in proven and (why := _unfit(built_for, device, facts)) is not None
+    )
+    found = (
+        Problem("cuda", f"{wheel} {here} {why}", faiss_remedy(device, facts, wheel))
+        for device, why in unfit
+    )
     return list(dict.fromkeys(found))
+
+
+def _unfit(wheel: _Wheel, device: Device, facts: Facts) -> str | None:
+    """Say why a GPU wheel of FAISS does not run on a CUDA `device`, None where it does."""
+    _, needs, low, high = wheel
+    driver = facts.nvidia.cuda
+    if driver is not None and driver[0] < needs[0]:
+        return (
+            f"was built for CUDA {needs[0]}.{needs[1]}, and the NVIDIA driver "
+            f"({facts.nvidia.driver}, CUDA {driver[0]}.{driver[1]}) is older"
+        )
+    if not low <= version(device.capability or "0") <= high:
+        return (
+            f"has no kernels for {device.name} (compute capability {device.capability}; built for "
+            f"{low[0]}.{low[1]} to {high[0]}.{high[1]})"
+        )
+    return None
 
 
 def _fitting(device: Device, facts: Facts) -> str | None:

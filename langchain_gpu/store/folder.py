@@ -125,20 +125,7 @@ def _save(
     known: Manifest | None,
     overwrite: bool,
 ) -> Manifest:
-    try:
-        there = manifests.read(folder)
-    except StoreNotFoundError:
-        generation = 1
-    else:
-        generation = there.generation + 1
-        if not overwrite and (known is None or not _same(there, known)):
-            knows = "no store there" if known is None else f"generation {known.generation}"
-            raise StoreChangedError(
-                f"{folder} was saved by another writer: it is generation {there.generation} with "
-                f"{there.count:,} documents, this store knows {knows}. Load "
-                "it again and add there, save to another folder, or replace what the other wrote "
-                "with overwrite=True"
-            )
+    generation = _next_generation(folder, known, overwrite=overwrite)
     index_path = folder / index_name(generation)
     documents_path = folder / documents_name(generation)
     places_path = folder / places_name(generation)
@@ -168,6 +155,26 @@ def _save(
     _sync_folder(folder)
     _remove_others(folder, manifest)
     return manifest
+
+
+def _next_generation(folder: Path, known: Manifest | None, *, overwrite: bool) -> int:
+    """Return the generation that a save writes.
+
+    Raises:
+        StoreChangedError: What is there is not `known`, and must not be replaced.
+    """
+    try:
+        there = manifests.read(folder)
+    except StoreNotFoundError:
+        return 1
+    if overwrite or (known is not None and _same(there, known)):
+        return there.generation + 1
+    knows = "no store there" if known is None else f"generation {known.generation}"
+    raise StoreChangedError(
+        f"{folder} was saved by another writer: it is generation {there.generation} with "
+        f"{there.count:,} documents, this store knows {knows}. Load it again and add there, save "
+        "to another folder, or replace what the other wrote with overwrite=True"
+    )
 
 
 def load(

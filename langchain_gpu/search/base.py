@@ -164,7 +164,7 @@ class Searcher(Protocol):
         """Let go of the index and of what was copied of it. Nothing is searched meanwhile."""
 
 
-class CannotSearch(Exception):  # noqa: N818 - a turn in the road; users never see it raised
+class CannotSearch(Exception):  # noqa: N818 - no error: users never see it raised
     """A searcher hands a search on to the next one.
 
     Attributes:

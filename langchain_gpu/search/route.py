@@ -13,7 +13,7 @@ from typing import Literal
 
 from langchain_gpu._extras import install_line, is_installed
 from langchain_gpu.events import Listener, warn_fallback
-from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, device_of, select_device
 from langchain_gpu.hardware.gpu import visible_nvidia
 from langchain_gpu.hardware.nvidia import read_nvidia
 from langchain_gpu.search.base import (
@@ -42,8 +42,8 @@ class Route:
     On NVIDIA cards FAISS comes first, then torch where the process has loaded it (it filters and
     takes any `k`, with a mirror of its own that is made when it is first needed); on other GPUs,
     and where FAISS cannot use the card, torch. The CPU index, the truth, is last. Each cause of a
-    turn is told once, by `report`: a search runs behind the store's lock, where neither a listener
-    nor a warnings hook has any business.
+    refusal is told once, by `report`: a search runs behind the store's lock, where neither a
+    listener nor a warnings hook has any business.
 
     Importing torch takes seconds, and its context some hundred MiB: `"auto"` never does it.
     """
@@ -86,8 +86,8 @@ class Route:
         self._cpu = FaissCPU()
         self._mirrors: tuple[Searcher, ...] = ()
         self._device: Device | None = None
-        self._told: set[tuple[str, str]] = set()
-        self._untold: list[tuple[str, str, str]] = []  # (source, target, reason)
+        self._reported: set[tuple[str, str]] = set()
+        self._unreported: list[tuple[str, str, str]] = []  # (source, target, reason)
         self._lock = Lock()
 
     @property
@@ -99,11 +99,11 @@ class Route:
 
     def report(self) -> None:
         """Tell what fell back since the last time: a `FallbackWarning`, a `FellBack`."""
-        if not self._untold:  # as after nearly every search
+        if not self._unreported:  # as after nearly every search
             return
         with self._lock:
-            untold, self._untold = self._untold, []
-        for source, target, reason in untold:
+            unreported, self._unreported = self._unreported, []
+        for source, target, reason in unreported:
             warn_fallback(
                 self._listener, what="search", source=source, target=target, reason=reason
             )
@@ -121,14 +121,14 @@ class Route:
             self._chosen()
         mirrors = self._mirrors
         if mirrors and not index.portable:
-            self._turn(mirrors[0], self._cpu, _GRAPH)
+            self._pass_on(mirrors[0], self._cpu, _GRAPH)
             mirrors = ()
         for searcher, following in pairwise((*mirrors, self._cpu)):
             try:
                 searcher.build(index)
                 return searcher.search(queries, k, allowed, effort)
-            except CannotSearch as turn:
-                self._turn(searcher, following, turn)
+            except CannotSearch as refusal:
+                self._pass_on(searcher, following, refusal)
         self._cpu.build(index)
         return self._cpu.search(queries, k, allowed, effort)
 
@@ -150,8 +150,8 @@ class Route:
         name = "the GPU" if wanted == "auto" else ",".join(self._wanted)
         try:
             device, searcher = self._choose_faiss()
-        except CannotSearch as turn:
-            return self._choose_torch(name, turn)
+        except CannotSearch as refusal:
+            return self._choose_torch(name, refusal)
         self._mirrors = (searcher,)
         if "torch" in sys.modules:
             self._mirrors += self._find_torch(str(device))[1:]
@@ -180,34 +180,25 @@ class Route:
         if max(indices) >= len(cards):
             raise CannotSearch(f"NVIDIA GPUs here: {len(cards)}", cause="absent")
         searcher = FaissGPU(*indices, dtype=self._dtype, temporary=self._temporary)
-        card = cards[indices[0]]
         shared = f", as on {searcher.name}, which share the vectors" if len(indices) > 1 else ""
-        device = Device(
-            kind="cuda",
-            index=indices[0],
-            name=card.name,
-            reason="the installed FAISS found a test vector on it" + shared,
-            memory_total=card.memory_total,
-            memory_free=card.memory_free,
-            capability=card.capability,
-        )
-        return device, searcher
+        reason = f"the installed FAISS found a test vector on it{shared}"
+        return device_of("cuda", indices[0], cards[indices[0]], reason), searcher
 
-    def _choose_torch(self, name: str, turn: CannotSearch) -> Device:
+    def _choose_torch(self, name: str, refusal: CannotSearch) -> Device:
         """Take torch where FAISS cannot be had on the device, else the CPU."""
-        wanted, why = self._wanted[0], str(turn)
+        wanted, why = self._wanted[0], str(refusal)
         if wanted != "auto" or "torch" in sys.modules:
             device, *searchers = self._find_torch(wanted)
             if searchers:
                 self._mirrors = tuple(searchers)
                 reason = f"{device.reason}; searched by torch: {why}"
-                if turn.cause != "absent" or len(self._wanted) > 1:
-                    self._untold.append((name, searchers[0].name, why))
+                if refusal.cause != "absent" or len(self._wanted) > 1:
+                    self._unreported.append((name, searchers[0].name, why))
                 return replace(device, reason=reason)
             why = f"{why}; {device.reason}" if wanted != "auto" else why
-        if turn.cause == "absent" and wanted == "auto":
+        if refusal.cause == "absent" and wanted == "auto":
             return _cpu(why)  # nothing was expected, so nothing fell back
-        self._untold.append((name, "cpu", why))
+        self._unreported.append((name, "cpu", why))
         return _cpu(f"not on {name}: {why}")
 
     def _find_torch(self, wanted: str) -> tuple[Device, *tuple[Searcher, ...]]:
@@ -224,18 +215,19 @@ class Route:
 
         return device, TorchFlat(device, dtype=self._dtype)
 
-    def _turn(self, searcher: Searcher, following: Searcher, turn: CannotSearch) -> None:
+    def _pass_on(self, searcher: Searcher, following: Searcher, refusal: CannotSearch) -> None:
+        """Note that a searcher hands a search on, and leave it out where it cannot search again."""
         with self._lock:
-            if turn.lasting and searcher in self._mirrors:
+            if refusal.lasting and searcher in self._mirrors:
                 self._mirrors = tuple(other for other in self._mirrors if other is not searcher)
-                reason = f"{searcher.name} was given up: {turn}"
+                reason = f"{searcher.name} was given up: {refusal}"
                 if not self._mirrors:
                     self._device = _cpu(reason)
                 elif self._device is not None:
                     self._device = replace(self._device, reason=reason)
-            if (searcher.name, turn.cause) not in self._told:
-                self._told.add((searcher.name, turn.cause))
-                self._untold.append((searcher.name, following.name, str(turn)))
+            if (searcher.name, refusal.cause) not in self._reported:
+                self._reported.add((searcher.name, refusal.cause))
+                self._unreported.append((searcher.name, following.name, str(refusal)))
 
 
 def _distinct_cards(names: Sequence[str]) -> bool:

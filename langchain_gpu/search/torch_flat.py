@@ -65,7 +65,6 @@ class TorchFlat:
         self._chunk_bytes = chunk_bytes
         self._lock = Lock()
         self._mirrored: tuple[VectorIndex, int] | None = None
-        self._index: Any = None
         self._vectors: Any = None  # [n, dimension]
         self._squares: Any = None  # [n], squared lengths, for l2
         self._rows: Rows = np.empty(0, dtype=np.int64)
@@ -81,12 +80,12 @@ class TorchFlat:
             if self._mirrored == (index, index.version):
                 return
             self._drop()  # old before new
-            turn = self._copy(index)
-            if turn is not None:
+            refusal = self._copy(index)
+            if refusal is not None:
                 self._drop()
                 release(self._device)
-                raise turn
-            self._index, self._mirrored = index, (index, index.version)
+                raise refusal
+            self._mirrored = index, index.version
 
     def search(
         self,
@@ -101,13 +100,15 @@ class TorchFlat:
             CannotSearch: Memory ran out even for the smallest chunks, or the device failed.
         """
         with self._lock:
+            assert self._mirrored is not None, "build comes first"  # noqa: S101 - for mypy
+            index = self._mirrored[0]
             while True:
-                found, turn = self._attempt(queries, k, allowed)
+                found, refusal = self._attempt(index, queries, k, allowed)
                 if found is not None:
                     return found
                 release(self._device)  # outside `except`, where the traceback holds the tensors
-                if turn is not None:
-                    raise turn
+                if refusal is not None:
+                    raise refusal
                 self._chunk_bytes //= 2
 
     def forget(self) -> None:
@@ -118,15 +119,15 @@ class TorchFlat:
                 release(self._device)
 
     def _drop(self) -> None:
-        self._mirrored = self._index = self._vectors = self._squares = None
+        self._mirrored = self._vectors = self._squares = None
         self._rows = np.empty(0, dtype=np.int64)
 
     def _attempt(
-        self, queries: Matrix, k: int, allowed: Rows | None
+        self, index: VectorIndex, queries: Matrix, k: int, allowed: Rows | None
     ) -> tuple[Found | None, CannotSearch | None]:
         """Return what was found, or what stood in the way; neither means smaller chunks, please."""
         try:
-            return self._prove(self._index, queries, k, allowed), None
+            return self._prove(index, queries, k, allowed), None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 return None, _fault(error)

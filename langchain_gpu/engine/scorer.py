@@ -179,7 +179,7 @@ class LocalScorer:
             )
 
     def _activate(self, logits: Vectors, activation: Activation | None) -> Scores:
-        """Upcast already: what comes from the engine is float32, so that ties are real ones."""
+        """Return scores of logits [pairs, 1]; both are float32, so that ties are real ones."""
         if activation is None:
             logits = cast(Vectors, self._encoder.activate(logits))
         scores = logits[:, 0]

@@ -153,7 +153,7 @@ class Collection:
                     f"the vectors have {vectors.shape[1]} dimensions, the store has "
                     f"{index.dimension}"
                 )
-            documents = self._writable()
+            documents = self._in_memory()
             first = documents.next_row
             replaced = documents.rows_of(batch.ids)
             improved = index.improve(vectors)
@@ -184,7 +184,7 @@ class Collection:
             if len(rows) == len(self._documents):
                 self._empty(self._make_index(self._index.dimension))
             else:
-                documents = self._writable()
+                documents = self._in_memory()
                 with self._gate.writing():
                     self._documents = documents
                     _take_away(self._index, documents, rows)
@@ -206,7 +206,7 @@ class Collection:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every document of this moment, oldest first. Texts are not copied."""
-        self._writable()
+        self._in_memory()
         with self._gate.reading():
             columns = self._documents.columns()
         return map(Entry, *columns)
@@ -267,7 +267,7 @@ class Collection:
             fetch_k: At least `k`.
         """
         allowed = self._admitted(where)
-        self._writable()
+        self._in_memory()
         self._count_words()  # the first time takes seconds, which writers do not wait for
         with self._gate.reading():
             if not len(self._documents):
@@ -280,7 +280,7 @@ class Collection:
 
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
-        self._writable()
+        self._in_memory()
         with self._gate.reading():
             batch = self._documents.columns()
             if self._index is None:
@@ -333,10 +333,10 @@ class Collection:
         if self._words is not None:
             self._words.follow(documents.next_row, documents.rows(), [])
 
-    def _writable(self) -> Documents:
-        """Return the documents in memory, where they can be changed.
+    def _in_memory(self) -> Documents:
+        """Return the documents, all read into memory, where they can be changed.
 
-        Who needs all of them calls it before the gate: lines take seconds to be read, once.
+        Who needs all of them calls it before the gate: reading takes seconds, the first time.
         """
         documents = self._documents
         return documents.whole() if isinstance(documents, MappedDocuments) else documents
@@ -354,7 +354,7 @@ class Collection:
     def _admitted(self, where: Predicate | None) -> Rows | None:
         if where is None:
             return None
-        self._writable()
+        self._in_memory()
         with self._gate.reading():
             rows, metadata = self._documents.rows(), self._documents.metadata()
         admitted = (bool(where(decode_metadata(text))) for text in metadata)

@@ -192,7 +192,7 @@ def accept_model(
     vectors: NDArray[np.float32],
     embed: Callable[[list[str]], NDArray[np.float32]],
 ) -> None:
-    """Do nothing if the vectors are those of an embedding. That store does not say whose they are.
+    """Refuse vectors that an embedding did not make: that store does not say whose they are.
 
     Args:
         embedding: Named in errors.

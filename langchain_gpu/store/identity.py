@@ -45,7 +45,7 @@ def names(embedding: object) -> tuple[str | None, str | None]:
 def accept(
     stored: Identity, embedding: object, embed: Callable[[str], NDArray[np.float32]]
 ) -> None:
-    """Do nothing if `embedding` is the stored model.
+    """Refuse an `embedding` that is not the stored model.
 
     Args:
         stored: What the store remembers.

@@ -250,7 +250,7 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def refuse(kwargs: dict[str, Any]) -> None:
-    """Do nothing if there are no further arguments.
+    """Refuse further arguments.
 
     Raises:
         TypeError: There is one.

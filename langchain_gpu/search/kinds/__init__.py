@@ -48,7 +48,7 @@ class Kind(Protocol):
         """
 
     def check(self, effort: Effort) -> None:
-        """Do nothing if an index of this kind can search with this effort.
+        """Refuse an effort that an index of this kind cannot search with.
 
         Raises:
             ValueError: A number means nothing for it, or is below 1.

@@ -43,7 +43,7 @@ class FaissKind:
         self.check(self.effort)
 
     def check(self, effort: Effort) -> None:
-        """Do nothing if an index of this kind can search with this effort."""
+        """Refuse an effort that an index of this kind cannot search with."""
         _check(self.name, effort._asdict())
 
     def create(self, dimension: int, metric: Metric) -> FaissIndex:

@@ -90,7 +90,7 @@ FLAT = Shape("flat", "Flat")
 
 @lru_cache(maxsize=64)
 def check(kind: str) -> None:
-    """Do nothing if there is an index kind, or a factory string, like this.
+    """Refuse what is neither an index kind nor a factory string.
 
     Raises:
         ValueError: There is none; the message lists the known ones.
@@ -127,8 +127,8 @@ def parse(text: str) -> Shape:
     return Shape("ivf", "PQ", lists=lists, pieces=int(match["pieces"]), bits=bits)
 
 
-def wait(kind: str, train_size: int | None = None) -> int:
-    """Return from how many vectors on an index of this kind is more than flat."""
+def trained_from(kind: str, train_size: int | None = None) -> int:
+    """Return from how many vectors on an index of this kind is trained; it is flat below."""
     if train_size is not None:
         return train_size
     if kind.startswith("ivf_"):
@@ -163,7 +163,7 @@ def choose(kind: str, rows: int, dimension: int, train_size: int | None = None) 
             f"{kind!r} cuts a vector into {shape.pieces} pieces of one length, which {dimension} "
             "dimensions do not allow"
         )
-    return shape if not shape.trained or rows >= wait(kind, train_size) else FLAT
+    return shape if not shape.trained or rows >= trained_from(kind, train_size) else FLAT
 
 
 def _plain(kind: str, dimension: int) -> Shape:
@@ -200,10 +200,10 @@ def belongs(kind: str, shape: Shape, dimension: int) -> bool:
 
 
 def check_arguments(kind: str, given: Mapping[str, int | None]) -> None:
-    """Do nothing if each argument that is given means something for a kind.
+    """Refuse arguments that mean nothing for a kind.
 
     Raises:
-        ValueError: One does not; or `train_size` is smaller than what is to be found.
+        ValueError: One means nothing; or `train_size` is smaller than what is to be found.
     """
     shape = _plain("ivf_flat" if kind == "auto" else kind, 1)
     means = {"nprobe": shape.family == "ivf", "ef_search": shape.family == "hnsw"}
@@ -275,5 +275,5 @@ __all__ = [
     "choose",
     "default_nprobe",
     "parse",
-    "wait",
+    "trained_from",
 ]

@@ -29,6 +29,7 @@ from langchain_gpu.engine.runtimes import onnx as runtime
 from langchain_gpu.engine.runtimes import onnx_files
 from langchain_gpu.engine.runtimes.onnx import OnnxEncoder
 from langchain_gpu.engine.runtimes.providers import ProviderMissingError
+from langchain_gpu.engine.runtimes.tasks import SCORE
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import Device, select_device
@@ -147,6 +148,11 @@ class TestProviders:
         assert str(encoder.device) == "cpu"
         assert encoder.dtype == "float32"
         assert np.allclose(embed(encoder), reference(tiny("bert")), atol=1e-5)
+
+    def test_a_reranker_is_called_one(self, tiny_reranker: Tiny) -> None:
+        path = Path(tiny_reranker("roberta"))
+        with pytest.warns(FallbackWarning, match="reranking runs on cpu, not cuda:1"):
+            OnnxEncoder(path, card(), task=SCORE)
 
     @pytest.mark.parametrize(
         ("kind", "line"),

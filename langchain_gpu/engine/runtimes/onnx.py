@@ -163,7 +163,7 @@ class OnnxEncoder(ModulesEncoder):
             names = [f"{where} ({name})" if name else str(where) for where, name in (place, after)]
             warn_fallback(
                 self._on_event,
-                what="embedding",
+                what=self._task.work,
                 source=names[0],
                 target=names[1],
                 reason=problem,

@@ -54,11 +54,14 @@ class Task(Protocol):
     """What a model is asked to do.
 
     Attributes:
+        work: What messages call it.
         output: Where its modules leave the result.
         options: How items are read where nothing else is said.
-        example: Two items of different lengths, and others to compare results with.
+        example: Two items of different lengths.
+        proofs: Batches of others, to compare results with.
     """
 
+    work: ClassVar[str]
     output: ClassVar[str]
     options: ClassVar[Any]
     example: ClassVar[Sequence[Any]]
@@ -86,6 +89,7 @@ class Task(Protocol):
 class Embed:
     """Texts to vectors, with `SentenceTransformer`."""
 
+    work: ClassVar[str] = "embedding"
     output: ClassVar[str] = "sentence_embedding"
     options: ClassVar[EmbedOptions] = EmbedOptions()
     example: ClassVar[Sequence[str]] = ("a b c", "d")
@@ -154,6 +158,7 @@ class Score:
     knows queries and documents, else in the words of Qwen3-Reranker.
     """
 
+    work: ClassVar[str] = "reranking"
     output: ClassVar[str] = "scores"
     options: ClassVar[ScoreOptions] = ScoreOptions()
     example: ClassVar[Sequence[tuple[str, str]]] = (("a", "b c"), ("d", ""))

@@ -60,25 +60,25 @@ class NotConvertibleError(ValueError):
 Factory = Callable[[EmbedderConfig, Device], TextEncoder]
 _FACTORIES: dict[str, Factory] = {}
 _REMOTE: set[str] = set()
-_EMBEDS_ONLY: set[str] = set()
+_SCORES: set[str] = set()
 
 
 def register(
-    name: str, *, remote: bool = False, scores: bool = True
+    name: str, *, remote: bool = False, scores: bool = False
 ) -> Callable[[Factory], Factory]:
     """Make a factory known as `backend=name`.
 
     A factory takes what the user asked for and the device, finds the model's files, and returns
-    the encoder on that device. A remote one is given the CPU and knows its own device. Those
-    without `scores` cannot rerank.
+    the encoder on that device. A remote one is given the CPU and knows its own device. One that
+    `scores` makes a reranker where `config.task` is `"score"`.
     """
 
     def add(factory: Factory) -> Factory:
         _FACTORIES[name] = factory
         if remote:
             _REMOTE.add(name)
-        if not scores:
-            _EMBEDS_ONLY.add(name)
+        if scores:
+            _SCORES.add(name)
         return factory
 
     return add
@@ -104,7 +104,7 @@ def create(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
     name = config.backend
     if name == "auto":
         return _auto(config, device)
-    known = set(_FACTORIES) - (_EMBEDS_ONLY if config.task == "score" else set())
+    known = _SCORES if config.task == "score" else set(_FACTORIES)
     if name not in known:
         what = {"embed": "embeddings", "score": "reranking"}[config.task]
         names = ", ".join(["auto", *sorted(known)])
@@ -150,7 +150,7 @@ def _task(config: EmbedderConfig) -> Any:
     return EMBED if config.task == "embed" else SCORE
 
 
-@register("torch")
+@register("torch", scores=True)
 def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
     require_local()
     from langchain_gpu.engine.runtimes.torch import TorchEncoder
@@ -160,7 +160,7 @@ def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
     )
 
 
-@register("openvino")
+@register("openvino", scores=True)
 def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("openvino", extra="openvino")
     require_local()
@@ -178,7 +178,7 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     )
 
 
-@register("llama_cpp")
+@register("llama_cpp", scores=True)
 def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("xllamacpp", extra="llama-cpp")
     from langchain_gpu.engine.llama_cpp import LlamaCppEncoder
@@ -198,7 +198,7 @@ def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
     )
 
 
-@register("onnx")
+@register("onnx", scores=True)
 def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
     extra = onnx_extra(device.kind)
     require("onnxruntime", extra=extra)
@@ -232,7 +232,7 @@ def _require_http() -> None:
     require("tenacity", extra="remote")
 
 
-@register("openai", remote=True, scores=False)
+@register("openai", remote=True)
 def _openai(config: EmbedderConfig, _: Device) -> TextEncoder:
     _require_http()
     from langchain_gpu.engine.remote.openai import OpenAIEncoder
@@ -240,7 +240,7 @@ def _openai(config: EmbedderConfig, _: Device) -> TextEncoder:
     return OpenAIEncoder(config)
 
 
-@register("ollama", remote=True, scores=False)
+@register("ollama", remote=True)
 def _ollama(config: EmbedderConfig, _: Device) -> TextEncoder:
     _require_http()
     from langchain_gpu.engine.remote.ollama import OllamaEncoder
@@ -248,7 +248,7 @@ def _ollama(config: EmbedderConfig, _: Device) -> TextEncoder:
     return OllamaEncoder(config)
 
 
-@register("triton", remote=True, scores=False)
+@register("triton", remote=True)
 def _triton(config: EmbedderConfig, _: Device) -> TextEncoder:
     require_triton()
     from langchain_gpu.engine.remote.triton import TritonEncoder

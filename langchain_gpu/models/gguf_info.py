@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from langchain_gpu.models.ggml_types import FILE_TYPES
@@ -179,11 +180,11 @@ def _group(key: str, layers: int) -> int | str:
 
 def _weights(group: Iterable[GgufTensor]) -> Weights:
     params = size = 0
-    by_type: dict[str, int] = {}
+    by_type: Counter[str] = Counter()
     for tensor in group:
         params += tensor.params
         size += tensor.bytes
-        by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.bytes
+        by_type[tensor.type] += tensor.bytes
     return Weights(params=params, bytes=size, by_type=by_type)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,10 +96,10 @@ def list_quantizations(
         files = LocalFiles(path if path.is_dir() else path.parent)
     else:
         files = HubFiles(str(model).partition(":")[0], revision=revision, token=token)
-    sums: dict[str, int] = {}
+    sums: Counter[str] = Counter()
     for file, size in files.sizes().items():
         if is_gguf(file) and (not path.is_file() or _whole(file) == _whole(path.name)):
-            sums[_whole(file)] = sums.get(_whole(file), 0) + size
+            sums[_whole(file)] += size
     if not sums:
         raise ModelNotFoundError(f"{files.where} holds no .gguf models")
     tags = {file: _tag(file) for file in sums}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from langchain_gpu.models.hf_config import Architecture
@@ -66,10 +67,10 @@ def describe_config(name: str, model: Architecture, *, source: str) -> ModelInfo
     def weights(plain: int, layer: float = 0, experts: int = 0) -> Weights:
         outside = plain * bits // 8
         inside = int(layer * dense / 8 + experts * packed / 8)
-        by_type: dict[str, int] = {}
+        by_type: Counter[str] = Counter()
         for word, size in ((model.dtype, outside), (_word(model), inside)):
             if size:
-                by_type[word] = by_type.get(word, 0) + size
+                by_type[word] += size
         return Weights(params=plain + int(layer) + experts, bytes=outside + inside, by_type=by_type)
 
     blocks = tuple(
@@ -111,9 +112,9 @@ def describe_safetensors(
             f"{name}: {model.fields.file} names {model.layers} layers, but the weights have none "
             f"for layer {missing[0]}: files are missing, or belong to another model"
         )
-    by_type: dict[str, int] = {}
+    by_type: Counter[str] = Counter()
     for tensor in tensors.values():
-        by_type[tensor.dtype] = by_type.get(tensor.dtype, 0) + tensor.bytes
+        by_type[tensor.dtype] += tensor.bytes
     most = max(by_type, key=lambda word: by_type[word], default="F32")
     return _info(
         name,
@@ -140,12 +141,11 @@ def _group(key: str, layers: int) -> int | str:
 
 def _weights(model: Architecture, group: Iterable[tuple[str, StTensor]]) -> Weights:
     params = size = 0
-    by_type: dict[str, int] = {}
+    by_type: Counter[str] = Counter()
     for key, tensor in group:
         params += stored_params(key, tensor.dtype, tensor.params, model.quantization)
         size += tensor.bytes
-        word = _DTYPES.get(tensor.dtype, tensor.dtype.lower())
-        by_type[word] = by_type.get(word, 0) + tensor.bytes
+        by_type[_DTYPES.get(tensor.dtype, tensor.dtype.lower())] += tensor.bytes
     return Weights(params=params, bytes=size, by_type=by_type)
 
 

@@ -20,7 +20,8 @@ of `ubatch` tokens, and rounds every cache up to 256 tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from langchain_gpu.models.info import CACHE_BITS, LayerCache, ModelInfo, Weights
 from langchain_gpu.planner.components import DTYPE_BYTES, Chat, Encoder
@@ -45,11 +46,7 @@ def weights(parts: Sequence[Weights], dtype: str | None, label: str) -> Term:
     if dtype is not None:
         each = DTYPE_BYTES[dtype]
         return Term("weights", int(params * each), f"{label}: {_count(params)} x {each:g} B")
-    found: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.by_type.items():
-            found[name] = found.get(name, 0) + count
-    listed = " + ".join(f"{name} {size(count)}" for name, count in found.items() if count)
+    listed = " + ".join(f"{name} {size(count)}" for name, count in _by_type(parts).items() if count)
     own = sum(part.bytes for part in parts)
     return Term("weights", own, f"{label}: {listed or size(own)}")
 
@@ -60,11 +57,7 @@ def repacked(parts: Sequence[Weights]) -> Term | None:
     The originals stay mapped from the file, and are not read again. None where there is nothing of
     these types.
     """
-    found: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.by_type.items():
-            if name in _REPACKED:
-                found[name] = found.get(name, 0) + count
+    found = {name: count for name, count in _by_type(parts).items() if name in _REPACKED}
     if not found:
         return None
     listed = " + ".join(f"{name} {size(count)}" for name, count in found.items())
@@ -84,12 +77,11 @@ def kv_cache(chat: Chat, context: int, layers: range) -> Term:
     dtype = _cache_dtype(chat)
     bits = CACHE_BITS[dtype]
     numbers = sum(_cells(cache, context, chat) * (cache.keys + cache.values) for cache in caches)
-    kinds: dict[tuple[int, int], int] = {}
+    kinds: Counter[tuple[int, int]] = Counter()
     for cache in caches:
         if not cache.keys + cache.values:  # it keeps a state, or reads another layer's
             continue
-        shape = (_cells(cache, context, chat), cache.keys + cache.values)
-        kinds[shape] = kinds.get(shape, 0) + 1
+        kinds[_cells(cache, context, chat), cache.keys + cache.values] += 1
     listed = " + ".join(
         f"{count} layers x {width:,} x {cells:,} tokens" for (cells, width), count in kinds.items()
     )
@@ -156,6 +148,14 @@ def encoder_activations(encoder: Encoder, dtype: str, tokens: int) -> Term:
     """Return what a batch takes."""
     formula = f"{tokens:,} tokens x {_alive(encoder.info)[1]} x {_computed(dtype):g} B"
     return Term("activations", tokens * bytes_per_token(encoder, dtype), formula)
+
+
+def _by_type(parts: Iterable[Weights]) -> Counter[str]:
+    """Return the bytes of each tensor type in all parts."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        found.update(part.by_type)
+    return found
 
 
 def _cells(cache: LayerCache, context: int, chat: Chat) -> int:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from langchain_gpu._errors import first_line
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import NAME, NotPackableError
+from langchain_gpu.engine.runtimes.traced import cosines
 from langchain_gpu.engine.tasks.padding import Packed
 from langchain_gpu.hardware.memory import is_out_of_memory
 
@@ -176,8 +177,7 @@ def prove(
 def _least_cosine(wanted: Vectors, found: Vectors) -> float:
     if wanted.shape != found.shape:
         return float("nan")
-    norms = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
-    return float(((wanted * found).sum(axis=1) / norms).min())
+    return float(cosines(wanted, found).min())
 
 
 def positions_of(model: torch.nn.Module) -> int | None:

@@ -153,7 +153,8 @@ class Ladder:
         one, the next is started.
 
         Yields:
-            Finished rows, in the order they were started.
+            Finished rows, in the order they were started; those of a batch that ran out of memory
+            come after what was under way beside it.
 
         Raises:
             EngineOutOfMemoryError: A single item does not fit anywhere.

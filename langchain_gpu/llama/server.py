@@ -27,7 +27,7 @@ class LlamaServer:
 
     Attributes:
         settings: How it was started.
-        places: Its slots, one of which who chats should hold.
+        places: Its slots; whoever chats holds one of them.
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import settings
+
+from langchain_gpu.hardware.cpu import count_cores
 
 # A busy machine is no failure, and a failure should come back the same in the next run.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 os.environ["HF_HUB_OFFLINE"] = "1"  # unit tests ask nobody
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Processes that run tests side by side would each take all cores, and wait for one another.
+if _workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, count_cores() // int(_workers)))
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_MOST_WORKERS = 4  # of up to 3 GB each
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Say how many processes `-n auto` means."""
+    return min(_MOST_WORKERS, count_cores())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +45,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust one authority: to read them all takes longer than most tests of a client."""
+    end = "-----END CERTIFICATE-----\n"
+    file = tmp_path_factory.mktemp("certificates") / "one.pem"
+    file.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_is_no_garbage() -> None:
+    """Collect only what a file's tests make: the package collects often, and torch is large."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from langchain_gpu import ChatGPU
 from tests.chat_suite import ChatSuite
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ENGINE: dict[str, Any] = {"device": "cpu", "n_ctx": 1024, "n_parallel": 2, "n_threads": 1}
 
 
 class TestChatGPUUnit(ChatModelUnitTests):
@@ -24,14 +26,29 @@ class TestChatGPUUnit(ChatModelUnitTests):
         return {"model": SMOLLM2}
 
 
+@pytest.fixture(scope="module")
+def held() -> Iterator[None]:
+    """Hold the weights, which the `ChatGPU`s of all tests share: each would load them again."""
+    with ChatGPU(model=SMOLLM2, **ENGINE) as chat, chat._hold():
+        yield
+
+
 @pytest.mark.models
+@pytest.mark.usefixtures("held")
 class TestChatGPUIntegration(ChatSuite):
+    max_tokens = 16
+
+    @pytest.fixture(autouse=True)
+    def _room(self, request: pytest.FixtureRequest) -> None:
+        """Give JSON the room to end; of a plain answer a few tokens prove as much as all."""
+        if "structured" in request.node.name or "json" in request.node.name:
+            self.max_tokens = 100
+
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        engine: dict[str, Any] = {"device": "cpu", "n_ctx": 1024, "n_parallel": 2, "n_threads": 1}
         # Else a model this small writes one string of the JSON until it is cut.
-        engine["model_kwargs"] = {"repeat_penalty": 1.2}
-        return {"model": SMOLLM2, "temperature": 0, "max_tokens": 200, **engine}
+        calm = {"temperature": 0, "model_kwargs": {"repeat_penalty": 1.2}}
+        return {"model": SMOLLM2, "max_tokens": self.max_tokens, **calm, **ENGINE}
 
     @property
     def has_tool_calling(self) -> bool:

@@ -31,6 +31,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _end(*_: object) -> None:
     """End now. A store that is being saved stays what it was: saving can be killed."""
-    if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), _SHOW_CURSOR)
-    os._exit(STATUS)
+    try:
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+        if door := sys.modules.get("langchain_gpu.llama.door"):  # nothing is imported this late
+            door.close_all()
+    finally:
+        os._exit(STATUS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,10 @@ def run(arguments):
 langchain_gpu.cli.run.run = run
 cli.main()
 """
+WITH_A_SERVER = """
+from langchain_gpu.llama.door import Door
+door = Door()
+"""
 IMPORTING = """
 import importlib.abc
 
@@ -46,10 +52,15 @@ main()
 """
 
 
-@pytest.mark.parametrize("code", [HELD, IMPORTING], ids=["held by a thread", "importing"])
-def test_it_ends_the_process_and_shows_no_traceback(code: str) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [HELD, WITH_A_SERVER + HELD, IMPORTING],
+    ids=["held by a thread", "with a server", "importing"],
+)
+def test_it_ends_the_process_and_leaves_nothing(code: str, tmp_path: Path) -> None:
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", START + code],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -62,4 +73,5 @@ def test_it_ends_the_process_and_shows_no_traceback(code: str) -> None:
             assert child.wait(60) == STATUS
         finally:
             child.kill()
-        assert child.stderr.read() == ""
+        assert child.stderr.read() == "", "no traceback"
+    assert not list(tmp_path.iterdir())

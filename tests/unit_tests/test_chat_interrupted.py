@@ -22,6 +22,7 @@ from tests.unit_tests.tiny_chat import build_chat
 
 PROMPTS: list[Any] = [f"hello {number}" for number in range(24)]
 Press = Callable[[], None]
+AtRest = Callable[[str], bool]
 
 server = chat_server
 
@@ -35,8 +36,15 @@ def soon(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def at_rest(name: str) -> bool:
-    return not any(thread.name.startswith(name) for thread in threading.enumerate())
+@pytest.fixture
+def at_rest() -> AtRest:
+    """Say whether no thread of a name is left that this test began."""
+    before = set(threading.enumerate())
+
+    def said(name: str) -> bool:
+        return not any(each.name.startswith(name) for each in set(threading.enumerate()) - before)
+
+    return said
 
 
 @contextmanager
@@ -85,7 +93,12 @@ class Forwards:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_batch_of_transformers_ends(
-    path: str, *, streaming: bool, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch
+    path: str,
+    *,
+    streaming: bool,
+    press_ctrl_c: Press,
+    at_rest: AtRest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = InMemoryCache()
     with ChatGPU(model=path, device="cpu", max_tokens=90, streaming=streaming, cache=cache) as chat:
@@ -102,7 +115,7 @@ def test_a_batch_of_transformers_ends(
 
 @pytest.mark.parametrize("kind", [ChatGPU, GPULLM])
 def test_answers_as_they_come_share_forwards_and_end(
-    path: str, kind: type[ChatGPU | GPULLM], monkeypatch: pytest.MonkeyPatch
+    path: str, kind: type[ChatGPU | GPULLM], at_rest: AtRest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with kind(model=path, device="cpu", max_tokens=3) as model:
         forwards = Forwards(model, monkeypatch)
@@ -119,7 +132,9 @@ def test_answers_as_they_come_share_forwards_and_end(
         assert len(forwards.heights) < 30 + 30  # what still waited was stopped
 
 
-def test_a_chain_ends_too(path: str, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_ends_too(
+    path: str, press_ctrl_c: Press, at_rest: AtRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ChatGPU(model=path, device="cpu", max_tokens=90) as chat:
         forwards = Forwards(chat, monkeypatch)
         with pressed_after(forwards.begun, press_ctrl_c):
@@ -129,7 +144,7 @@ def test_a_chain_ends_too(path: str, press_ctrl_c: Press, monkeypatch: pytest.Mo
 
 
 def test_prompts_whose_errors_are_returned_end_too(
-    path: str, press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch
+    path: str, press_ctrl_c: Press, at_rest: AtRest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with GPULLM(model=path, device="cpu", max_tokens=90) as llm:
         forwards = Forwards(llm, monkeypatch)
@@ -139,7 +154,9 @@ def test_prompts_whose_errors_are_returned_end_too(
         assert len(forwards.heights) < 90
 
 
-def test_one_that_fails_ends_the_others(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_fails_ends_the_others(
+    path: str, at_rest: AtRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ChatGPU(model=path, device="cpu", max_tokens=90) as chat:
         forwards = Forwards(chat, monkeypatch)
         with pytest.raises(ValueError, match="the list of messages is empty"):
@@ -148,7 +165,9 @@ def test_one_that_fails_ends_the_others(path: str, monkeypatch: pytest.MonkeyPat
         assert len(forwards.heights) < 90
 
 
-def test_a_batch_behind_a_server_ends(server: Scripted, press_ctrl_c: Press) -> None:
+def test_a_batch_behind_a_server_ends(
+    server: Scripted, press_ctrl_c: Press, at_rest: AtRest
+) -> None:
     parts = Endless(chunk("a"), chunk("b"))
     server.script = chat(lambda _: Reply(parts=parts))
     settings: dict[str, Any] = {"base_url": "http://far.example", "n_parallel": 2}
@@ -161,7 +180,9 @@ def test_a_batch_behind_a_server_ends(server: Scripted, press_ctrl_c: Press) -> 
 
 
 @pytest.mark.models
-def test_a_batch_of_llama_cpp_ends(press_ctrl_c: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_llama_cpp_ends(
+    press_ctrl_c: Press, at_rest: AtRest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun: list[str] = []
     writing = threading.Event()
     chat_of_server = LlamaServer.chat

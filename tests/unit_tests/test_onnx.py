@@ -314,13 +314,11 @@ class TestDtypes:
 
 class TestFiles:
     @pytest.fixture
-    def folder(self, tiny: Tiny, tmp_path: Path, cache: Path) -> Path:
+    def folder(self, tiny: Tiny, tmp_path: Path) -> Path:
         """A model that brings `onnx/model.onnx`, with token embeddings as the hub's files have."""
         folder = tmp_path / "bert"
         shutil.copytree(tiny("bert"), folder)
-        OnnxEncoder(folder, CPU, dtype="float32")
-        made = next((cache / "langchain-gpu" / "onnx").glob("bert-*-float32/model.onnx"))
-        model = onnx.load(made)
+        model = onnx.load(OnnxEncoder(folder, CPU, dtype="float32")._file.path)
         names = [node.output[0] for node in model.graph.node if "layer.1" in node.name]
         tokens = onnx.helper.make_tensor_value_info(names[-1], onnx.TensorProto.FLOAT, [None] * 3)
         del model.graph.output[:]

@@ -112,7 +112,8 @@ def test_threads_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_threads_search_at_once(sliced: list[int]) -> None:
     rows = np.random.default_rng(0).standard_normal((COUNT, WIDTH), dtype=np.float32)
     index = made(rows, "l2")
-    with ThreadPoolExecutor(8) as threads:
+    # Each has OpenMP's number of threads for itself, and the environment may say one.
+    with ThreadPoolExecutor(8, "", faiss.omp_set_num_threads, (THREADS,)) as threads:
         found = list(threads.map(lambda n: index.search(rows[n : n + 1], 3), range(COUNT)))
     assert [each.rows[0, 0] for each in found] == list(range(COUNT))
     assert len(sliced) == COUNT

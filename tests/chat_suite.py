@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -31,8 +35,22 @@ def check_agent(chat: ChatGPU) -> None:
     assert isinstance(answer, AIMessage)
 
 
+_WHOLE = ("structured", "json", "tool", "agent")  # in the names of tests that read what was written
+
+
 class ChatSuite(ChatModelIntegrationTests):
-    """LangChain's suite; a back end adds `chat_model_params`."""
+    """LangChain's suite; a back end adds `chat_model_params`, which end with `brief`.
+
+    Attributes:
+        brief: Settings of a test for which the beginning of an answer is as good as all of it.
+    """
+
+    brief: Mapping[str, Any] = {}
+
+    @pytest.fixture(autouse=True)
+    def _brief(self, request: pytest.FixtureRequest) -> None:
+        if not any(word in request.node.name for word in _WHOLE):
+            self.brief = {"max_tokens": 16}
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:

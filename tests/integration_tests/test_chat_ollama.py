@@ -243,7 +243,7 @@ class _Suite(ChatSuite):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return self.settings
+        return {**self.settings, **self.brief}
 
 
 class TestSmolLM2(_Suite):

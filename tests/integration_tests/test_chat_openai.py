@@ -243,7 +243,7 @@ class TestStandard(ChatSuite):
         # Half a billion parameters, taken greedily, tell jokes that go round in circles.
         settings = {"temperature": 0, "model_kwargs": {"repetition_penalty": 1.2}}
         limits = {"max_tokens": 160, "timeout": 200}
-        return {"model": "qwen", "base_url": self.url, **settings, **limits}
+        return {"model": "qwen", "base_url": self.url, **settings, **limits, **self.brief}
 
 
 class TestLlamaServer:

@@ -49,4 +49,4 @@ class TestQwen(ChatSuite):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return settings()
+        return {**settings(), **self.brief}

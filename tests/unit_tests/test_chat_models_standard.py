@@ -36,19 +36,11 @@ def held() -> Iterator[None]:
 @pytest.mark.models
 @pytest.mark.usefixtures("held")
 class TestChatGPUIntegration(ChatSuite):
-    max_tokens = 16
-
-    @pytest.fixture(autouse=True)
-    def _room(self, request: pytest.FixtureRequest) -> None:
-        """Give JSON the room to end; of a plain answer a few tokens prove as much as all."""
-        if "structured" in request.node.name or "json" in request.node.name:
-            self.max_tokens = 100
-
     @property
     def chat_model_params(self) -> dict[str, Any]:
         # Else a model this small writes one string of the JSON until it is cut.
         calm = {"temperature": 0, "model_kwargs": {"repeat_penalty": 1.2}}
-        return {"model": SMOLLM2, "max_tokens": self.max_tokens, **calm, **ENGINE}
+        return {"model": SMOLLM2, "max_tokens": 100, **calm, **ENGINE, **self.brief}
 
     @property
     def has_tool_calling(self) -> bool:

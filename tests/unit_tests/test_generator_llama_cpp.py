@@ -94,9 +94,11 @@ def test_a_system_message_alone_is_answered(engine: LlamaCppGenerator) -> None:
 
 def test_a_full_window_ends_the_answer_as_too_long(path: Path) -> None:
     engine = LlamaCppGenerator(path, replace(SETTINGS, n_ctx=256))  # llama.cpp's smallest
-    request = ask("Tell a story.", max_tokens=None, extra={"ignore_eos": True})
+    story = "Tell a story. " * 40  # it leaves the answer little room
+    request = ask(story, max_tokens=None, extra={"ignore_eos": True})
     (answer,) = engine.generate([request])
     assert answer.finish_reason == "length"
+    assert answer.usage.output_tokens > 1
     assert answer.usage.input_tokens + answer.usage.output_tokens >= 255
 
 

@@ -3,7 +3,8 @@
 # Options:  PYTHON=python3.12   another interpreter
 #           TORCH_INDEX=URL     an index with another torch build, for example PyTorch's own
 #                               .../whl/cpu (small, no CUDA) or .../whl/rocm7.2
-#           ARGS="..."          more arguments for `make demo` and `make test`
+#           ARGS="..."          more arguments for `make demo` and `make test`, which runs in up to four
+#                               processes: "-n 0" is one, where a debugger can be used
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
@@ -32,7 +33,7 @@ demo: install
 	$(BIN)/python -m langchain_gpu.demo $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 integration: install
 	$(BIN)/python -m pytest tests/integration_tests --force-enable-socket $(ARGS)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -51,32 +52,34 @@ def serve(
     *,
     lifetime: int = LIFETIME,
 ) -> Iterator[Running]:
-    """Run a server until the block ends; whatever it started ends with it.
+    """Run a server until the block ends; whatever it started ends with it, and so do its files.
 
     Raises:
         RuntimeError: It did not start; the message has the end of its log.
     """
-    with log.open("wb") as file:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            ["timeout", "--foreground", "--kill-after=10", str(lifetime), *command],  # noqa: S607
-            env={**os.environ, **environment},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(url + health, process, log)
-        yield Running(url, log, process)
-    finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, how)
-                process.wait(20)
-            except ProcessLookupError:
-                break
-            except subprocess.TimeoutExpired:
-                continue
+    # Not the log's folder: servers put sockets there, and a socket's path has to be short.
+    with tempfile.TemporaryDirectory(prefix="server-", ignore_cleanup_errors=True) as scratch:
+        with log.open("wb") as file:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                ["timeout", "--foreground", "--kill-after=10", str(lifetime), *command],  # noqa: S607
+                env={**os.environ, **environment, "TMPDIR": scratch},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait(url + health, process, log)
+            yield Running(url, log, process)
+        finally:
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, how)
+                    process.wait(20)
+                except ProcessLookupError:
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
 
 
 @contextmanager

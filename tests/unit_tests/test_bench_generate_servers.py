@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from benchmarks.generate_servers import (
     run_vllm,
     started,
 )
-from benchmarks.servers import Running
+from benchmarks.servers import Running, free_port, serve
 from tests.unit_tests.chat_script import CHAT, chatting, says
 from tests.unit_tests.scripted_ollama import FakeOllama
 from tests.unit_tests.scripted_server import Asked, Reply, models, serving
@@ -133,6 +134,28 @@ def test_a_server_that_does_not_start_is_left_out_with_its_last_words(tmp_path: 
         run_ollama(tmp_path, tmp_path / "m.gguf", threads=1, **ROOM),
     ):
         pass
+
+
+LITTERING = """
+import http.server, sys, tempfile
+print(tempfile.mkdtemp(), flush=True)
+handler = http.server.SimpleHTTPRequestHandler
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), handler).serve_forever()
+"""
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize("killed", [False, True])
+def test_nothing_of_a_server_is_left_behind(tmp_path: Path, *, killed: bool) -> None:
+    log, port = tmp_path / "log", free_port()
+    command = [sys.executable, "-c", LITTERING, str(port)]
+    with serve(command, {}, port, "/", log, lifetime=60) as running:
+        litter = Path(log.read_text().splitlines()[0])
+        assert litter.is_dir()
+        if killed:
+            running.kill()
+    assert not litter.exists()
+    assert not litter.parent.exists()
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [("0", LeftOutError), ("60", OSError)])

@@ -39,6 +39,7 @@ from langchain_gpu.search.vectors import empty, gather, prepare_one, sliced
 from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection, Hits
+from langchain_gpu.vectorstores.arguments import refuse
 
 T = TypeVar("T")
 Scored = list[tuple[Document, float]]
@@ -249,16 +250,6 @@ def at_least_one(name: str, value: int) -> int:
     return number
 
 
-def refuse(kwargs: dict[str, Any]) -> None:
-    """Refuse further arguments.
-
-    Raises:
-        TypeError: There is one.
-    """
-    if kwargs:
-        raise TypeError(f"FAISSVectorStore does not know the argument {next(iter(kwargs))!r}")
-
-
 def _route(
     device: str | Sequence[str],
     plan: Plan | ComponentPlan | None,
@@ -283,7 +274,6 @@ __all__ = [
     "document_of",
     "embed_text",
     "name_query",
-    "refuse",
     "scored",
     "unscored",
 ]

@@ -10,12 +10,14 @@ from typing import Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
 from numpy.typing import ArrayLike
 
 from langchain_gpu.search.embed import embed
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.store.batch import check, strings
-from langchain_gpu.vectorstores.core import at_least_one, document_of, refuse
+from langchain_gpu.vectorstores.arguments import check_settings, refuse
+from langchain_gpu.vectorstores.core import at_least_one, document_of
 from langchain_gpu.vectorstores.moving import Moving
 from langchain_gpu.vectorstores.retriever import FAISSRetriever
 
@@ -209,6 +211,7 @@ class FAISSVectorStore(Moving):
         **kwargs: Any,
     ) -> Self:
         """Make a store of texts; further arguments go to the constructor."""
+        check_settings(cls, kwargs)
         store = cls(embedding, **kwargs)
         store.add_texts(texts, metadatas, ids=ids)
         return store
@@ -224,9 +227,22 @@ class FAISSVectorStore(Moving):
         **kwargs: Any,
     ) -> Self:
         """Make a store of texts and their vectors; further arguments go to the constructor."""
+        check_settings(cls, kwargs)
         store = cls(embedding, **kwargs)
         store.add_embeddings(text_embeddings, metadatas, ids=ids)
         return store
+
+    @classmethod
+    async def afrom_embeddings(
+        cls,
+        text_embeddings: Iterable[tuple[str, ArrayLike]],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Do the same as `from_embeddings` without blocking."""
+        make = cls.from_embeddings
+        return await run_in_executor(None, make, text_embeddings, embedding, metadatas, **kwargs)
 
 
 __all__ = ["FAISSVectorStore"]

@@ -22,6 +22,7 @@ from langchain_gpu.store.batch import check
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.pickled import Limits
+from langchain_gpu.vectorstores.arguments import check_settings
 from langchain_gpu.vectorstores.core import embed_text
 from langchain_gpu.vectorstores.hybrid import Hybrid
 
@@ -111,6 +112,7 @@ class Moving(Hybrid):
             StoreError: There is no store, a newer version wrote it, a file is missing or damaged,
                 or another model built it.
         """
+        check_settings(cls, kwargs)
 
         def accept(manifest: Manifest) -> None:
             if numbers:  # what the caller gave is no damage of the store

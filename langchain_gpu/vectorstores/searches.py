@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from langchain_core.documents import Document
+from langchain_core.runnables.config import run_in_executor
 from numpy.typing import ArrayLike
 
 from langchain_gpu.search.base import Matrix
@@ -67,6 +68,13 @@ class Searches(Core):
     ) -> Scored:
         """Return the `k` documents nearest to a vector, with scores as the class says."""
         return scored(self._find([embedding], k, filter, how))
+
+    async def asimilarity_search_with_score_by_vector(
+        self, embedding: ArrayLike, k: int = 4, **kwargs: Any
+    ) -> Scored:
+        """Do the same as `similarity_search_with_score_by_vector` without blocking."""
+        search = self.similarity_search_with_score_by_vector
+        return await run_in_executor(None, search, embedding, k, **kwargs)
 
     def similarity_search_ids_by_vectors(
         self,
@@ -150,6 +158,18 @@ class Searches(Core):
         self._route.report()
         found = scored(hits)
         return [found[position] for position in select_diverse(query, vectors, k, lambda_mult)]
+
+    async def amax_marginal_relevance_search_with_score_by_vector(
+        self,
+        embedding: ArrayLike,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> Scored:
+        """Do the same as `max_marginal_relevance_search_with_score_by_vector` without blocking."""
+        search = self.max_marginal_relevance_search_with_score_by_vector
+        return await run_in_executor(None, search, embedding, k, fetch_k, lambda_mult, **kwargs)
 
 
 __all__ = ["Searches"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,13 @@ async def test_async_ways_agree() -> None:
     ((document, score),) = await compass.asimilarity_search_with_score("1 0", k=1)
     assert (document.page_content, score) == ("1 0", 1)
     assert len(await compass.amax_marginal_relevance_search("1 0", k=2)) == 2
+    for name in ("similarity_search", "max_marginal_relevance_search"):
+        here = getattr(compass, f"{name}_with_score_by_vector")([1.0, 0.0], k=2, filter={})
+        ahead = getattr(compass, f"a{name}_with_score_by_vector")([1.0, 0.0], k=2, filter={})
+        assert await ahead == here
+    pairs = [("1 2", [1.0, 2.0])]
+    made = await FAISSVectorStore.afrom_embeddings(pairs, Plane(), ids=["z"], metric="l2")
+    assert (made.metric, [document.id for document in made.iter_documents()]) == ("l2", ["z"])
     made = await FAISSVectorStore.afrom_texts(["1 2"], Plane(), ids=["a"])
     assert await made.aadd_texts(["3 4"], ids=["b"]) == ["b"]
     await made.adelete(["a"])
@@ -318,6 +325,47 @@ def test_arguments_nobody_knows_are_refused() -> None:
         with pytest.raises(TypeError, match="fliter"):
             call()
     assert len(compass) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda folder: FAISSVectorStore.load_local(
+                folder, Plane(), allow_dangerous_deserialization=True
+            ),
+            "'allow_dangerous_deserialization': leave it out, as nothing in the folder can run",
+        ),
+        (
+            lambda _: FAISSVectorStore.from_texts(["1 0"], Plane(), distance_strategy="COSINE"),
+            "'distance_strategy': metric=",
+        ),
+        (
+            lambda _: FAISSVectorStore.from_embeddings([], Plane(), normalize_L2=True),
+            "'normalize_L2': metric=\"cosine\" does it",
+        ),
+        (lambda _: store(*COMPASS).similarity_search("1 0", fetch_k=20), "'fetch_k': leave it out"),
+        (
+            lambda _: store(*COMPASS).search("1 0", "similarity", score_threshold=0.5),
+            "'score_threshold': similarity_search_with_relevance_scores takes it",
+        ),
+        (lambda folder: FAISSVectorStore.load_local(folder, Plane(), fliter=1), "'fliter'$"),
+    ],
+)
+def test_what_other_stores_call_something_else_is_told(
+    call: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match="^FAISSVectorStore does not know the argument " + message):
+        call(tmp_path / "nothing is read before")
+
+
+def test_a_store_with_settings_of_its_own_gets_them() -> None:
+    class Named(FAISSVectorStore):
+        def __init__(self, embedding: Embeddings, **kwargs: Any) -> None:
+            self.name = kwargs.pop("name")
+            super().__init__(embedding, **kwargs)
+
+    assert Named.from_texts(["1 0"], Plane(), name="mine", metric="l2").name == "mine"
 
 
 BAD_ADDS: list[tuple[dict[str, Any], type[Exception], str]] = [

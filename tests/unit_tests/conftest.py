@@ -25,7 +25,7 @@ if _workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, count_cores() // int(_workers)))
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-_MOST_WORKERS = 4  # of up to 3 GB each
+_MOST_WORKERS = 4  # of up to 2 GB each
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -171,25 +170,6 @@ class Engine(Generic[ItemT]):
     def submit(self, items: Sequence[ItemT], options: Any = None) -> Future[Rows]:
         """Do what `call` does without waiting. Cancelling the future disturbs nobody else."""
         return self._collector.submit(items, options)
-
-    def stream(
-        self, items: Iterable[ItemT], options: Any = None, *, chunk: int = LARGEST_CHUNK
-    ) -> Iterator[Rows]:
-        """Compute rows for an iterable of any length in bounded memory.
-
-        Args:
-            items: Read lazily, `chunk` items at a time, on the caller's thread.
-            options: As in `run`.
-            chunk: Items per result.
-
-        Yields:
-            One `Rows` per chunk, in order, each with a report of its own.
-        """
-        if chunk < 1:
-            raise ValueError(f"chunk must be >= 1, got {chunk}")
-        iterator = iter(items)
-        while group := list(islice(iterator, chunk)):
-            yield self.run(group, options)
 
     def close(self) -> None:
         """Free the models' memory, once merged calls whose callers have gone are done."""

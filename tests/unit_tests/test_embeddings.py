@@ -265,6 +265,10 @@ class TestReports:
         whole = embeddings.embed_to_array([f"one {number}" for number in range(50)])
         assert np.allclose(vectors, whole, atol=1e-6)
 
+    def test_a_stream_of_chunks_of_no_size(self, embeddings: GPUEmbeddings) -> None:
+        with pytest.raises(ValueError, match="chunk must be >= 1"):
+            next(embeddings.stream(["one"], chunk=0))
+
     def test_a_bad_item_of_a_stream_is_placed(self, embeddings: GPUEmbeddings) -> None:
         texts: Any = ["one"] * 25 + [None]
         with pytest.raises(TypeError, match="text 5 is NoneType") as caught:

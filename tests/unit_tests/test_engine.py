@@ -200,29 +200,6 @@ def test_callers_on_many_threads_take_turns_and_never_mix() -> None:
         assert np.array_equal(vectors, expected(items))
 
 
-def test_stream_is_lazy_bounded_and_in_order() -> None:
-    drawn = 0
-
-    def source() -> Any:
-        nonlocal drawn
-        for number in range(1, 1001):
-            drawn += 1
-            yield number
-
-    stream = make(FakeEncoder()).stream(source(), chunk=100)
-    first = next(stream)
-    assert drawn == 100
-    vectors = np.concatenate([first.vectors, *(rows.vectors for rows in stream)])
-    assert np.array_equal(vectors, expected(range(1, 1001)))
-
-
-def test_stream_of_nothing_and_of_no_size() -> None:
-    engine = make(FakeEncoder())
-    assert list(engine.stream([])) == []
-    with pytest.raises(ValueError, match="chunk must be >= 1"):
-        next(engine.stream([1], chunk=0))
-
-
 def test_rows_go_into_the_callers_buffer() -> None:
     out = np.zeros((3, 3), np.float32)
     rows = make(FakeEncoder()).run([1, 2, 3], out=out)

@@ -126,12 +126,12 @@ def read_meminfo(root: Path = ROOT) -> dict[str, int]:
     }
 
 
-def process_memory(root: Path = ROOT) -> int:
+def process_memory() -> int:
     """Return the bytes of memory that this process holds now, 0 where the system does not say.
 
     Pages of a mapped file count once they were touched.
     """
-    pages = _text(root / "proc/self/statm").split()
+    pages = _text(Path("/proc/self/statm")).split()
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else 0
 
 

@@ -75,7 +75,7 @@ class Architecture:
     quantization: Quantization | None
 
 
-def read_config(config: Mapping[str, Any], *, file: str = "config.json") -> Architecture:
+def read_config(config: Mapping[str, Any]) -> Architecture:
     """Read a configuration.
 
     The caches are what vLLM, SGLang, llama.cpp and transformers keep; of latent attention (MLA)
@@ -84,11 +84,11 @@ def read_config(config: Mapping[str, Any], *, file: str = "config.json") -> Arch
 
     Args:
         config: The parsed file.
-        file: What errors call it.
 
     Raises:
         HeaderError: A field that is needed is missing or makes no sense; the message names it.
     """
+    file = "config.json"  # what errors call it
     fields = Fields.of(config, file)
     family = fields.family
     if config.get("is_encoder_decoder") is True:

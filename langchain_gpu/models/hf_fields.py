@@ -75,13 +75,13 @@ class Fields:
         """The `model_type`."""
         return self.text("model_type")
 
-    def number(self, *names: str, least: int = 1) -> int:
+    def number(self, *names: str) -> int:
         """Return the first of the fields `names` that is there.
 
         Raises:
-            HeaderError: None is there, or it is no whole number of at least `least`.
+            HeaderError: None is there, or it is no whole number of at least 1.
         """
-        found = self.optional(*names, least=least)
+        found = self.optional(*names)
         if found is None:
             raise HeaderError(
                 f"{self.file} has no field {' or '.join(map(repr, names))}, which is needed to "

@@ -142,18 +142,3 @@ class Plan:
             ends = deque(self._start + cut for cut in cuts)
             self._cuts = limits, ends
         return ends.popleft()
-
-
-def plan_batches(
-    lengths: ArrayLike,
-    *,
-    max_tokens: int,
-    max_items: int | None = None,
-    rules: BatchRules = PADDED,
-) -> list[Batch]:
-    """Take all batches of a `Plan`: together they hold every position exactly once."""
-    plan = Plan(lengths)
-    batches: list[Batch] = []
-    while (batch := plan.take(max_tokens, max_items=max_items, rules=rules)) is not None:
-        batches.append(batch)
-    return batches

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_gpu.engine.batching import Batch, BatchRules, Plan, plan_batches
+from langchain_gpu.engine.batching import Batch, BatchRules, Plan
 from langchain_gpu.engine.cuts import BatchPrice
+from tests.unit_tests.planned_batches import plan_batches
 
 PRICE = BatchPrice(start=140, attention=0.002)
 PRICED = BatchRules(multiple_of=16, fine=True, price=PRICE)

@@ -17,13 +17,14 @@ import torch
 
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError, create
-from langchain_gpu.engine.batching import BatchRules, plan_batches
+from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.runtimes import openvino as runtime
 from langchain_gpu.engine.runtimes.kept import make_once
 from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from tests.unit_tests.planned_batches import plan_batches
 
 Tiny = Callable[[str], str]
 CPU = select_device("cpu")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from langchain_gpu.engine.batching import plan_batches
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
@@ -19,6 +18,7 @@ from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTooLongError
 from langchain_gpu.models.resolve import resolve
 from tests.unit_tests.conftest import MINILM
 from tests.unit_tests.gguf_bert import write_gguf
+from tests.unit_tests.planned_batches import plan_batches
 
 pytestmark = pytest.mark.models
 

@@ -139,5 +139,5 @@ def test_closing_gives_the_memory_back_to_the_system(tiny: Tiny, backend: str) -
     command = [sys.executable, "-c", _FREED, large, backend, tiny("bert")]
     done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
     start, full, after = map(int, done.stdout.split())
-    assert full - start > 60_000_000, "the weights alone are 90 MB"
+    assert full - start > 40_000_000, "of 90 MB weights; what lies in the file alone does not count"
     assert after - start < 0.25 * (full - start)

@@ -77,6 +77,8 @@ def to_message(completion: Completion, metadata: Mapping[str, Any]) -> AIMessage
 
 def to_chunk(delta: Delta, metadata: Mapping[str, Any]) -> AIMessageChunk:
     """Return the next piece of an answer; only the last one carries usage and metadata."""
+    if delta.only_text:  # most are, and every field that is given costs time
+        return AIMessageChunk(content=delta.text)
     last = delta.finish_reason is not None
     end = end_metadata(delta.finish_reason, delta.timings, metadata) if last else {}
     return AIMessageChunk(

@@ -185,6 +185,12 @@ class Delta:
     timings: Timings | None = None
     model: str | None = None
 
+    @property
+    def only_text(self) -> bool:
+        """Whether it holds nothing beside the text."""
+        rest = self.reasoning or self.tool_calls or self.logprobs or self.finish_reason
+        return not (rest or self.usage or self.timings or self.model)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -14,24 +13,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from langchain_gpu._extras import is_installed, require
+from langchain_gpu._extras import require
 from langchain_gpu.generators.options import WHERE
+from langchain_gpu.generators.quantized import check_quantization
 from langchain_gpu.hardware.memory import is_out_of_memory
 
 # Not for `from_pretrained`: the files are found before, and these are said to `generate`.
 _ELSEWHERE = frozenset({"cache_implementation", "compile", *WHERE})
-# What a checkpoint's own quantization needs: method, module, package.
-_NEEDS = {
-    "awq": ("gptqmodel", "gptqmodel"),
-    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
-    "bitsandbytes_4bit": ("bitsandbytes", "bitsandbytes"),
-    "bitsandbytes_8bit": ("bitsandbytes", "bitsandbytes"),
-    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
-    "gptq": ("gptqmodel", "gptqmodel"),
-    "hqq": ("hqq", "hqq"),
-    "quanto": ("optimum", "optimum-quanto"),
-    "torchao": ("torchao", "torchao"),
-}
 
 
 class ModelFilesError(RuntimeError):
@@ -148,17 +136,7 @@ def _check_folder(path: Path, options: Mapping[str, Any]) -> None:
             f"{path} has only pickled weights ({pickled[0].name}), and a pickle can run any code: "
             f"take a revision with .safetensors files"
         )
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    asked = getattr(options.get("quantization_config"), "quant_method", None)
-    for name in (method, getattr(asked, "value", asked)):
-        module, package = _NEEDS.get(str(name), (None, None))
-        if module is not None and not is_installed(module):
-            raise ImportError(
-                f"{path.name} is quantized with {name}, which needs {package}: "
-                f"pip install {package}",
-                name=module,
-            )
+    check_quantization(path, path.name, options.get("quantization_config"))
 
 
 __all__ = ["ModelFilesError", "load_model", "load_tokenizer", "places_itself"]

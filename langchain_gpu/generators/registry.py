@@ -10,6 +10,7 @@ from pathlib import Path
 from langchain_gpu._extras import check_installed, require
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.options import Options, check_llama_cpp, check_transformers
+from langchain_gpu.generators.quantized import check_quantization
 from langchain_gpu.models.packages import Format
 from langchain_gpu.models.resolve import ModelNotFoundError, Resolved, resolve
 from langchain_gpu.servers import address
@@ -151,6 +152,7 @@ def choose(
         revision=load.get("revision"),
         token=load.get("token"),
         remote_code=bool(load.get("trust_remote_code")),
+        check=partial(check_quantization, name=model, asked=load.get("quantization_config")),
     )
     check = partial(_check, options=options, held=held)
     if backend == "auto":
@@ -186,7 +188,7 @@ def _at_server(model: str, backend: str, server: Server) -> Choice:
             url = address.check_url(server.url) if server.url else address.ollama_url()
         return Choice(backend, model, f"backend={backend!r} was asked for, at {url}")
     if backend != "auto":
-        raise ValueError(f"base_url={server.url!r} has no meaning for the back end {backend!r}")
+        raise ValueError(f"base_url has no meaning for the back end {backend!r}")
     from langchain_gpu.servers.detect import detect
 
     form, reason = detect(server)

@@ -57,6 +57,7 @@ def resolve(
     token: str | bool | None = None,
     remote_code: bool = False,
     local_files_only: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> Resolved:
     """Find the files of `name`: local path, local cache, installed package, then the hub.
 
@@ -69,6 +70,8 @@ def resolve(
         token: Hub token; never logged.
         remote_code: Fetch the repository's Python files too. Needs `revision` to be a full commit.
         local_files_only: Never ask the hub.
+        check: Given a folder with no more than the model's `config.json` before its safetensors
+            are fetched from the hub; an ImportError of it comes out, and nothing more is fetched.
 
     Raises:
         ModelNotFoundError: Nothing was found.
@@ -86,7 +89,7 @@ def resolve(
     if path.exists():
         return Resolved(name, _check_local(path, kind), "local", f"{name} is a local path")
     tried = [f"local path {name}: does not exist"]
-    hub = _Hub(kind, revision, cache_folder, token=token, remote_code=remote_code)
+    hub = _Hub(kind, revision, cache_folder, token=token, remote_code=remote_code, check=check)
     steps: list[_Step] = [("cache", "is in the local hub cache", hub.cached)]
     if revision is None:
         steps.append(("package", "comes from an installed package", partial(_packaged, kind)))
@@ -154,8 +157,10 @@ class _Hub:
         *,
         token: str | bool | None,
         remote_code: bool,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
         self._kind = kind
+        self._check = check if kind == "safetensors" else None
         self._patterns = [*_SAFE_FILES, "*.py"] if remote_code else list(_SAFE_FILES)
         self._options: dict[str, Any] = {
             "revision": revision,
@@ -208,6 +213,9 @@ class _Hub:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
+        if self._check is not None and not here:
+            first = snapshot_download(repo, allow_patterns=["config.json"], **self._options)
+            self._check(Path(first))
         try:
             found = snapshot_download(
                 repo, allow_patterns=patterns, local_files_only=here, **self._options

@@ -14,6 +14,7 @@ from langchain_core.runnables.config import get_config_list
 
 from langchain_gpu.generators.base import Delta, PromptTooLongError
 from langchain_gpu.generators.together import Together
+from langchain_gpu.whole import at_least_one
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")
@@ -29,9 +30,14 @@ def configs_of(
 
     `max_concurrency` of the config is kept; without it LangChain would take as many threads as the
     machine has cores and four, fewer than an engine can answer at once.
+
+    Raises:
+        TypeError: `max_concurrency` is no whole number.
+        ValueError: It is less than 1.
     """
     configs = get_config_list(config, count)
-    width = configs[0].get("max_concurrency") or min(count, _WIDTH)
+    width = configs[0].get("max_concurrency")
+    width = min(count, _WIDTH) if width is None else at_least_one("max_concurrency", width)
     return [{**each, "max_concurrency": width} for each in configs], width
 
 

@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.calls import langchain_errors, tell_async, told
+from langchain_gpu.calls import configs_of, langchain_errors, tell_async, told
 from langchain_gpu.generating import RunsGenerator, check_plain
 from langchain_gpu.generations import to_generation_chunk, to_result
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
@@ -77,7 +77,12 @@ class GPULLM(RunsGenerator, BaseLLM):
     from several threads.
     """
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
 
     @override
     def generate(
@@ -130,7 +135,10 @@ class GPULLM(RunsGenerator, BaseLLM):
             return_exceptions: Return errors in the place of answers, each in its own place.
             **kwargs: Settings of the calls.
         """
+        if not inputs:
+            return []
         if not return_exceptions:
+            configs_of(len(inputs), config)  # refuses what is wrong in it
             return super().batch(inputs, config, **kwargs)
         # One by one, in threads: BaseLLM would give every text the error of one.
         ask = partial(self.invoke, **kwargs)
@@ -162,7 +170,10 @@ class GPULLM(RunsGenerator, BaseLLM):
         **kwargs: Any,
     ) -> list[str]:
         """Do the same as `batch` without blocking."""
-        if not return_exceptions or not inputs:
+        if not inputs:
+            return []
+        if not return_exceptions:
+            configs_of(len(inputs), config)
             return await super().abatch(
                 inputs, config, return_exceptions=return_exceptions, **kwargs
             )

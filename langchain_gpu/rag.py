@@ -25,6 +25,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 
 from langchain_gpu.events import ContextWarning
 from langchain_gpu.leaving import LeavingPick, LeavingText
+from langchain_gpu.whole import at_least_one
 
 NOT_FOUND = "I could not find this in the documents."
 """The answer when nothing was retrieved: the model is not asked to invent one."""
@@ -98,6 +99,7 @@ def create_rag_chain(
             them if it can; else they are estimated as one for three characters.
 
     Raises:
+        TypeError: One of them is something else, or max_context_tokens no whole number.
         ValueError: The prompt lacks a variable, or max_context_tokens is not positive.
 
     Example:
@@ -107,11 +109,12 @@ def create_rag_chain(
         result["answer"], result["context"][0].metadata["source"]
         ```
     """
-    prompt = prompt or ANSWER_PROMPT
+    prompt = ANSWER_PROMPT if prompt is None else prompt
+    _check_parts(retriever, llm, reranker, prompt)
     if missing := {"context", "input"} - {*prompt.input_variables, *prompt.optional_variables}:
         raise ValueError(f"the prompt lacks the variables {sorted(missing)}")
-    if max_context_tokens is not None and max_context_tokens < 1:
-        raise ValueError(f"max_context_tokens must be at least 1, not {max_context_tokens}")
+    if max_context_tokens is not None:
+        at_least_one("max_context_tokens", max_context_tokens)
     window = _Window(llm, prompt, max_context_tokens)
     rewrite = RunnableLambda(window.cut_history) | _QUESTION_PROMPT | llm | LeavingText()
     question = RunnableBranch((itemgetter("chat_history"), rewrite), itemgetter("input"))
@@ -131,6 +134,23 @@ def create_rag_chain(
     )
     pick = LeavingPick(keys=["input", "context", "answer"])
     return (chain | pick).with_config(run_name="rag_chain")
+
+
+def _check_parts(retriever: object, llm: object, reranker: object, prompt: object) -> None:
+    wanted = (
+        ("retriever", isinstance(retriever, Runnable) or callable(retriever), "a retriever"),
+        ("llm", isinstance(llm, Runnable) or callable(llm), "a chat model"),
+        (
+            "reranker",
+            reranker is None or hasattr(reranker, "compress_documents"),
+            "a BaseDocumentCompressor such as GPURerank",
+        ),
+        ("prompt", isinstance(prompt, BasePromptTemplate), "a prompt template"),
+    )
+    given = {"retriever": retriever, "llm": llm, "reranker": reranker, "prompt": prompt}
+    for name, right, what in wanted:
+        if not right:
+            raise TypeError(f"{name} must be {what}, not {given[name]!r}")
 
 
 def format_documents(documents: Sequence[Document]) -> str:

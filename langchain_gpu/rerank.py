@@ -24,6 +24,7 @@ from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.running import RunsModel, started
+from langchain_gpu.whole import at_least_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +289,8 @@ def _texts(documents: Sequence[Any]) -> list[str]:
 
 
 def _check_top_n(top_n: int | None) -> None:
-    if top_n is not None and top_n < 1:
-        raise ValueError(f"top_n must be at least 1, or None for all, not {top_n}")
+    if top_n is not None:
+        at_least_one("top_n", top_n)
 
 
 def _scored(document: Document, score: float) -> Document:

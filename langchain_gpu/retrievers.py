@@ -15,6 +15,8 @@ from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import Field
 
+from langchain_gpu.whole import at_least_one
+
 # What LangChain's vector stores look at for a diverse search, where nothing else is said.
 _MMR_CANDIDATES = 20
 
@@ -69,8 +71,8 @@ class RerankingRetriever(BaseRetriever):
         k: int | None = rest.pop("k", self.k)
         fetch_k: int = rest.pop("fetch_k", self.fetch_k)
         for name, number in (("k", k), ("fetch_k", fetch_k)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, not {number}")
+            if number is not None:
+                at_least_one(name, number)
         fetch_k = max(fetch_k, k or 1)
         return _fetching(self.base, fetch_k), fetch_k, k, rest
 

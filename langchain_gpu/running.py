@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
@@ -13,6 +13,7 @@ from contextlib import (
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from typing_extensions import override
 
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.keeper import Held, Keeper
@@ -20,6 +21,7 @@ from langchain_gpu.events import Listener
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
+from langchain_gpu.shown import shown, shown_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
 _WHERE = ("revision", "token", "local_files_only")
@@ -89,7 +91,13 @@ class RunsModel(BaseModel):
         populate_by_name=True,
         protected_namespaces=(),
         arbitrary_types_allowed=True,
+        hide_input_in_errors=True,  # what was given beside the wrong item may be a secret
     )
+
+    @override
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_url(value) if name == "base_url" else shown(value)
 
     def close(self) -> None:
         """Free the model's memory, once calls under way are done. The next use loads it again."""

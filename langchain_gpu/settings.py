@@ -99,6 +99,7 @@ class GeneratorSettings(BaseModel):
         populate_by_name=True,
         protected_namespaces=(),
         arbitrary_types_allowed=True,
+        hide_input_in_errors=True,  # what was given beside the wrong item may be a secret
     )
 
     @field_validator("backend")

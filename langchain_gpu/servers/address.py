@@ -24,7 +24,7 @@ def check_url(url: str) -> str:
         ValueError: It is no http(s) address, or holds a password, a query or a fragment.
     """
     parts = urlsplit(url.strip())
-    if "@" in parts.netloc:  # never shown: what stands before the @ is a secret
+    if "@" in (parts.netloc or url):  # never shown: what stands before the @ is a secret
         raise ValueError("an address must hold no user or password; use api_key or headers")
     if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_port(parts):
         raise ValueError(
@@ -63,7 +63,7 @@ def grpc_place(url: str) -> GrpcPlace:
         ValueError: It is no grpc(s) or http(s) address of a host, or holds a password or a path.
     """
     parts = urlsplit(url.strip())
-    if "@" in parts.netloc:  # never shown: what stands before the @ is a secret
+    if "@" in (parts.netloc or url):  # never shown: what stands before the @ is a secret
         raise ValueError("an address must hold no user or password; use api_key or headers")
     rest = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme not in _GRPC or not parts.hostname or not _has_port(parts) or rest:

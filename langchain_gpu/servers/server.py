@@ -25,7 +25,7 @@ class Server:
         headers: More headers; their values are never shown.
     """
 
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)  # it may hold a password, until it is checked
     api_key: str | None = field(default=None, repr=False)
     timeout: float = 60.0
     max_retries: int = 3

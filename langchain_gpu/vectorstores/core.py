@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,6 +39,7 @@ from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection, Hits
 from langchain_gpu.vectorstores.arguments import refuse
+from langchain_gpu.whole import at_least_one
 
 T = TypeVar("T")
 Scored = list[tuple[Document, float]]
@@ -59,6 +59,13 @@ class SearchOptions(TypedDict, total=False):
 
 class Core(VectorStore):
     """The state of a `FAISSVectorStore`, and what all of its methods need."""
+
+    def __getstate__(self) -> object:
+        """Refuse to be pickled or copied: indexes, locks and devices cannot be."""
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled or copied: save_local(FOLDER) writes it, "
+            f"and {type(self).__name__}.load_local(FOLDER, EMBEDDING) reads it"
+        )
 
     def __init__(
         self,
@@ -237,17 +244,6 @@ def name_query(position: int) -> str:
     return f"query {position}"
 
 
-def at_least_one(name: str, value: int) -> int:
-    """Return a whole number.
-
-    Raises:
-        TypeError: It is none.
-        ValueError: It is less than 1.
-    """
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number
 
 
 def _route(

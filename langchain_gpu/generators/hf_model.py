@@ -18,6 +18,7 @@ from langchain_gpu.generators.collector import Collector
 from langchain_gpu.generators.hf_forward import forward
 from langchain_gpu.generators.hf_place import device_map, is_parted, plan_model
 from langchain_gpu.generators.options import Options
+from langchain_gpu.generators.room import Room
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
@@ -29,7 +30,8 @@ class HFModel:
     """Weights and tokenizer, shared by every generator that asks for the same.
 
     When memory runs out, the rows that are not finished are split into smaller batches and go on
-    from the tokens they have, and later batches stay that small; a single row moves to the CPU with
+    from the tokens they have, and later batches stay that small, until enough of
+    them have gone well; a single row moves to the CPU with
     the model, if the policy allows.
 
     Args:
@@ -49,6 +51,7 @@ class HFModel:
         self.model: Any = self._load(path)
         self.ends = _end_tokens(self.model, self.tokenizer)
         self.rows = Collector(self._generate, most)
+        self._room = Room()
 
     @property
     def window(self) -> int | None:
@@ -173,31 +176,38 @@ class HFModel:
                 raise
             problem = error.with_traceback(None)  # it would hold the tensors that must go
         if problem is None:
+            old = self._room.finished(*_size(rows))
+            if old is not None:
+                self._bound(old)
             return
         release(self.device)
         rows = [row for row in rows if not row.done]
         if len(rows) > 1:
-            self._remember(rows)
+            self._bound(self._room.failed(*_size(rows)))
             half = len(rows) // 2
             self._advance(rows[:half])
             self._advance(rows[half:])
         elif rows and self._may_fall_back:
             self.model = self._to_cpu(self._open, str(problem))
+            self._room.forget()
             self.rows.budget = None
             self._advance(rows)
         elif rows:
             raise problem
 
-    def _remember(self, rows: Sequence[Row]) -> None:
-        """Let no later batch become more than the larger half of this one, which was too much."""
-        longest = max(row.need for row in rows)
-        failed, half = len(rows) * longest, (len(rows) + 1) // 2 * longest
-        old = failed if self.rows.budget is None else min(self.rows.budget, failed)
-        self.rows.budget = min(old, half)
-        emit(
-            self._options.listener,
-            BudgetChanged(device=str(self.device), old_tokens=old, new_tokens=self.rows.budget),
-        )
+    def _bound(self, old: int) -> None:
+        """Let later batches become as large as there is room for."""
+        self.rows.budget = self._room.tokens
+        if self.rows.budget is not None:
+            changed = BudgetChanged(
+                device=str(self.device), old_tokens=old, new_tokens=self.rows.budget
+            )
+            emit(self._options.listener, changed)
+
+
+def _size(rows: Sequence[Row]) -> tuple[int, int]:
+    """Return how many rows these are, and the longest that one of them may become."""
+    return len(rows), max(row.need for row in rows)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

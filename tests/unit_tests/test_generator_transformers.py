@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from langchain_gpu.events import FallbackWarning, FellBack
-from langchain_gpu.generators import placing
+from langchain_gpu.generators import placing, room
 from langchain_gpu.generators.base import Delta, Deltas, PromptTooLongError, Request
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import Options
@@ -423,6 +423,34 @@ def test_the_next_batch_is_as_small_as_the_last_had_to_become(
     sizes.clear()
     assert texts(generator) == texts(engine)
     assert max(sizes) == 2  # nothing was tried that had failed before
+
+
+def test_batches_grow_again_when_there_is_memory_again(
+    engine: TransformersGenerator,
+    small_card: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE", 1)
+    generator, sizes = small_card(rows=3, tokens=1000)
+    texts(generator)
+    model = generator._open.model
+    monkeypatch.setattr(model, "forward", counted(model.forward.__wrapped__, sizes))
+    for _ in range(8):
+        texts(generator)
+    sizes.clear()
+    assert texts(generator) == texts(engine)
+    assert max(sizes) == len(REQUESTS)
+
+
+def counted(forward: Callable[..., Any], sizes: list[int]) -> Callable[..., Any]:
+    """A model whose memory suffices."""
+
+    @wraps(forward)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    return call
 
 
 def test_memory_that_ends_in_mid_answer_moves_to_the_cpu_and_goes_on(

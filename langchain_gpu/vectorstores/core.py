@@ -244,8 +244,6 @@ def name_query(position: int) -> str:
     return f"query {position}"
 
 
-
-
 def _route(
     device: str | Sequence[str],
     plan: Plan | ComponentPlan | None,
@@ -266,7 +264,6 @@ __all__ = [
     "Scored",
     "SearchOptions",
     "apart",
-    "at_least_one",
     "document_of",
     "embed_text",
     "name_query",

@@ -20,12 +20,12 @@ from langchain_gpu.store.batch import strings
 from langchain_gpu.vectorstores.core import (
     Scored,
     SearchOptions,
-    at_least_one,
     name_query,
     scored,
     unscored,
 )
 from langchain_gpu.vectorstores.searches import Searches
+from langchain_gpu.whole import at_least_one
 
 SEARCH_TYPES = (*VectorStoreRetriever.allowed_search_types, "hybrid")
 

@@ -21,11 +21,11 @@ from langchain_gpu.vectorstores.core import (
     Scored,
     SearchOptions,
     apart,
-    at_least_one,
     name_query,
     scored,
     unscored,
 )
+from langchain_gpu.whole import at_least_one
 
 
 class Searches(Core):

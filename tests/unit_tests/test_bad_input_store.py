@@ -159,7 +159,7 @@ def test_k_above_the_count_finds_all(search: Callable[..., Any], index: str) -> 
 @pytest.mark.parametrize("k", [1.5, "2", None])
 def test_k_that_is_no_integer(k: Any) -> None:
     for kind in ("similarity", "hybrid"):
-        with pytest.raises(TypeError, match="integer"):
+        with pytest.raises(TypeError, match="k must be a whole number"):
             store().search("1 0", kind, k=k)
 
 

@@ -183,10 +183,10 @@ def batch_price(width: int | None) -> BatchPrice:
 
     A batch costs as much whatever the width, and attention grows with it, while a token's products
     grow with its square. Between what was measured in bfloat16, 140 tokens and 0.0020 for a width
-    of 384, and 60 and 0.0006 for 768; a fifth more for shapes that are new to the program.
+    of 384, and 60 and 0.0006 for 768; and somewhat more, as the next batch is of another shape.
     """
     share = 384 / (width or 384)
-    return BatchPrice(start=170 * share, attention=0.002 * share)
+    return BatchPrice(start=200 * share, attention=0.002 * share)
 
 
 def place(device: Device) -> str:

@@ -101,7 +101,7 @@ def test_no_other_batches_of_thirds_cost_much_less(sizes: list[int], max_tokens:
     widths = [PRICED.width(size) for size in sorted(sizes, reverse=True)]
     best = [0.0] * (len(widths) + 1)
     for start in reversed(range(len(widths))):
-        full = max(1, max_tokens // widths[start])
+        full = max(1, min(max_tokens // widths[start], len(widths)))
         third = -(-full // 3)
         ends = {min(start + rows, len(widths)) for rows in (third, min(2 * third, full), full)}
         best[start] = min(PRICE(end - start, widths[start]) + best[end] for end in ends)

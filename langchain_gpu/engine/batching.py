@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from langchain_gpu.engine.cuts import BatchPrice, cheapest_cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +20,6 @@ class BatchRules:
         fine: Narrow rows are rounded in finer steps, so that at most a quarter of them is filling.
         max_items: Rows a batch may hold; None for no limit.
         in_flight: Batches that may be on their way at the same time.
-        price: What a padded batch costs, where it is known: batches are then cut so that all of
-            them cost the least. None to fill every batch.
     """
 
     padded: bool = True
@@ -32,7 +27,6 @@ class BatchRules:
     fine: bool = False
     max_items: int | None = None
     in_flight: int = 1
-    price: BatchPrice | None = None
 
     def width(self, longest: int) -> int:
         """Return the columns of a padded batch whose longest row has `longest` tokens."""
@@ -93,7 +87,6 @@ class Plan:
         self._sizes = sizes[self._order]
         self._ends = np.concatenate([[0], np.cumsum(self._sizes)])
         self._start = 0
-        self._cuts: tuple[object, deque[int]] = (None, deque())
 
     def take(
         self, max_tokens: int, *, max_items: int | None = None, rules: BatchRules = PADDED
@@ -114,31 +107,13 @@ class Plan:
         start = self._start
         if start >= len(self._order):
             return None
-        most = min(each for each in (max_items, rules.max_items, len(self._order)) if each)
-        if rules.padded and rules.price is not None:
-            stop = self._cheapest(max_tokens, most, rules)
-        else:
-            stop = start + max(1, min(self._fitting(max_tokens, rules), most))
-        self._start = stop = min(stop, len(self._order))
-        part = self._sizes[start:stop]
-        width = rules.width(int(part[0]))
-        return Batch(self._order[start:stop], int(part.sum()), width, rules.cost(part))
-
-    def _fitting(self, max_tokens: int, rules: BatchRules) -> int:
-        """Return how many of the rows that are left fill a batch."""
+        width = rules.width(int(self._sizes[start]))
         if rules.padded:
-            return max_tokens // rules.width(int(self._sizes[self._start]))
-        end = self._ends[self._start] + max_tokens
-        return int(np.searchsorted(self._ends, end, "right")) - 1 - self._start
-
-    def _cheapest(self, max_tokens: int, most: int, rules: BatchRules) -> int:
-        """Return where the next batch ends; thought over only when the limits have changed."""
-        assert rules.price is not None  # noqa: S101 - else batches are filled
-        limits, ends = (max_tokens, most, rules), self._cuts[1]
-        if self._cuts[0] != limits:
-            sizes, places = np.unique(self._sizes[self._start :], return_inverse=True)
-            widths = np.array([rules.width(size) for size in sizes.tolist()], np.int64)[places]
-            cuts = cheapest_cuts(widths, max_tokens=max_tokens, max_items=most, price=rules.price)
-            ends = deque(self._start + cut for cut in cuts)
-            self._cuts = limits, ends
-        return ends.popleft()
+            count = max_tokens // width
+        else:
+            end = self._ends[start] + max_tokens
+            count = int(np.searchsorted(self._ends, end, "right")) - 1 - start
+        limits = [limit for limit in (max_items, rules.max_items) if limit is not None]
+        self._start = stop = start + max(1, min(count, *limits, len(self._order)))
+        part = self._sizes[start:stop]
+        return Batch(self._order[start:stop], int(part.sum()), width, rules.cost(part))

@@ -17,18 +17,15 @@ import torch
 
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError, create
-from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.runtimes import openvino as runtime
 from langchain_gpu.engine.runtimes.kept import make_once
 from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
-from tests.unit_tests.planned_batches import plan_batches
 
 Tiny = Callable[[str], str]
 CPU = select_device("cpu")
-RULES = BatchRules(multiple_of=16, fine=True)
 
 
 def exact(model: str, **kwargs: Any) -> GPUEmbeddings:
@@ -167,21 +164,6 @@ class TestBatches:
         features = encoder.prepare(tokens, np.array([1, 0]))
         assert features["input_ids"].shape == (2, encoder.rules.width(int(tokens.lengths.max())))
         assert features["attention_mask"].sum() == tokens.lengths.sum()
-
-    def test_batches_are_cut_by_a_price_that_falls_with_the_width_of_the_model(
-        self, tiny: Tiny
-    ) -> None:
-        narrow = OpenVINOEncoder(Path(tiny("bert")), CPU, dtype="float32").rules.price
-        assert narrow == runtime.batch_price(24)
-        small, base = runtime.batch_price(384), runtime.batch_price(768)
-        lengths = range(4, 400, 12)
-        cuts = {
-            price: len(
-                plan_batches(list(lengths), max_tokens=2048, rules=replace(RULES, price=price))
-            )
-            for price in (narrow, small, base)
-        }
-        assert cuts[narrow] < cuts[small] < cuts[base]
 
     def test_two_batches_on_their_way(self, tiny: Tiny) -> None:
         encoder = OpenVINOEncoder(Path(tiny("bert")), CPU, dtype="float32")

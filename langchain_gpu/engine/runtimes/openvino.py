@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
-from langchain_gpu.engine.cuts import BatchPrice
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.runtimes.openvino_core import core
@@ -73,8 +71,6 @@ class OpenVINOEncoder(ModulesEncoder):
         super().__init__(path, device, dtype=wanted, options=options, task=task)
         self._path = path
         self._names = self._inputs()
-        width = getattr(self._model[0].model.config, "hidden_size", None)
-        self._cpu_rules = replace(_CPU_RULES, price=batch_price(width))
         recipe = Recipe(path, dict(options or {}), task, self._features, self._names, device.cores)
         place(device)  # before minutes are spent on a program for it
         self._program: Program | None = (
@@ -95,7 +91,7 @@ class OpenVINOEncoder(ModulesEncoder):
     @property
     def rules(self) -> BatchRules:
         """See `Encoder.rules`."""
-        return self._cpu_rules if self._device.kind == "cpu" else _GPU_RULES
+        return _CPU_RULES if self._device.kind == "cpu" else _GPU_RULES
 
     @property
     def dtype(self) -> str:
@@ -176,17 +172,6 @@ class OpenVINOEncoder(ModulesEncoder):
         tokens = self.tokenize(items, self._task.options)
         features: dict[str, torch.Tensor] = super().prepare(tokens, np.arange(len(items)))
         return features
-
-
-def batch_price(width: int | None) -> BatchPrice:
-    """Return what batches of a model cost on a CPU, with the width of its hidden states.
-
-    A batch costs as much whatever the width, and attention grows with it, while a token's products
-    grow with its square. Between what was measured in bfloat16, 140 tokens and 0.0020 for a width
-    of 384, and 60 and 0.0006 for 768; and somewhat more, as the next batch is of another shape.
-    """
-    share = 384 / (width or 384)
-    return BatchPrice(start=200 * share, attention=0.002 * share)
 
 
 def place(device: Device) -> str:

@@ -180,8 +180,8 @@ def _send_parts(handler: BaseHTTPRequestHandler, reply: Reply, closing: threadin
     headers = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
     for name, value in {**headers, **reply.headers}.items():
         handler.send_header(name, value)
-    handler.end_headers()
     try:
+        handler.end_headers()  # writes them: whoever leaves early may be gone by now
         for part in reply.parts or ():
             if isinstance(part, bytes):
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))

@@ -135,9 +135,11 @@ class InThread:
         try:
             place = self._places.taken(self._seat, self._until, self._stopped.is_set)
             with place, self._on_line():
-                yield retrying(self._max_retries, within=seconds, sleep=self._sleep)
+                yield retrying(
+                    self._max_retries, within=seconds, sleep=self._sleep, unwanted=self._ended
+                )
         except (ServerError, TimeoutError, CancelledError) as error:
-            if self._stopped.is_set() or self._lines.closed:
+            if self._ended():
                 raise interrupted() from None
             if time.monotonic() >= self._until and not isinstance(error, RefusedError):
                 raise late(self._client.host, seconds, _TASK) from None
@@ -179,6 +181,10 @@ class InThread:
         self._look()
         if time.monotonic() >= self._until:
             raise TimeoutError
+
+    def _ended(self) -> bool:
+        """Whether it was ended from here: its connection is cut, which looks as if it broke."""
+        return self._stopped.is_set() or self._lines.closed
 
     def _look(self) -> None:
         if self._stopped.is_set():

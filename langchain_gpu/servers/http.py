@@ -171,6 +171,7 @@ def retrying(
     *,
     within: float | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    unwanted: Callable[[], bool] = lambda: False,
 ) -> AsyncRetrying:
     """Return how often and when a `ServerError` that says `again` is answered by another attempt.
 
@@ -178,12 +179,17 @@ def retrying(
         max_retries: Attempts after the first one.
         within: Seconds after which no attempt may start; a wait beyond them is not begun.
         sleep: Waits between two attempts.
+        unwanted: Whether nobody wants the answer any more: an error is then no reason to ask again.
     """
+
+    def again(error: BaseException) -> bool:
+        return getattr(error, "again", False) and not unwanted()
+
     stop: stop_base = stop_after_attempt(1 + max_retries)
     return AsyncRetrying(
         stop=stop if within is None else stop | stop_before_delay(within),
         wait=_wait,
-        retry=retry_if_exception(lambda error: getattr(error, "again", False)),
+        retry=retry_if_exception(again),
         before_sleep=_note,
         sleep=sleep,
         reraise=True,

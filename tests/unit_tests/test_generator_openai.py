@@ -104,7 +104,7 @@ class TestAnswer:
             opens().generate([ask(str(number)) for number in range(6)])
 
     def test_one_that_fails_ends_the_others_although_they_bring_nothing(
-        self, server: Scripted, opens: Opens
+        self, server: Scripted, opens: Opens, caplog: pytest.LogCaptureFixture
     ) -> None:
         hanging = threading.Event()
 
@@ -121,6 +121,7 @@ class TestAnswer:
             opens().generate([ask("good"), ask("bad"), ask("good")])
         assert time.monotonic() - began < 10  # the time-out is 20 seconds
         assert server.left.wait(10)
+        assert not caplog.records, "what we end ourselves is not asked for again"
 
     @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
     def test_thoughts(self, server: Scripted, opens: Opens, name: str) -> None:

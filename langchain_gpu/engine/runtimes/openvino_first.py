@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import openvino.opset13 as ops
 
+from langchain_gpu.engine.runtimes.openvino_nodes import ATTENTION_INPUTS, constant, is_kind
+
 # A node's input and the axis along which its tokens lie.
 _Demand = tuple[Any, int]
-_ATTENTION_INPUTS = 5  # query, key, value, mask, scale
 _TOKENS = 1  # the axis of hidden states, (rows, tokens, width)
 _HEADS_APART = 4  # axes of (rows, tokens, heads, width)
 
@@ -28,7 +29,7 @@ def first_token_only(program: Any) -> None:
     for node in program.get_ordered_ops():
         if _takes_first(node):
             cuts, passed = _way_back(program, node)
-            if any(_is(each, "ScaledDotProductAttention") for each in passed):
+            if any(is_kind(each, "ScaledDotProductAttention") for each in passed):
                 _narrow(cuts, passed)
 
 
@@ -65,7 +66,9 @@ def _narrow(cuts: list[_Demand], passed: list[Any]) -> None:
         taken = ops.gather(reader.get_source_output(), np.array([0]), np.array(axis))
         reader.replace_source_output(taken.output(0))
     for node in passed:
-        if _is(node, "Reshape") and _joins_heads(node):  # to as many tokens as there were before
+        if is_kind(node, "Reshape") and _joins_heads(
+            node
+        ):  # to as many tokens as there were before
             joined = ops.reshape(node.input_value(0), np.array([0, 0, -1]), special_zero=True)
             for reader in node.output(0).get_target_inputs():
                 reader.replace_source_output(joined.output(0))
@@ -94,7 +97,7 @@ def _of_pair(node: Any, axis: int) -> list[_Demand]:
 
 
 def _of_norm(node: Any, axis: int) -> list[_Demand] | None:
-    over, rank = _constant(node, 1), len(node.get_output_partial_shape(0))
+    over, rank = constant(node.input_value(1)), len(node.get_output_partial_shape(0))
     alone = over is not None and axis not in {int(each) % rank for each in over.reshape(-1)}
     return _same(node, axis) if alone else None
 
@@ -102,12 +105,12 @@ def _of_norm(node: Any, axis: int) -> list[_Demand] | None:
 def _of_product(node: Any, axis: int) -> list[_Demand] | None:
     rows = axis == len(node.get_output_partial_shape(0)) - 2
     turned = node.get_attributes()["transpose_a"]
-    weights = _constant(node, 1) is not None
+    weights = constant(node.input_value(1)) is not None
     return _same(node, axis) if rows and weights and not turned else None
 
 
 def _of_transpose(node: Any, axis: int) -> list[_Demand] | None:
-    order = _constant(node, 1)
+    order = constant(node.input_value(1))
     return None if order is None else _same(node, int(order[axis]))
 
 
@@ -118,7 +121,7 @@ def _of_reshape(node: Any, axis: int) -> list[_Demand] | None:
 
 def _of_attention(node: Any, axis: int) -> list[_Demand] | None:
     """The query, and a mask that has a row for each."""
-    if node.get_input_size() != _ATTENTION_INPUTS or node.get_attributes()["causal"]:
+    if node.get_input_size() != ATTENTION_INPUTS or node.get_attributes()["causal"]:
         return None
     if axis != len(node.get_output_partial_shape(0)) - 2:
         return None
@@ -148,9 +151,9 @@ _RULES: dict[str, Callable[[Any, int], list[_Demand] | None]] = {
 
 def _takes_first(node: Any) -> bool:
     """Whether it takes the first token of hidden states, and drops the axis."""
-    if not _is(node, "Gather") or len(node.get_input_partial_shape(0)) != _TOKENS + 2:
+    if not is_kind(node, "Gather") or len(node.get_input_partial_shape(0)) != _TOKENS + 2:
         return False
-    index, axis = _constant(node, 1), _constant(node, 2)
+    index, axis = constant(node.input_value(1)), constant(node.input_value(2))
     if index is None or axis is None or index.shape != () or axis.size != 1:
         return False
     return int(index) == 0 and int(axis.item()) == _TOKENS
@@ -158,7 +161,7 @@ def _takes_first(node: Any) -> bool:
 
 def _splits_heads(node: Any) -> bool:
     """(rows, tokens, width) to (rows, tokens, heads, width of one)."""
-    target = _constant(node, 1)
+    target = constant(node.input_value(1))
     return (
         target is not None
         and len(target) == _HEADS_APART
@@ -174,16 +177,7 @@ def _joins_heads(node: Any) -> bool:
     parts = 2  # the sizes of the first axes, and -1
     if len(source) != _HEADS_APART or len(result) != _HEADS_APART - 1:
         return False
-    if not _is(target, "Concat") or target.get_input_size() != parts:
+    if not is_kind(target, "Concat") or target.get_input_size() != parts:
         return False
-    rest = _constant(target, 1)
+    rest = constant(target.input_value(1))
     return rest is not None and rest.tolist() == [-1]
-
-
-def _constant(node: Any, index: int) -> Any:
-    source = node.input_value(index).get_node()
-    return np.array(source.data) if _is(source, "Constant") else None
-
-
-def _is(node: Any, kind: str) -> bool:
-    return bool(node.get_type_name() == kind)

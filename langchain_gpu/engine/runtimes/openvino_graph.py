@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.runtimes.openvino_first import first_token_only
+from langchain_gpu.engine.runtimes.openvino_nodes import ATTENTION_INPUTS, constant, is_kind
 
 _HEADS_FIRST = [0, 2, 1, 3]
 _LAST_TWO = [0, 1, 3, 2]
-_ATTENTION_INPUTS = 5  # query, key, value, mask, scale
 _MATRIX = 2  # axes
 _LARGE_TABLE = 1 << 27  # bytes in float32
 
@@ -63,13 +63,13 @@ def write_attention_out(program: Any) -> None:
     attention takes one, turning costs a third.
     """
     for node in list(_of(program, "ScaledDotProductAttention")):
-        if node.get_input_size() != _ATTENTION_INPUTS or node.get_attributes()["causal"]:
+        if node.get_input_size() != ATTENTION_INPUTS or node.get_attributes()["causal"]:
             continue
         query, key, value, mask, scale = node.input_values()
         added = mask.get_element_type() == query.get_element_type()  # a mask of booleans chooses
         if not added or len(key.get_partial_shape()) != len(_HEADS_FIRST):
             continue
-        factor = _constant(scale)
+        factor = constant(scale)
         if factor is None or factor.size != 1 or factor.item() != 1:
             continue
         scores = ops.matmul(query, _turned(key), transpose_a=False, transpose_b=False)
@@ -81,8 +81,8 @@ def _turned(key: Any) -> Any:
     """Transpose the last two axes of keys of the shape (rows, heads, tokens, width)."""
     orders = []
     root = key.get_node()
-    while _is(root, "Transpose"):
-        order = _constant(root.input_value(1))
+    while is_kind(root, "Transpose"):
+        order = constant(root.input_value(1))
         if order is None:
             break
         orders.append(order.tolist())
@@ -111,7 +111,7 @@ def fold_norms(program: Any) -> None:
         shifted = None if scaled is None else _only_reader(scaled, "Add")
         if scaled is None or shifted is None:
             continue
-        gain, shift = _constant(scaled.input_value(1)), _constant(shifted.input_value(1))
+        gain, shift = constant(scaled.input_value(1)), constant(shifted.input_value(1))
         if gain is None or shift is None or gain.size != shift.size:
             continue
         readers = [
@@ -137,7 +137,7 @@ def _fold_into_product(
 ) -> None:
     """Let a product read the bare norm, its weights scaled, and add what the shift would give."""
     product = reader.get_node()
-    stored = _constant(product.input_value(1))
+    stored = constant(product.input_value(1))
     assert stored is not None  # noqa: S101 - else it is no such product
     rows = product.get_attributes()["transpose_b"]  # weights of the shape (outputs, inputs)
     weights = (stored if rows else stored.T).astype(np.float64)
@@ -156,22 +156,24 @@ def _fold_into_product(
 def _is_product(reader: Any) -> bool:
     """Whether it is the left side of a product with weights of two axes."""
     product = reader.get_node()
-    if not _is(product, "MatMul") or reader.get_index() != 0:
+    if not is_kind(product, "MatMul") or reader.get_index() != 0:
         return False
     weights = product.input_value(1)
     turned = product.get_attributes()["transpose_a"]
     return (
-        _is(weights.get_node(), "Constant") and len(weights.get_shape()) == _MATRIX and not turned
+        is_kind(weights.get_node(), "Constant")
+        and len(weights.get_shape()) == _MATRIX
+        and not turned
     )
 
 
 def _is_residual(reader: Any) -> bool:
     """Whether it is a sum with a biased product that nobody else reads."""
     total = reader.get_node()
-    if not _is(total, "Add"):
+    if not is_kind(total, "Add"):
         return False
     other = total.input_value(1 - reader.get_index()).get_node()
-    biased = _is(other, "Add") and _is(other.input_value(1).get_node(), "Constant")
+    biased = is_kind(other, "Add") and is_kind(other.input_value(1).get_node(), "Constant")
     return biased and len(_readers(other)) == 1
 
 
@@ -179,11 +181,11 @@ def drop_token_types(program: Any) -> None:
     """Take the first token type for all tokens; the input stays, and nobody reads it."""
     for node in list(_of(program, "Gather")):
         index = node.input_value(1).get_node()
-        while _is(index, "Convert"):
+        while is_kind(index, "Convert"):
             index = index.input_value(0).get_node()
-        if not _is(index, "Parameter") or "token_type_ids" not in index.output(0).names:
+        if not is_kind(index, "Parameter") or "token_type_ids" not in index.output(0).names:
             continue
-        table = _constant(node.input_value(0))
+        table = constant(node.input_value(0))
         if table is not None and table.ndim == _MATRIX:
             _replace(node, ops.constant(table[:1][None]))
 
@@ -197,7 +199,7 @@ def round_tables(program: Any) -> None:
     """
     for node in list(_of(program, "Gather")):
         table = node.input_value(0)
-        if not _is(table.get_node(), "Constant") or table.get_element_type() != ov.Type.f32:
+        if not is_kind(table.get_node(), "Constant") or table.get_element_type() != ov.Type.f32:
             continue
         size = int(np.prod(table.get_shape())) * table.get_element_type().size
         if len(table.get_shape()) == _MATRIX and size <= _LARGE_TABLE:
@@ -209,16 +211,7 @@ def round_tables(program: Any) -> None:
 
 
 def _of(program: Any, kind: str) -> Iterator[Any]:
-    return (node for node in program.get_ordered_ops() if _is(node, kind))
-
-
-def _is(node: Any, kind: str) -> bool:
-    return bool(node.get_type_name() == kind)
-
-
-def _constant(output: Any) -> NDArray[Any] | None:
-    node = output.get_node()
-    return np.array(node.data) if _is(node, "Constant") else None
+    return (node for node in program.get_ordered_ops() if is_kind(node, kind))
 
 
 def _readers(node: Any) -> list[Any]:
@@ -231,7 +224,7 @@ def _only_reader(node: Any, kind: str) -> Any:
     if len(readers) != 1 or readers[0].get_index() != 0:
         return None
     reader = readers[0].get_node()
-    return reader if _is(reader, kind) else None
+    return reader if is_kind(reader, kind) else None
 
 
 def _replace(old: Any, new: Any) -> None:

@@ -137,20 +137,17 @@ def create_rag_chain(
 
 
 def _check_parts(retriever: object, llm: object, reranker: object, prompt: object) -> None:
-    wanted = (
-        ("retriever", isinstance(retriever, Runnable) or callable(retriever), "a retriever"),
-        ("llm", isinstance(llm, Runnable) or callable(llm), "a chat model"),
-        (
-            "reranker",
-            reranker is None or hasattr(reranker, "compress_documents"),
-            "a BaseDocumentCompressor such as GPURerank",
-        ),
-        ("prompt", isinstance(prompt, BasePromptTemplate), "a prompt template"),
-    )
-    given = {"retriever": retriever, "llm": llm, "reranker": reranker, "prompt": prompt}
-    for name, right, what in wanted:
+    runs = isinstance(retriever, Runnable) or callable(retriever)
+    chats = isinstance(llm, Runnable) or callable(llm)
+    sorts = reranker is None or hasattr(reranker, "compress_documents")
+    for name, given, right, wanted in (
+        ("retriever", retriever, runs, "a retriever"),
+        ("llm", llm, chats, "a chat model"),
+        ("reranker", reranker, sorts, "a BaseDocumentCompressor such as GPURerank"),
+        ("prompt", prompt, isinstance(prompt, BasePromptTemplate), "a prompt template"),
+    ):
         if not right:
-            raise TypeError(f"{name} must be {what}, not {given[name]!r}")
+            raise TypeError(f"{name} must be {wanted}, not {given!r}")
 
 
 def format_documents(documents: Sequence[Document]) -> str:

@@ -86,12 +86,7 @@ class ChatGPU(RunsGenerator, StructuredChat):
     models from people you trust.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        populate_by_name=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(extra="forbid")  # which LangChain's class would undo
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None

@@ -77,12 +77,7 @@ class GPULLM(RunsGenerator, BaseLLM):
     from several threads.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        populate_by_name=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(extra="forbid")  # which LangChain's class would undo
 
     @override
     def generate(

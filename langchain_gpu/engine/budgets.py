@@ -18,6 +18,7 @@ from langchain_gpu.engine.encoder import Encoder
 from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
+from langchain_gpu.patience import Patience
 
 # Computed tokens per batch that keep a device busy. On a CPU a batch's activations should stay in
 # the cache; a GPU wants enough work to fill it; a server plans for itself.
@@ -25,9 +26,6 @@ DEFAULTS = {"cpu": 2048, "remote": 1 << 20}
 GPU_DEFAULT = 16384
 # Of the memory that is free, how much a batch may take: other processes, and fragments.
 SHARE = 0.8
-# Full batches that go well before more is tried. As the steps double, the whole way up takes no
-# more tokens than so many batches of the largest size.
-PATIENCE = 32
 
 
 @runtime_checkable
@@ -42,10 +40,7 @@ class Probed(Protocol):
 
 
 class Budget:
-    """Computed tokens per batch on one device: down when memory runs out, up again with patience.
-
-    Every failure doubles the number of full batches that must go well before more is tried: what
-    was short for a moment comes back, and what does not fit is tried ever less often.
+    """Computed tokens per batch on one device: down when memory runs out, up with `Patience`.
 
     Args:
         device: Its short name.
@@ -73,8 +68,7 @@ class Budget:
         self._learn = learn
         self._room = room
         self._believed = tokens  # what fits when nobody else takes the memory, as far as one knows
-        self._patience = PATIENCE
-        self._full = 0
+        self._patience = Patience()
         self._lock = threading.Lock()  # batches land on the threads of their callers
 
     def failed(self, cost: int) -> BudgetChanged | None:
@@ -91,7 +85,7 @@ class Budget:
                 self._believed = half
                 if self._learn is not None:
                     self._learn(half)
-            self._patience *= 2
+            self._patience.failed()
             return self._set(half)
 
     def finished(self, cost: int) -> BudgetChanged | None:
@@ -99,21 +93,19 @@ class Budget:
         with self._lock:
             if self.tokens >= self._most or 2 * cost <= self.tokens:
                 return None
-            self._full += 1
-            if self._full < self._patience:
+            if not self._patience.enough():
                 return None
             more = min(self._most, 2 * self.tokens)
             if self._room is not None:
                 worth = min(more, self.tokens + max(1, self.tokens // 4))
                 more = min(more, self._room())
                 if more < worth:  # what is free goes up and down a little all the time
-                    self._full = 0
                     return None
             self._believed = max(self._believed, more)
             return self._set(more)
 
     def _set(self, tokens: int) -> BudgetChanged:
-        old, self.tokens, self._full = self.tokens, tokens, 0
+        old, self.tokens = self.tokens, tokens
         return BudgetChanged(device=self.device, old_tokens=old, new_tokens=tokens)
 
 

@@ -30,9 +30,8 @@ class HFModel:
     """Weights and tokenizer, shared by every generator that asks for the same.
 
     When memory runs out, the rows that are not finished are split into smaller batches and go on
-    from the tokens they have, and later batches stay that small, until enough of
-    them have gone well; a single row moves to the CPU with
-    the model, if the policy allows.
+    from the tokens they have, and later batches stay that small until enough of them have gone
+    well; a single row moves to the CPU with the model, if the policy allows.
 
     Args:
         path: Folder with safetensors, or a `.gguf` file.

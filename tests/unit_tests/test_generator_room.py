@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from langchain_gpu.generators.room import PATIENCE, Room
+from langchain_gpu.generators.room import Room
+from langchain_gpu.patience import PATIENCE
 
 
 def tries(room: Room, rows: int) -> int:

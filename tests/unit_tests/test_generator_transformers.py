@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
+from langchain_gpu import patience
 from langchain_gpu.events import FallbackWarning, FellBack
-from langchain_gpu.generators import placing, room
+from langchain_gpu.generators import placing
 from langchain_gpu.generators.base import Delta, Deltas, PromptTooLongError, Request
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import Options
@@ -430,7 +431,7 @@ def test_batches_grow_again_when_there_is_memory_again(
     small_card: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "PATIENCE", 1)
+    monkeypatch.setattr(patience, "PATIENCE", 1)
     generator, sizes = small_card(rows=3, tokens=1000)
     texts(generator)
     model = generator._open.model

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "langchain_gpu"
 
 # From the ground up. A module may import its own floor's package and the floors below.
 FLOORS = [
-    {"_errors", "_extras", "_forked", "events", "places", "shown", "whole"},
+    {"_errors", "_extras", "_forked", "events", "patience", "places", "shown", "whole"},
     {"hardware", "models"},
     {"planner"},
     {"_host_table", "_move", "llama", "servers"},

@@ -25,6 +25,7 @@ _LINUX_FLAGS = {
     "avx512f": "avx512f",
     "avx512_vnni": "avx512_vnni",
     "avx512_bf16": "avx512_bf16",
+    "avx512_fp16": "avx512_fp16",
     "amx_bf16": "amx_bf16",
     "amx_int8": "amx_int8",
     "asimd": "neon",

@@ -37,7 +37,7 @@ class Device:
         memory_free: Bytes free when it was looked at, None where unknown.
         capability: Compute capability (`"9.0"`) or architecture (`"gfx1100"`) of a GPU.
         isa: CPU features that matter here, out of `avx2`, `avx512f`, `avx512_vnni`,
-            `avx512_bf16`, `amx_bf16`, `amx_int8`, `neon`, `sve`, `bf16`.
+            `avx512_bf16`, `avx512_fp16`, `amx_bf16`, `amx_int8`, `neon`, `sve`, `bf16`.
         cores: CPU cores the process may really use (affinity and cgroup quota counted).
         dtype: What `dtype="auto"` computes in here.
     """
@@ -147,7 +147,7 @@ def device_of(kind: Kind, index: int, gpu: GPU, reason: str) -> Device:
 
 def dtype_reason(device: Device) -> str:
     """Say in a few words why `device.dtype` is what it is."""
-    return choose_dtype(device.kind, device.capability, device.isa)[1]
+    return choose_dtype(device.kind, device.capability, device.isa, device.name)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +246,7 @@ def _cpu_device(facts: Facts, gpus: Sequence[Device], found: Sequence[Problem]) 
         memory_free=facts.cpu.memory_free,
         isa=facts.cpu.isa,
         cores=facts.cpu.cores,
-        dtype=choose_dtype("cpu", None, facts.cpu.isa)[0],
+        dtype=choose_dtype("cpu", None, facts.cpu.isa, facts.cpu.name)[0],
     )
 
 

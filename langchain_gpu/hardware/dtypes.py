@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 
 
-def choose_dtype(kind: str, capability: str | None, isa: Sequence[str]) -> tuple[str, str]:
+def choose_dtype(
+    kind: str, capability: str | None, isa: Sequence[str], name: str = ""
+) -> tuple[str, str]:
     """Return (dtype, reason): the fastest format the hardware has units for.
 
     bfloat16 is preferred over float16 where both are fast: it has float32's range, so that models
@@ -21,13 +23,16 @@ def choose_dtype(kind: str, capability: str | None, isa: Sequence[str]) -> tuple
     | other ROCm | float16 |
     | XPU | bfloat16 |
     | MPS | float16 |
-    | CPU with avx512_bf16 or amx_bf16, Arm with bf16 | bfloat16 |
+    | CPU with amx_bf16, Arm with bf16 | bfloat16 |
+    | CPU with avx512_bf16 | bfloat16 |
+    | Intel CPU whose AMX is hidden, as by a virtual machine | float32 |
     | other CPU | float32 |
 
     Args:
         kind: `Device.kind`.
         capability: `Device.capability`.
         isa: `Device.isa`.
+        name: `Device.name`.
     """
     if kind == "cuda":
         return _cuda(capability)
@@ -41,10 +46,18 @@ def choose_dtype(kind: str, capability: str | None, isa: Sequence[str]) -> tuple
     if kind in {"rocm", "xpu"}:
         here = f"{capability} has" if capability else "Intel GPUs have"
         return "bfloat16", f"{here} units for it"
+    return _cpu(isa, name)
+
+
+def _cpu(isa: Sequence[str], name: str) -> tuple[str, str]:
     units = [feature for feature in ("amx_bf16", "avx512_bf16", "bf16") if feature in isa]
-    if units:
-        return "bfloat16", f"the CPU has {units[0]}"
-    return "float32", "the CPU has no units for less (avx512_bf16, amx_bf16, Arm bf16)"
+    if not units:
+        return "float32", "the CPU has no units for less (avx512_bf16, amx_bf16, Arm bf16)"
+    # Intel's CPUs got avx512_fp16 and AMX together. Those that show only the first have the second
+    # hidden, and avx512_bf16 computes at half of float32's rate there.
+    if units[0] == "avx512_bf16" and "avx512_fp16" in isa and name.startswith("Intel"):
+        return "float32", "bfloat16 is slower on this CPU while its AMX is hidden"
+    return "bfloat16", f"the CPU has {units[0]}"
 
 
 def _cuda(capability: str | None) -> tuple[str, str]:

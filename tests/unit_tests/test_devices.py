@@ -205,6 +205,29 @@ def test_dtype(kind: str, capability: str | None, isa: tuple[str, ...], dtype: s
     assert reason
 
 
+@pytest.mark.parametrize(
+    ("name", "isa", "dtype"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8481C CPU", ("avx512_bf16", "avx512_fp16"), "float32"),
+        (
+            "Intel(R) Xeon(R) Platinum 8481C CPU",
+            ("avx512_bf16", "avx512_fp16", "amx_bf16"),
+            "bfloat16",
+        ),
+        ("Intel(R) Xeon(R) Platinum 8380H CPU", ("avx512_bf16",), "bfloat16"),  # Cooper Lake
+        ("AMD EPYC 9965", ("avx512_bf16", "avx512_fp16"), "bfloat16"),
+    ],
+)
+def test_bfloat16_without_amx_gains_nothing_on_new_intel_cpus(
+    name: str, isa: tuple[str, ...], dtype: str
+) -> None:
+    assert choose_dtype("cpu", None, isa, name)[0] == dtype
+    cpu = CPU(name=name, isa=isa)
+    device = list_devices(Facts(cpu=cpu))[0]
+    assert device.dtype == dtype
+    assert ("AMX" in dtype_reason(device)) == (dtype == "float32")
+
+
 def run(code: str) -> str:
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603

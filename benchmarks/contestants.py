@@ -16,6 +16,8 @@ from langchain_gpu.events import BatchDone, Event
 BASE = "HuggingFaceEmbeddings"  # every ratio is against it
 REFERENCE = "sentence-transformers"  # float32: every cosine is against it
 AUTO = "GPUEmbeddings"
+_TUNED = "with the best of several batch sizes for each workload"
+_TORCH_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}  # of OpenVINO's
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,7 @@ def _half(setup: Setup) -> Contestant:
     on_cpu = setup.torch_device == "cpu"
     tuned = Tuned(model, (8, 16, 32, 64) if on_cpu else (128, 256, 512, 1024))
     name = f"sentence-transformers, {setup.half}"
-    note = "with the best of several batch sizes for each workload"
-    return Contestant(name, setup.half, tuned.encode, model.encode, tune=tuned.tune, note=note)
+    return Contestant(name, setup.half, tuned.encode, model.encode, tune=tuned.tune, note=_TUNED)
 
 
 @enter("sentence-transformers, openvino")
@@ -185,11 +186,16 @@ def _openvino(setup: Setup) -> Contestant:
         raise NotHereError("it is for CPUs")
     parent = importlib.util.find_spec("optimum")
     if parent is None or importlib.util.find_spec("optimum.intel") is None:
-        raise NotHereError("optimum-intel is not installed")
+        raise NotHereError("optimum-intel is not installed: benchmarks/peers.txt says how")
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(setup.folder), backend="openvino")
-    return Contestant("sentence-transformers, openvino", "float32", model.encode, model.encode)
+    compiled = model[0].auto_model.request
+    dtype = _TORCH_NAMES[compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()]
+    tuned = Tuned(model, (8, 16, 32, 64))
+    note = f"{_TUNED}; optimum-intel, which chooses the dtype"
+    name = "sentence-transformers, openvino"
+    return Contestant(name, dtype, tuned.encode, model.encode, tune=tuned.tune, note=note)
 
 
 @enter("llama.cpp")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from langchain_gpu.planner import Component, Index
 
 _INDEX = re.compile(r"(\d[\d_,]{0,20})x(\d{1,9})(?::(.+))?", re.ASCII)
+_LEAST = 1 << 20  # a smaller size of a memory lacks its unit
 _ROLES = ("chat", "embed", "rerank")
 
 
@@ -166,9 +167,14 @@ def size_of(text: str, option: str, *, zero: bool = False) -> int:
     if zero and text.strip() == "0":
         return 0
     try:
-        return parse_size(text)
+        size = parse_size(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+    if size < _LEAST:
+        raise typer.BadParameter(
+            f"{text.strip()!r} is {size:,} bytes; write {text.strip()}GiB", param_hint=option
+        )
+    return size
 
 
 def devices(memory: str | None, ram: str | None) -> list[Device]:

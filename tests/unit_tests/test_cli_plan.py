@@ -292,6 +292,21 @@ def test_a_hub_name_that_leads_nowhere_is_one_line(
     assert err.count("local path") == 1  # each place once, though two formats are looked for
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--device-memory", "24"],
+        ["--device-memory", "48GiB,24"],
+        ["--device-memory", "0", "--ram", "24"],
+        ["--reserve", "24"],
+    ],
+)
+def test_a_size_without_a_unit_is_asked_for_its_unit(call: Call, given: list[str]) -> None:
+    code, out, err = call(LLAMA, *given)
+    assert (code, out) == (2, "")
+    assert f"Invalid value for {given[-2]}: '24' is 24 bytes; write 24GiB" in err
+
+
 def test_offline_says_so(call: Call) -> None:
     code, _, err = call("org/none")
     assert (code, err.count("\n")) == (1, 1)

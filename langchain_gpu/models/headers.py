@@ -65,11 +65,17 @@ def read_info(
     found, tried = _find_here(repo, wanted, revision=revision, token=token)
     if found is not None:
         return _read_path(name, found, wanted)
+    hint = ""
+    if "/" not in repo:
+        hint = "; the hub's names are namespace/name"
+        if wanted or is_gguf(repo):
+            raise ModelNotFoundError(f"{name!r} is neither here nor a hub name{hint}\n{tried}")
+        repo = f"sentence-transformers/{repo}"  # as the classes read a bare name
     files = HubFiles(repo, revision=revision, token=token)
     try:
         return _read_files(name, files, files.sizes(), wanted)
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"{error}\nOn this machine: {tried}") from error
+        raise ModelNotFoundError(f"{error}{hint}\nOn this machine: {tried}") from error
 
 
 def list_quantizations(

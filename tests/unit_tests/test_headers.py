@@ -428,6 +428,17 @@ def test_what_the_hub_lacks_or_refuses(hub: ScriptedHub, tmp_path: Path) -> None
         list_quantizations("org/llama")
 
 
+def test_a_bare_name_is_one_of_sentence_transformers(hub: ScriptedHub, tmp_path: Path) -> None:
+    write_llama(tmp_path / "hub" / "sentence-transformers" / "bare")
+    assert read_info("bare").source.endswith("the hub's sentence-transformers/bare")
+
+
+@pytest.mark.parametrize("name", ["nothing.gguf", "nothing:Q4_K_M"])
+def test_a_gguf_without_an_owner_is_no_name_of_the_hub(hub: ScriptedHub, name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="'nothing.*' is neither here nor a hub name"):
+        read_info(name)
+
+
 def test_a_name_is_looked_for_here_first(
     hub: ScriptedHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,7 @@ def resolve(
             if (found := find(candidate, tried)) is not None:
                 return Resolved(name, found, source, f"{candidate} {how}")
     if steps[-1][0] != "hub":
-        tried.append("hub: not asked, offline")
+        tried.append(f"hub: not asked{', offline' if _offline() else ' (only this machine)'}")
     listing = "\n".join(f"  - {line}" for line in tried)
     raise ModelNotFoundError(f"no {kind} files found for {name!r}. Tried:\n{listing}")
 

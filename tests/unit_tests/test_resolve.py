@@ -49,6 +49,17 @@ def test_the_error_lists_everything_tried(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_offline_is_said_only_where_it_is_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(ModelNotFoundError, match=r"hub: not asked \(only this machine\)"):
+        resolve("nobody/nothing", cache_folder=str(tmp_path), local_files_only=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match="hub: not asked, offline"):
+        resolve("nobody/nothing", cache_folder=str(tmp_path), local_files_only=True)
+
+
 def test_offline_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelNotFoundError, match="offline"):

@@ -126,6 +126,13 @@ class Source:
         return Moved(ids, texts, metadatas, changed)
 
 
+def _names(folder: Path) -> str:
+    """Return the names that stores in a folder were saved under, for an error."""
+    found = [file.stem for file in sorted(folder.glob("*.pkl"))]
+    found = [name for name in found if (folder / f"{name}.faiss").is_file()]
+    return f"; here: {', '.join(found)}" if found else ""
+
+
 def open_folder(folder: Path, index_name: str = "index", limits: Limits | None = None) -> Source:
     """Read the documents of a saved store. Nothing in the file is run.
 
@@ -138,12 +145,14 @@ def open_folder(folder: Path, index_name: str = "index", limits: Limits | None =
     limits = limits or Limits()
     if Path(index_name).name != index_name:
         raise ValueError(f"index_name is the name of a file, not {index_name!r}")
+    if not folder.is_dir():
+        raise StoreNotFoundError(f"there is no folder {folder}")
     path = folder / f"{index_name}.pkl"
     for needed in (path, folder / f"{index_name}.faiss"):
         if not needed.is_file():
             raise StoreNotFoundError(
                 f"{folder} holds no store of langchain-community: {needed.name} is missing; "
-                "index_name=... is what its save_local was given"
+                f"index_name (--index-name) is what its save_local was given{_names(folder)}"
             )
     size = path.stat().st_size
     if size > limits.size:

@@ -194,6 +194,10 @@ def test_another_name(tmp_path: Path) -> None:
     assert len(FAISSVectorStore.from_community(tmp_path, EMBEDDING, index_name="other")) == COUNT
     with pytest.raises(StoreNotFoundError, match="index.pkl is missing; index_name"):
         FAISSVectorStore.from_community(tmp_path, EMBEDDING)
+    with pytest.raises(StoreNotFoundError, match=r"\(--index-name\) .*; here: other$"):
+        FAISSVectorStore.from_community(tmp_path, EMBEDDING)
+    with pytest.raises(StoreNotFoundError, match="there is no folder .*none"):
+        FAISSVectorStore.from_community(tmp_path / "none", EMBEDDING)
     with pytest.raises(ValueError, match="name of a file"):
         FAISSVectorStore.from_community(tmp_path, EMBEDDING, index_name="../other")
 

@@ -68,7 +68,7 @@ _FEWEST = 30
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.")],
     *,
     store: StoreOption,
     chat_model: ChatOption = CHAT_MODEL,

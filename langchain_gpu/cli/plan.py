@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ModelsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="MODEL...",
+        metavar="MODEL",
         help="A .gguf file, a folder or a hub name. An encoder counts as an embedder; write "
         "rerank:MODEL, embed:MODEL or chat:MODEL to say otherwise.",
         show_default=False,

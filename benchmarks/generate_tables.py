@@ -1,4 +1,4 @@
-"""README's tables of writing text."""
+"""The tables of writing text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of README's sections that every benchmark has."""
+"""Pieces of the sections that every benchmark has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README's tables of searches."""
+"""The tables of searches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""README's tables, made from the files in benchmarks/results.
+"""The tables of README and docs/speed.md, made from the files in benchmarks/results.
 
-python -m benchmarks.tables     puts them into README.md
+python -m benchmarks.tables     puts them there
 """
 
 from __future__ import annotations
@@ -13,25 +13,43 @@ from typing import Any
 
 from benchmarks import generate_tables, search_tables
 from benchmarks.marked import NONE, left_out, table
+from benchmarks.summary import summary
 
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
+_PAGE = re.compile(r"(?<=^<!-- Made by `python -m benchmarks.tables`. -->\n\n).*", _SECTION.flags)
 Found = dict[str, Any]
 
 
 def readme_speed(results: Path) -> str:
-    """Return the text of README's section on speed."""
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("embed-*.json"))]
+    """Return the text of README's section on speed: embedding, and the rest in a line each."""
+    others = (_records(results, name) for name in ("rerank", "search", "generate"))
+    return "\n".join([*_embedding(results), summary(*others)]).rstrip() + "\n"
+
+
+def speed_page(results: Path) -> str:
+    """Return all tables, for docs/speed.md."""
+    sections = ["## Embedding\n", *_embedding(results)]
+    for name, title, section in (
+        ("rerank", "Reranking", rerank),
+        ("search", "Search", search_tables.section),
+        ("generate", "Writing text", generate_tables.section),
+    ):
+        found = _records(results, name)
+        sections += [f"## {title}\n"] * bool(found) + [f"{section(each)}\n" for each in found]
+    return "\n".join(sections)
+
+
+def _records(results: Path, name: str) -> list[Found]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob(f"{name}-*.json"))]
+
+
+def _embedding(results: Path) -> list[str]:
+    found = _records(results, "embed")
     sections = [_gpu(each) if each["benchmark"] == "embed-gpu" else _cpu(each) for each in found]
     if not any(each["benchmark"] == "embed-gpu" for each in found):
         sections.append("On a GPU: not measured yet (`make bench-gpu`).\n")
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("rerank-*.json"))]
-    sections += [f"{rerank(each)}\n" for each in found]
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("search-*.json"))]
-    sections += [f"{search_tables.section(each)}\n" for each in found]
-    found = [json.loads(path.read_text()) for path in sorted(results.glob("generate-*.json"))]
-    sections += [f"{generate_tables.section(each)}\n" for each in found]
-    return "\n".join(sections)
+    return sections
 
 
 def plain(workload: Found) -> str:
@@ -228,10 +246,14 @@ def _percent(value: float | None) -> str:
 
 
 def main() -> None:
-    """Write the section into README.md."""
-    readme = ROOT / "README.md"
-    text = readme_speed(ROOT / "benchmarks" / "results") + "\n"
-    readme.write_text(_SECTION.sub(lambda _: text, readme.read_text()))
+    """Write the section into README.md, and all of it into docs/speed.md."""
+    results = ROOT / "benchmarks" / "results"
+    _write(ROOT / "README.md", _SECTION, readme_speed(results) + "\n")
+    _write(ROOT / "docs" / "speed.md", _PAGE, speed_page(results))
+
+
+def _write(page: Path, section: re.Pattern[str], text: str) -> None:
+    page.write_text(section.sub(lambda _: text, page.read_text()))
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
         "skipped": [{"name": "vLLM", "reason": "no vllm/bin/python in .servers"}],
     }
     (tmp_path / "generate-cpu-a-cpu-tiny.json").write_text(json.dumps(record))
-    text = tables.readme_speed(tmp_path)
+    text = tables.speed_page(tmp_path)
     assert generate_tables.section(record) in text
     assert "`tiny` on 2 cores of A CPU; xllamacpp 9" in text
     times = "12.3 ms | 12.3 ms | 12.3 ms | 12.3 ms"

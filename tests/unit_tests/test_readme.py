@@ -87,12 +87,21 @@ def test_every_command_exists(line: str) -> None:
 
 
 def test_figures_come_from_a_result_file() -> None:
-    """The table under "Speed" is what benchmarks/results says, to the digit."""
+    """The tables under "Speed" are what benchmarks/results says, to the digit."""
     from benchmarks.tables import readme_speed
 
     section = readme_speed(ROOT / "benchmarks" / "results")
     assert "| GPUEmbeddings |" in section, "there are no results"
     assert section in README
+
+
+def test_all_figures_stand_in_the_page_on_speed() -> None:
+    from benchmarks.tables import speed_page
+
+    page = speed_page(ROOT / "benchmarks" / "results")
+    for title in ("Embedding", "Reranking", "Search", "Writing text"):
+        assert f"## {title}\n" in page
+    assert (ROOT / "docs" / "speed.md").read_text().endswith(f"-->\n\n{page}")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -31,7 +31,7 @@ class ChatGPU(RunsGenerator, StructuredChat):
         `pip install "langchain-gpu[local]"` for safetensors,
         `pip install "langchain-gpu[openai]"`, `[ollama]` or `[triton]` for a model behind a server.
 
-    Key arguments:
+    Key arguments (docs/settings.md has all):
         model: A `.gguf` file, a folder with safetensors, the name of an installed model package, a
             name on the hub, or a server's own name of a model (alias `model_name`).
         backend: `"auto"` takes `"llama_cpp"` for GGUF, `"transformers"` for safetensors, and asks

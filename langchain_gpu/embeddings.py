@@ -79,7 +79,7 @@ class GPUEmbeddings(RunsModel, Embeddings):
     Setup:
         `pip install "langchain-gpu[local]"`
 
-    Key arguments:
+    Key arguments (docs/settings.md has all):
         model: Folder, name of an installed model package, or name on the hub (alias `model_name`).
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"`, `"cpu"`, or a list of
             them to share the work.
@@ -116,35 +116,36 @@ class GPUEmbeddings(RunsModel, Embeddings):
         default="sentence-transformers/all-mpnet-base-v2",
         validation_alias=AliasChoices("model", "model_name"),
     )
-    """Folder or name of the model."""
+    """A folder, a `.gguf` file, or the name of a model: on the hub, or on the server."""
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of its `encode`: `prompt`, `prompt_name`, `batch_size`, `normalize_embeddings`,
-    `truncate_dim`, `precision`, `show_progress_bar`."""
+    """Arguments of sentence-transformers' `encode`: `prompt`, `prompt_name`, `batch_size`,
+    `normalize_embeddings`, `truncate_dim`, `precision`, `show_progress_bar`."""
     query_encode_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """The same for queries; empty means `encode_kwargs`."""
+    """The same for queries; empty takes `encode_kwargs`."""
     multi_process: bool = False
     """With `device="auto"`, share the work among all GPUs."""
     show_progress: bool = False
-    """Show a progress bar."""
+    """Show a progress bar while documents are embedded."""
 
     backend: Literal[
         "auto", "torch", "openvino", "onnx", "llama_cpp", "openai", "ollama", "triton"
     ] = "auto"
-    """Which library runs the model: `"auto"` takes OpenVINO on a CPU where it is installed,
-    llama.cpp for a GGUF file, and a server where `base_url` is given."""
+    """What runs the model: `"auto"` takes a server where `base_url` is given, llama.cpp for a GGUF
+    file, OpenVINO on a CPU where it is installed, and else torch."""
     calibration_texts: list[str] = Field(default_factory=list, repr=False)
-    """With `dtype="int8"`: texts like those that will be embedded, for the ranges of the numbers;
-    without them, texts are drawn."""
+    """With `dtype="int8"`: texts like those that will be embedded, from which the ranges of the
+    numbers are learned; without them, English prose is taken."""
     truncate_dim: int | None = Field(default=None, ge=1)
     """Leading dimensions to keep, for models trained for that (Matryoshka); shortened vectors are
     rescaled to the norm they had."""
     precision: Precision = "float32"
-    """What is returned: `"float16"`, or `"int8"` (every vector scaled by itself, for cosine
-    similarity)."""
+    """What vectors are returned as: `"float32"`, `"float16"`, or `"int8"` (every vector scaled by
+    itself, for cosine similarity)."""
     on_long: Literal["truncate", "mean", "error"] = "truncate"
-    """What happens to texts beyond the model's window."""
+    """What happens to texts longer than the model's window: `"truncate"` cuts them and warns once,
+    `"mean"` averages all their windows, `"error"` raises."""
     replace_newlines: bool = False
-    """Put a space for every newline before embedding, as HuggingFaceEmbeddings always does."""
+    """Replace every newline by a space before embedding, as HuggingFaceEmbeddings always does."""
 
     @property
     def model_name(self) -> str:

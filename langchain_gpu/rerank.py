@@ -50,7 +50,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
     Setup:
         `pip install "langchain-gpu[local]"`
 
-    Key arguments:
+    Key arguments (docs/settings.md has all):
         model: Folder, or name on the hub: a cross-encoder, or a language model that answers yes or
             no (Qwen3-Reranker); which one, its own configuration says.
         top_n: Documents to keep; None keeps all.
@@ -93,7 +93,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         default="cross-encoder/ms-marco-MiniLM-L6-v2",
         validation_alias=AliasChoices("model", "model_name"),
     )
-    """Folder or name of the model."""
+    """A folder, a `.gguf` file, or the name of a model: on the hub, or on the server."""
     top_n: int | None = Field(default=3, ge=1)
     """Documents to keep; None keeps all."""
     score_threshold: float | None = None
@@ -104,12 +104,13 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
     max_length: int | None = Field(default=None, ge=4)
     """Tokens of a pair that are read at most; None for all the model reads."""
     on_long: Literal["truncate", "window", "error"] = "truncate"
-    """What happens to longer pairs."""
+    """What happens to longer pairs: `"truncate"` cuts them and warns once, `"window"` takes
+    the best of overlapping windows of it, `"error"` raises."""
     instruction: str | None = None
     """For rerankers that are language models: what makes a document relevant."""
     backend: Literal["auto", "torch", "openvino", "onnx", "llama_cpp", "triton"] = "auto"
-    """Which library runs the model: `"auto"` takes llama.cpp for a `.gguf` file, and OpenVINO on a
-    CPU where it is installed. `"triton"` is a Triton Inference Server at `base_url`."""
+    """What runs the model: `"auto"` takes llama.cpp for a `.gguf` file, OpenVINO on a CPU where it
+    is installed, and else torch. `"triton"` is a Triton Inference Server at `base_url`."""
 
     @property
     def devices(self) -> list[Device]:

@@ -49,20 +49,23 @@ class RunsModel(BaseModel):
     """
 
     model: str
-    """Folder or name of the model."""
+    """A folder, a `.gguf` file, or the name of a model: on the hub, or on the server."""
     backend: str = "auto"
     """Which library, or which kind of server, runs the model."""
     cache_folder: str | None = None
-    """Hub cache to use; SENTENCE_TRANSFORMERS_HOME does the same."""
+    """Where models of the hub are kept; SENTENCE_TRANSFORMERS_HOME does the same."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of sentence-transformers' class: `device`, `prompts`, `revision`, `token`,
     `trust_remote_code` (only with a full commit as `revision`), `model_kwargs` and so on."""
     device: str | list[str] = "auto"
-    """Where to run; a list of devices, or `"all"` for all GPUs, shares the work."""
+    """Where to run: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"` or `"mps"`; a list
+    of them, or `"all"` for all GPUs, shares the work."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """What is computed in; what is returned is a matter of its own."""
+    """What the model computes in: `"auto"` (half precision where the device is fast at it),
+    `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`."""
     fallback: Literal["cpu", "error"] = "cpu"
-    """What happens when a device is missing or too small."""
+    """When a device is missing or too small: `"cpu"` goes on there with a warning, `"error"`
+    raises."""
     plan: Plan | ComponentPlan | None = Field(default=None, exclude=True)
     """Where the model goes, by `langchain_gpu.planner.plan`; None has it planned when it is loaded,
     against what is free then."""
@@ -73,13 +76,13 @@ class RunsModel(BaseModel):
     base_url: str | None = None
     """A server that runs the model instead of this process."""
     api_key: SecretStr | None = None
-    """For that server."""
+    """The key that this server asks for."""
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds a request to it may take."""
+    """Seconds that a request to the server may take."""
     max_retries: int = Field(default=3, ge=0)
-    """Further attempts when it is overloaded, fails or breaks off."""
+    """Further attempts when the server is overloaded, fails or breaks off."""
     max_concurrency: int = Field(default=8, ge=1)
-    """Requests in flight at the same time."""
+    """Requests to the server in flight at the same time."""
     on_event: Listener | None = Field(default=None, exclude=True)
     """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
 

@@ -41,24 +41,30 @@ class GeneratorSettings(BaseModel):
     """Fields of a class that writes text with a model."""
 
     model: str = Field(validation_alias=AliasChoices("model", "model_name"), min_length=1)
-    """File, folder or name of the model."""
+    """A `.gguf` file, a folder, or the name of a model: on the hub, or on the server."""
     backend: str = "auto"
-    """Which engine runs it."""
+    """What runs the model: `"llama_cpp"`, `"transformers"`, `"ollama"`, `"openai"` or `"triton"`.
+    `"auto"` takes the first for GGUF, the second for safetensors, and asks the server at `base_url`
+    whether it is Ollama."""
     device: str = "auto"
-    """Where to run."""
+    """Where to run: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"` or `"mps"`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What transformers computes in; a GGUF file brings its own."""
+    """What Transformers computes in: `"auto"` (half precision where the device is fast at it),
+    `"float32"`, `"bfloat16"` or `"float16"`. A GGUF file brings its own."""
     fallback: Literal["cpu", "error"] = "cpu"
-    """What happens when the device is missing or too small."""
+    """When the device is missing or too small: `"cpu"` goes on there with a warning, `"error"`
+    raises."""
     n_ctx: int | None = Field(default=None, ge=1)
-    """Window of one chat in tokens. None is 4096 for llama_cpp, which allocates it for every slot,
-    and the model's own for transformers."""
+    """Window of one chat in tokens, prompt and answer together. None is 4,096 for llama.cpp, which
+    allocates it for every slot, and the model's own for Transformers."""
     n_parallel: int | None = Field(default=None, ge=1)
-    """Chats at the same time: None is 4 slots of llama_cpp, or 16 rows of a batch."""
+    """Chats at the same time: None is 4 slots of llama.cpp, 16 rows of a batch with Transformers,
+    4 requests to Ollama, and 64 to other servers."""
     n_gpu_layers: int | None = Field(default=None, ge=-1)
-    """llama_cpp: layers on the GPU; None and -1 take as many as fit."""
+    """With llama.cpp and Ollama, layers on the GPU; None and -1 take as many as fit."""
     n_threads: int | None = Field(default=None, ge=1)
-    """llama_cpp: CPU threads; None takes the cores that are free when the model is loaded."""
+    """With llama.cpp and Ollama, CPU threads; None leaves them to Ollama, and takes the cores that
+    are free when llama.cpp loads the model."""
 
     temperature: float | None = Field(default=None, ge=0)
     """0 takes the likeliest token; None is the engine's default."""
@@ -71,7 +77,8 @@ class GeneratorSettings(BaseModel):
     seed: int | None = None
     """Makes sampling repeatable on one machine."""
     timeout: float | None = Field(default=None, gt=0)
-    """Seconds from the call to the last token, loading not counted; None waits."""
+    """Seconds from the call to the last token, loading not counted; None waits, and 600 seconds
+    for a server."""
     streaming: bool = False
     """Stream inside `invoke` too, for callbacks that want every token."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -81,7 +88,7 @@ class GeneratorSettings(BaseModel):
     base_url: str | None = None
     """A server that runs the model instead of this process."""
     api_key: SecretStr | None = Field(default=None, exclude=True)
-    """For that server; an engine in this process asks for none."""
+    """The key that this server asks for; an engine in this process asks for none."""
     max_retries: int = Field(default=2, ge=0)
     """Further attempts when a server is overloaded, fails or breaks off before it has answered;
     what fails in this process would fail again."""

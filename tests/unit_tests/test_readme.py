@@ -95,6 +95,29 @@ def test_figures_come_from_a_result_file() -> None:
     assert section in README
 
 
+def test_every_setting_stands_in_its_page() -> None:
+    """docs/settings.md is what the source says, and leaves out no field."""
+    from runpy import run_path
+
+    from langchain_gpu import ChatGPU, GPUEmbeddings, GPURerank
+
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert text == run_path(str(ROOT / "docs" / "make_settings.py"))["page"]()
+    inherited = {
+        name
+        for base in ChatGPU.__mro__[1:]
+        for name in vars(base).get("__annotations__", {})
+        if base.__module__.startswith("langchain_core")
+    }
+    for face in (GPUEmbeddings, GPURerank, ChatGPU):
+        section = text.partition(f"## `{face.__name__}`")[2].partition("\n## ")[0]
+        assert [
+            name
+            for name in face.model_fields
+            if f"| `{name}` |" not in section and name not in inherited | {"loaded"}
+        ] == []
+
+
 def test_all_figures_stand_in_the_page_on_speed() -> None:
     from benchmarks.tables import speed_page
 

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 
-_DEFINITION = "#/$defs/"
+_DEFINITIONS = ("$defs", "definitions")
+# What a dictionary that describes a tool holds, and a JSON schema does not.
+_TOOL = frozenset({"name", "function", "toolSpec"})
+# What bounds a value, one of which a schema holds that is to be enforced.
+_BOUNDS = frozenset(
+    {
+        *("$ref", "additionalProperties", "allOf", "anyOf", "const", "enum", "items", "oneOf"),
+        *("patternProperties", "prefixItems", "properties", "required", "type"),
+    }
+)
+_BESIDE = ("title", "description")
 
 
 def to_json_schema(schema: Any) -> dict[str, Any]:
     """Return the JSON schema of a pydantic class, TypedDict, function, tool or JSON schema.
 
     LangChain writes references out, and where a class holds itself it lets anything stand in its
-    place: those schemas keep their references.
+    place: those schemas keep their references. Of a JSON schema it keeps only one that has
+    properties: others stay what they are.
+
+    Raises:
+        ValueError: It would let the model write anything.
     """
-    converted: dict[str, Any] = convert_to_json_schema(schema)
-    return _recursive(schema) or converted
+    found = _given(schema) if isinstance(schema, Mapping) else _recursive(schema)
+    if found is None:
+        found = convert_to_json_schema(schema)
+    if not _BOUNDS & found.keys():
+        raise ValueError(
+            f"this schema lets anything be written: {schema!r}; a JSON schema has a 'type', "
+            f"'properties', 'anyOf', 'enum' or '$ref'"
+        )
+    return found
 
 
 def to_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
-    """Return a tool's definition in the OpenAI format."""
+    """Return a tool's definition in the OpenAI format.
+
+    Raises:
+        ValueError: It is no tool, or one that takes something else than an object.
+    """
+    given = _given(tool)
+    if given is not None and "title" in given:
+        tool = {"name": given["title"], "description": given.get("description", "")}
+        tool["parameters"] = _without(given, _BESIDE)
     converted: dict[str, Any] = convert_to_openai_tool(tool, strict=strict)
     asked = tool if isinstance(tool, type) else getattr(tool, "tool_call_schema", None)
     if (schema := _recursive(asked)) is not None:
-        left_out = ("title", "description")
-        parameters = {name: value for name, value in schema.items() if name not in left_out}
-        converted["function"]["parameters"] = parameters
+        converted["function"]["parameters"] = _without(schema, _BESIDE)
+    _check_object(converted.get("function"))
     return converted
 
 
@@ -51,6 +79,16 @@ def to_tool_choice(choice: Any) -> str:
     return "required" if choice is True or choice == "any" else choice
 
 
+def _given(schema: Any) -> dict[str, Any] | None:
+    """Return what was given as a JSON schema, or in OpenAI's response format; None for the rest."""
+    if not isinstance(schema, Mapping):
+        return None
+    named = schema.get("json_schema", schema)
+    if isinstance(named, Mapping) and isinstance(named.get("schema"), Mapping):
+        return _rooted({"title": named.get("name", "answer"), **named["schema"]})
+    return None if _TOOL & schema.keys() else _rooted(schema)
+
+
 def _recursive(schema: Any) -> dict[str, Any] | None:
     """Return the schema of a pydantic class that holds itself, or None for any other."""
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
@@ -59,9 +97,51 @@ def _recursive(schema: Any) -> dict[str, Any] | None:
     definitions = whole.get("$defs", {})
     if not any(_reaches(name, name, definitions, set()) for name in definitions):
         return None
-    if (root := whole.pop("$ref", None)) is not None:  # engines want an object at the root
-        whole = {**definitions[root.removeprefix(_DEFINITION)], **whole}
+    return _rooted(whole)
+
+
+def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema whose root is no reference: engines want an object there."""
+    whole = dict(schema)
+    seen = set()
+    while (found := _defined(whole, whole.get("$ref"))) is not None and whole["$ref"] not in seen:
+        seen.add(whole.pop("$ref"))
+        whole = {**found, **whole}
     return whole
+
+
+def _defined(schema: Mapping[str, Any], reference: Any) -> Mapping[str, Any] | None:
+    for place in _DEFINITIONS:
+        start = f"#/{place}/"
+        if isinstance(reference, str) and reference.startswith(start):
+            found = schema.get(place, {}).get(reference.removeprefix(start))
+            return found if isinstance(found, Mapping) else None
+    return None
+
+
+def _check_object(function: Any) -> None:
+    parameters = function.get("parameters") if isinstance(function, Mapping) else None
+    if isinstance(parameters, Mapping) and not _may_be_object(parameters):
+        raise ValueError(
+            f"{function.get('name')}: a tool takes an object, which this schema is none of: put it "
+            f"into a field of one, or ask with method='json_schema'"
+        )
+
+
+def _may_be_object(schema: Mapping[str, Any]) -> bool:
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        return False
+    values = schema["enum"] if "enum" in schema else [schema.get("const", {})]
+    if not any(isinstance(value, Mapping) for value in values):
+        return False
+    choices = schema.get("anyOf") or schema.get("oneOf") or ()
+    found = [_may_be_object(each) for each in choices if isinstance(each, Mapping)]
+    return any(found) or not found
+
+
+def _without(schema: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name not in names}
 
 
 def _reaches(start: str, goal: str, definitions: Mapping[str, Any], seen: set[str]) -> bool:
@@ -75,8 +155,8 @@ def _reaches(start: str, goal: str, definitions: Mapping[str, Any], seen: set[st
 def _references(part: Any) -> Iterator[str]:
     if isinstance(part, Mapping):
         reference = part.get("$ref")
-        if isinstance(reference, str) and reference.startswith(_DEFINITION):
-            yield reference.removeprefix(_DEFINITION)
+        if isinstance(reference, str) and reference.startswith("#/$defs/"):
+            yield reference.removeprefix("#/$defs/")
         for value in part.values():
             yield from _references(value)
     elif isinstance(part, list):

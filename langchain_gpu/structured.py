@@ -23,7 +23,7 @@ from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 
 from langchain_gpu.messages import response_format
-from langchain_gpu.schemas import to_tool, to_tool_choice
+from langchain_gpu.schemas import to_json_schema, to_tool, to_tool_choice
 
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -91,6 +91,8 @@ class StructuredChat(BaseChatModel):
             raise ValueError(f"method={method!r} needs a schema")
         said = {"kwargs": {"method": method}, "schema": schema}
         if method == "function_calling" and schema is not None:
+            if isinstance(schema, dict):
+                schema = {"title": "answer", **to_json_schema(schema)}
             calling = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=said)
             return _parsed(calling, _call_parser(schema), include_raw=include_raw)
         bound = self.bind(

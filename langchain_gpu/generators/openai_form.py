@@ -112,6 +112,7 @@ class Pieces:
         self._usage: Mapping[str, Any] | None = None
         self._model: str | None = None
         self._calls: dict[int, str] = {}  # ids of the calls so far
+        self._arguments: dict[int, str] = {}
         self.begun = False
 
     @property
@@ -152,8 +153,19 @@ class Pieces:
                 f"{self._host} gave the answer up with finish_reason {self._reason!r}; its log may "
                 f"say why"
             )
+        if reason == "stop" and self._called():  # said of a tool that was named in the request
+            reason = "tool_calls"
         usage = None if self._usage is None else _usage(self._usage)
         return Delta(finish_reason=reason, usage=usage, model=self._model)
+
+    def _called(self) -> bool:
+        """Whether there are calls and all of them are whole: a stop string may have cut one."""
+        try:
+            for arguments in self._arguments.values():
+                json.loads(arguments or "{}", strict=False)
+        except (RecursionError, ValueError):
+            return False
+        return bool(self._arguments)
 
     def _read(self, chunk: Any) -> Delta | None:
         self._usage = chunk.get("usage") or self._usage
@@ -192,6 +204,7 @@ class Pieces:
         if index is None:  # a new id begins a new call
             fresh = not self._calls or call.get("id") not in (None, *self._calls.values())
             index = len(self._calls) if fresh else len(self._calls) - 1
+        self._arguments[index] = self._arguments.get(index, "") + arguments
         if index in self._calls:
             return ToolCall(index, None, None, arguments)
         name = str(call.get("id") or f"call_{uuid.uuid4().hex[:16]}")

@@ -228,6 +228,22 @@ class TestTools:
         assert first.id
         assert (second.index, second.id) == (1, "two")
 
+    def test_a_call_that_was_forced_is_an_end_like_any_other_call(
+        self, server: Scripted, opens: Opens
+    ) -> None:
+        """Servers say that an answer stopped where the tool was named, as OpenAI's own does."""
+        for arguments, theirs, ours in [
+            ('{"a": 1}', "stop", "tool_calls"),
+            ("", "stop", "tool_calls"),
+            ('{"a": 1', "stop", "stop"),  # by a stop string
+            ('{"a": 1}', "length", "length"),
+        ]:
+            calls = {"function": {"name": "add", "arguments": arguments}}
+            parts = [chunk(tool_calls=calls), chunk(finish=theirs), usage()]
+            script(server, Reply(parts=parts))
+            answer = opens().generate([ask(tools=[ADD], tool_choice="add")])[0]
+            assert answer.finish_reason == ours
+
     def test_calls_that_the_server_does_not_parse(self, server: Scripted, opens: Opens) -> None:
         script(server, says('{"name": "add", ', '"arguments": {"a": 1}}'))
         answer = opens().generate([ask(tools=[ADD])])[0]

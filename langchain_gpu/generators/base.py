@@ -86,6 +86,18 @@ class Request:
         return self.tools if self.tool_choice != "none" else ()
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How the answer is written, under OpenAI's names; without what the engine decides."""
+        named = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "stop": list(self.stop) or None,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
     def must_call(self) -> bool:
         """Whether the answer can be nothing but a call."""
         return bool(self.tools) and self.tool_choice not in ("auto", "none")

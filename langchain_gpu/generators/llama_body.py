@@ -48,16 +48,12 @@ def body_of(request: Request, server: LlamaServer) -> dict[str, Any]:
             or llama.cpp knows no such option.
     """
     _check_options(request.extra, server)
-    wanted = {
-        "max_tokens": request.max_tokens and min(request.max_tokens, server.n_ctx),
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-        "response_format": request.response_format,
-    }
     body: dict[str, Any] = {**request.extra, "stream_options": {"include_usage": True}}
-    body |= {name: value for name, value in wanted.items() if value is not None}
+    body |= request.settings
+    if request.max_tokens is not None:
+        body["max_tokens"] = min(request.max_tokens, server.n_ctx)
+    if request.response_format is not None:
+        body["response_format"] = request.response_format
     if request.prompt is not None:
         return _plain(body, request.prompt, server)
     body["messages"] = list(request.messages)

@@ -60,14 +60,10 @@ def body_of(
             prompt.
     """
     beside, options = _sorted(request.extra)
-    wanted = {
-        "num_predict": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-    }
-    options |= {name: value for name, value in wanted.items() if value is not None}
+    settings = request.settings
+    if "max_tokens" in settings:
+        settings["num_predict"] = settings.pop("max_tokens")
+    options |= settings
     # A prompt beyond the window is refused, and the start of a chat not forgotten, by servers
     # that can; the others read over both words.
     body: dict[str, Any] = {"truncate": False, "shift": False, **beside}

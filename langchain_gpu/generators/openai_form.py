@@ -75,17 +75,11 @@ def settings_of(model: str, request: Request) -> dict[str, Any]:
             raise ValueError(f"{name!r} is set by the call itself: leave it out of model_kwargs")
     if extra.get("n", 1) != 1:
         raise ValueError(f"n={extra['n']!r}: one call gives one answer; call batch() for several")
-    wanted = {
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-        "response_format": request.response_format,
-        "tools": list(request.tools) or None,
-        "tool_choice": _choice(request.tool_choice) if request.tools else None,
-    }
-    body = extra | {name: value for name, value in wanted.items() if value is not None}
+    body = extra | request.settings
+    if request.response_format is not None:
+        body["response_format"] = request.response_format
+    if request.tools:
+        body |= {"tools": list(request.tools), "tool_choice": _choice(request.tool_choice)}
     return body | {"model": model, "stream": True, "stream_options": {"include_usage": True}}
 
 

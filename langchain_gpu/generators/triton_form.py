@@ -152,14 +152,7 @@ class Form:
         return name in self.model.outputs and f"return_{name}" in self.model.inputs
 
     def _settings(self, request: Request) -> Filled:
-        known = {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "seed": request.seed,
-            "stop": list(request.stop) or None,
-        }
-        wanted = {name: value for name, value in known.items() if value is not None}
+        wanted = request.settings
         for name, value in request.extra.items():
             if name in wanted or name in _SET_HERE or name in {"n", "logprobs", "best_of"}:
                 raise ValueError(f"{name}={value!r} cannot be given in model_kwargs here")

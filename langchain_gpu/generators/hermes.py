@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, ToolCall
 from langchain_gpu.generators.streams import Stage, through
-from langchain_gpu.generators.toolcalls import Recovery
+from langchain_gpu.generators.toolcalls import Recovery, new_call_id
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
@@ -110,7 +109,7 @@ def read_call(body: str | Mapping[str, Any], index: int) -> ToolCall | None:
     if not isinstance(name, str):
         return None
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    return ToolCall(index, f"call_{uuid.uuid4().hex[:16]}", name, text)
+    return ToolCall(index, new_call_id(), name, text)
 
 
 def _open_tail(text: str) -> int:

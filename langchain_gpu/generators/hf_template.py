@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from langchain_gpu.generators.base import Message
+from langchain_gpu.generators.toolcalls import no_tools, with_objects
 
 _PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}
 
@@ -48,7 +48,7 @@ class Template:
                 self._check_tools()
             with self._lock:
                 return self._tokenizer.apply_chat_template(
-                    [_readable(message) for message in messages],
+                    [with_objects(message, at) for at, message in enumerate(messages)],
                     tools=[dict(tool) for tool in tools] or None,
                     add_generation_prompt=True,
                     **how,
@@ -64,28 +64,7 @@ class Template:
                 text = self._tokenizer.apply_chat_template(chat, tools=[tool], tokenize=False)
             self._knows = _PROBE["name"] in text
         if not self._knows:
-            raise ValueError(
-                "the model's chat template cannot describe tools: take a model that was trained "
-                "for them, or ask for JSON with with_structured_output(schema, "
-                "method='json_schema')"
-            )
-
-
-def _readable(message: Message) -> dict[str, Any]:
-    """A message as templates read it: arguments of calls are no JSON text."""
-    if not message.get("tool_calls"):
-        return dict(message)
-    calls = [
-        {
-            **call,
-            "function": {
-                **call["function"],
-                "arguments": json.loads(call["function"]["arguments"] or "{}"),
-            },
-        }
-        for call in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": calls}
+            raise no_tools("the model's chat template")
 
 
 __all__ = ["Template"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu.generators.base import Request
-from langchain_gpu.generators.toolcalls import forced_format
+from langchain_gpu.generators.toolcalls import forced_format, no_tools
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.llama.server import LlamaServer
 
@@ -59,11 +59,7 @@ def body_of(request: Request, server: LlamaServer) -> dict[str, Any]:
     body["messages"] = list(request.messages)
     if request.tools:
         if not server.knows_tools:
-            raise ValueError(
-                f"the chat template of {server.settings.path.name} cannot describe tools; take a "
-                f"model that was trained for them, or ask for JSON with "
-                f"with_structured_output(schema, method='json_schema')"
-            )
+            raise no_tools(f"the chat template of {server.settings.path.name}")
         body["tools"] = list(request.tools)
         # llama.cpp does not enforce a forced choice for every template; a grammar does.
         if request.tool_choice not in ("auto", "none"):

@@ -26,6 +26,7 @@ from langchain_gpu.generators.ollama_window import warn_if_cut, window_of
 from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.generators.streams import collect
+from langchain_gpu.generators.toolcalls import no_tools
 from langchain_gpu.generators.way import Way
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
@@ -107,11 +108,7 @@ class OllamaGenerator(RemoteGenerator):
             ValueError: An option that Ollama does not have, or tools for a model without them.
         """
         if request.tools and self._model.tools is False:
-            raise ValueError(
-                f"the chat template of {self._model.name} cannot describe tools; take a model that "
-                f"was trained for them, or ask for JSON with "
-                f"with_structured_output(schema, method='json_schema')"
-            )
+            raise no_tools(f"the chat template of {self._model.name}")
         body = body_of(self._model.name, request, self._load, self._options.keep_alive)
         return self._started(request, partial(self._answer, path_of(request), body))
 

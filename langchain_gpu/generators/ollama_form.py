@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, FinishReason, Message, Request, ToolCall, Usage
-from langchain_gpu.generators.toolcalls import forced_format
+from langchain_gpu.generators.toolcalls import forced_format, new_call_id, with_objects
 from langchain_gpu.servers.errors import BadAnswerError
 
 # Loading again is what a change of these costs, and what we know of the window would be wrong.
@@ -100,9 +99,8 @@ def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
     names: dict[str, str] = {}
     found = []
     for index, message in enumerate(messages):
-        result = dict(message)
+        result = with_objects(message, index)
         if calls := result.get("tool_calls"):
-            result["tool_calls"] = [_call(call, index) for call in calls]
             names |= {call["id"]: call["function"]["name"] for call in calls if call.get("id")}
         if name := names.get(result.get("tool_call_id", "")):
             result.setdefault("tool_name", name)
@@ -191,7 +189,7 @@ class Pieces:
         function, index = call["function"], self._calls
         self._calls += 1
         arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
-        name = call.get("id") or f"call_{uuid.uuid4().hex[:16]}"
+        name = call.get("id") or new_call_id()
         return ToolCall(index, name, function["name"], arguments)
 
 
@@ -222,20 +220,6 @@ def _format(wanted: Mapping[str, Any]) -> Any:
     if wanted.get("type") == "json_schema":
         return wanted["json_schema"]["schema"]
     return "json" if wanted.get("type") == "json_object" else None
-
-
-def _call(call: Mapping[str, Any], index: int) -> dict[str, Any]:
-    function = dict(call["function"])
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = json.loads(arguments or "{}")
-        except ValueError as error:
-            raise ValueError(
-                f"message {index}: the arguments of the call {function['name']!r} are no JSON "
-                f"({error})"
-            ) from None
-    return {**call, "function": function}
 
 
 __all__ = ["LOADING", "LOAD_OPTIONS", "Pieces", "body_of", "messages_of", "path_of"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, FinishReason, Request, ToolCall, Usage
+from langchain_gpu.generators.toolcalls import new_call_id
 from langchain_gpu.servers.errors import BadAnswerError
 
 _REASONS: dict[str, FinishReason] = {
@@ -201,7 +201,7 @@ class Pieces:
         self._arguments[index] = self._arguments.get(index, "") + arguments
         if index in self._calls:
             return ToolCall(index, None, None, arguments)
-        name = str(call.get("id") or f"call_{uuid.uuid4().hex[:16]}")
+        name = str(call.get("id") or new_call_id())
         self._calls[index] = name
         return ToolCall(index, name, function["name"], arguments)
 

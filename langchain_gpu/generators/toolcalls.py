@@ -1,4 +1,4 @@
-"""Tool calls that no engine parses: forced ones, and those that small models write as bare JSON."""
+"""Tool calls: what engines are told of them, and those that small models write as bare JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_gpu.generators.base import Delta, ToolCall
+from langchain_gpu.generators.base import Delta, Message, ToolCall
 
 Tool = Mapping[str, Any]
 
 # How small models begin a call that they write as text: bare, or as a block of code.
 _BEGINNING = re.compile(r"\{.*|`{1,2}|```(j|js|jso|json)?\s*(\{.*)?", re.DOTALL)
 _BLOCK = re.compile(r"```(?:json)?\s(.*)```", re.DOTALL)
+
+
+def new_call_id() -> str:
+    """Return an id for a call that its engine gave none: the answer to it must name one."""
+    return f"call_{uuid.uuid4().hex[:16]}"
+
+
+def no_tools(template: str) -> ValueError:
+    """Return what to raise where tools are given and `template`, as in "its template", has none."""
+    return ValueError(
+        f"{template} cannot describe tools: take a model that was trained for them, or ask for "
+        f"JSON with with_structured_output(schema, method='json_schema')"
+    )
+
+
+def with_objects(message: Message, at: int) -> dict[str, Any]:
+    """Return a message whose calls have objects for arguments, as templates want them, no JSON.
+
+    Args:
+        message: Any message, in the OpenAI chat format.
+        at: Its position in the chat.
+
+    Raises:
+        ValueError: Arguments of a call are no JSON; names the message and the function.
+    """
+    calls = message.get("tool_calls")
+    if not calls:
+        return dict(message)
+    return {**message, "tool_calls": [_with_object(call, at) for call in calls]}
+
+
+def _with_object(call: Mapping[str, Any], at: int) -> dict[str, Any]:
+    function = dict(call["function"])
+    if isinstance(text := function.get("arguments"), str):
+        try:
+            function["arguments"] = json.loads(text or "{}")
+        except ValueError as error:
+            raise ValueError(
+                f"message {at}: the arguments of the call {function['name']!r} are no JSON "
+                f"({error})"
+            ) from None
+    return {**call, "function": function}
 
 
 def forced_format(tools: Sequence[Tool], choice: str) -> dict[str, Any]:
@@ -135,10 +177,9 @@ def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
             return ()
         if name not in names or not isinstance(arguments, dict):
             return ()
-        call_id = f"call_{uuid.uuid4().hex[:16]}"
-        calls.append(ToolCall(len(calls), call_id, name, json.dumps(arguments)))
+        calls.append(ToolCall(len(calls), new_call_id(), name, json.dumps(arguments)))
         text = text[end:]
     return tuple(calls)
 
 
-__all__ = ["Recovery", "Tool", "forced_format"]
+__all__ = ["Recovery", "Tool", "forced_format", "new_call_id", "no_tools", "with_objects"]

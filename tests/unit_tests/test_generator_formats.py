@@ -148,6 +148,16 @@ def test_a_template_without_tools_says_so(tmp_path: Path) -> None:
         plain.bind_tools([add]).invoke("hello")
 
 
+def test_arguments_that_are_no_json_are_named(chat: ChatGPU) -> None:
+    broken = {"id": "1", "function": {"name": "add", "arguments": "{oops"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "tool_calls": [broken]},
+    ]
+    with pytest.raises(ValueError, match="message 1: the arguments of the call 'add' are no JSON"):
+        engine_of(chat).count_chat_tokens(messages)
+
+
 def test_a_forced_call_is_enforced(chat: ChatGPU) -> None:
     pytest.importorskip("llguidance")
     for choice in ("add", "any"):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, ToolCall
+from langchain_gpu.generators.stops import begun
 from langchain_gpu.generators.streams import Stage, through
 from langchain_gpu.generators.toolcalls import Recovery, new_call_id
 
@@ -55,7 +56,7 @@ class Tagged:
         elif held.find(_OPEN) >= 0:
             keep = held.find(_OPEN)
         else:
-            keep = len(held) - _open_tail(held)
+            keep = len(held) - begun(held, [_OPEN])
         shown, self._held = shown + held[:keep], held[keep:]
         if self._calls:
             shown = shown if shown.strip() else ""
@@ -110,14 +111,6 @@ def read_call(body: str | Mapping[str, Any], index: int) -> ToolCall | None:
         return None
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     return ToolCall(index, new_call_id(), name, text)
-
-
-def _open_tail(text: str) -> int:
-    """Length of the longest end of `text` that begins an opening tag."""
-    for length in range(min(len(_OPEN) - 1, len(text)), 0, -1):
-        if text.endswith(_OPEN[:length]):
-            return length
-    return 0
 
 
 __all__ = ["Parsed", "Tagged", "calls_in_text", "read_call"]

@@ -1,8 +1,17 @@
-"""Stop strings for engines that know only tokens."""
+"""Stop strings, for engines that know only tokens; and marks that a stream cuts in two."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+
+def begun(text: str, marks: Sequence[str]) -> int:
+    """Return how many characters at the end of `text` are the beginning of one of the marks."""
+    longest = max(map(len, marks), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(mark.startswith(text[-length:]) for mark in marks):
+            return length
+    return 0
 
 
 class StopText:
@@ -28,7 +37,7 @@ class StopText:
         if found:
             self.hit, self._held = True, ""
             return text[: min(found)]
-        cut = len(text) - self._open_tail(text)
+        cut = len(text) - begun(text, self._stops)
         self._held = text[cut:]
         return text[:cut]
 
@@ -37,13 +46,5 @@ class StopText:
         held, self._held = self._held, ""
         return held
 
-    def _open_tail(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
 
-
-__all__ = ["StopText"]
+__all__ = ["StopText", "begun"]

@@ -23,9 +23,8 @@ from langchain_gpu.generators.llama_body import body_of, explained
 from langchain_gpu.generators.llama_start import start
 from langchain_gpu.generators.options import Options, check_llama_cpp
 from langchain_gpu.generators.parallel import generate_all
-from langchain_gpu.generators.pump import Pushed, Sink
+from langchain_gpu.generators.pump import Sink, pushed
 from langchain_gpu.generators.streams import Timer
-from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.llama.errors import LlamaError
@@ -85,18 +84,18 @@ class LlamaCppGenerator:
         """
 
         def push(sink: Sink[Delta]) -> None:
-            server, together = self._open, wanted_here()
+            server = self._open
             body = body_of(request, server)
             chunks = _Chunks(sink, request.callable_tools)
             ask = server.chat if request.prompt is None else server.complete
             # llama.cpp has a queue of its own, but reads what stands there, for seconds, before it
             # asks whether anybody wants the answer still.
-            place = server.places.taken(Seat(), unwanted=lambda: sink(None) or together.over)
+            place = server.places.taken(Seat(), unwanted=lambda: sink(None))
             with suppress(CancelledError), _explained(), place:
                 ask(body, chunks)
                 chunks.finish()
 
-        return Pushed(push, timeout=request.timeout)
+        return pushed(push, timeout=request.timeout)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""

@@ -132,107 +132,17 @@ class _Source(Generic[T]):
 
 
 def _brought(source: _Source[T], timeout: float | None) -> Generator[T, None, None]:
-    # Without a bound: an answer is never longer than the model's window.
+    # Without a bound: an answer is never longer than the model's window, and an engine in native
+    # code would not wait for a slow reader anyway.
     items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     source.hand_to(items.put)
-    try:
-        yield from _taken(items, timeout)
-    finally:
-        source.stop()
-
-
-def _taken(items: queue.SimpleQueue[T | _End], timeout: float | None) -> Generator[T, None, None]:
     deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            item = items.get(timeout=left)
-        except queue.Empty:
-            raise _late(timeout) from None
-        if not isinstance(item, _End):
-            yield item
-        elif item.error is not None:
-            raise item.error
-        else:
-            return
-
-
-class Pushed(Generator[T, None, None]):
-    """What an engine pushes, as a generator. Its thread starts when the first item is asked for.
-
-    The queue has no bound of its own: a stream is never longer than the model's window, and an
-    engine in native code would not wait for a slow reader anyway.
-
-    Args:
-        push: Called with a sink. It hands every item to the sink, or None to ask only whether
-            somebody listens, and returns soon after the sink has returned True: nobody does.
-        timeout: Seconds from the first item asked for to the end; None waits.
-
-    Raises:
-        TimeoutError: The next item was not there in time. The thread is told to stop.
-        BaseException: Whatever `push` raised.
-    """
-
-    def __init__(self, push: Callable[[Sink[T]], None], *, timeout: float | None) -> None:
-        self.push = push
-        self.timeout = timeout
-        self._items = _pulled(push, timeout)
-
-    def send(self, _: None) -> T:
-        """Return the next item."""
-        return next(self._items)
-
-    def throw(self, *error: Any) -> T:
-        """Raise inside the generator."""
-        return self._items.throw(*error)
-
-    def close(self) -> None:
-        """Tell the thread to stop."""
-        self._items.close()
-
-
-def _pulled(push: Callable[[Sink[T]], None], timeout: float | None) -> Generator[T, None, None]:
-    items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-    cancelled = _started(push, items.put, "langchain-gpu-stream")
     try:
-        yield from _taken(items, timeout)
-    finally:
-        cancelled.set()
-
-
-async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
-    """Run a blocking generator in a thread of its own and yield what it yields.
-
-    What is `Pushed` comes from the engine's thread directly, and what is `Stoppable` from whoever
-    brings it. Leaving early, or being canceled, closes the generator when its next item comes; at
-    once where it is `Stoppable`.
-
-    Raises:
-        BaseException: Whatever the generator raised.
-    """
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[T | _End] = asyncio.Queue()
-
-    def put(item: T | _End) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(arrived.put_nowait, item)
-
-    timeout = items.timeout if isinstance(items, Pushed | Stoppable) else None
-    stop: Callable[[], object]
-    if isinstance(items, Stoppable):
-        stop = items.stop
-    else:
-        push = items.push if isinstance(items, Pushed) else partial(_push_all, items)
-        stop = _started(push, put, "langchain-gpu-async").set
-    try:
-        if isinstance(items, Stoppable):
-            items.hand_to(put)
-        deadline = None if timeout is None else loop.time() + timeout
         while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                async with asyncio.timeout_at(deadline):
-                    item = await arrived.get()
-            except TimeoutError:
+                item = items.get(timeout=left)
+            except queue.Empty:
                 raise _late(timeout) from None
             if not isinstance(item, _End):
                 yield item
@@ -241,7 +151,77 @@ async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, Non
             else:
                 return
     finally:
-        stop()
+        source.stop()
+
+
+def pushed(push: Callable[[Sink[T]], None], *, timeout: float | None = None) -> Stoppable[T]:
+    """Return what an engine pushes, from a thread that starts when the first item is asked for.
+
+    Args:
+        push: Called with a sink. It hands every item to the sink, or None to ask only whether
+            somebody listens, and returns soon after the sink has returned True: nobody does. What
+            it raises comes out of the stream.
+        timeout: Seconds from the first item asked for to the end; None waits.
+    """
+
+    def begin(
+        put: Callable[[T], object], end: Callable[[BaseException | None], object]
+    ) -> Callable[[], object]:
+        cancelled = threading.Event()
+
+        def sink(item: T | None) -> bool:
+            if item is not None:
+                put(item)
+            return cancelled.is_set()
+
+        def work() -> None:
+            try:
+                push(sink)
+            except BaseException as error:  # noqa: BLE001  it is raised where the item is awaited
+                end(error)
+            else:
+                end(None)
+
+        _spawn(work, "langchain-gpu-stream", cancelled)
+        return cancelled.set
+
+    return Stoppable(begin, timeout=timeout)
+
+
+async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+    """Yield what a blocking generator yields.
+
+    What is `Stoppable` comes from whoever brings it; any other generator runs in a thread of its
+    own. Leaving early, or being canceled, stops it at once, or closes it when its next item comes.
+
+    Raises:
+        BaseException: Whatever the generator raised.
+    """
+    source = items if isinstance(items, Stoppable) else pushed(partial(_push_all, items))
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[T | _End] = asyncio.Queue()
+
+    def put(item: T | _End) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    try:
+        source.hand_to(put)
+        deadline = None if source.timeout is None else loop.time() + source.timeout
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await arrived.get()
+            except TimeoutError:
+                raise _late(source.timeout) from None
+            if not isinstance(item, _End):
+                yield item
+            elif item.error is not None:
+                raise item.error
+            else:
+                return
+    finally:
+        source.stop()
 
 
 def _push_all(items: Generator[T, None, None], sink: Sink[T]) -> None:
@@ -249,29 +229,6 @@ def _push_all(items: Generator[T, None, None], sink: Sink[T]) -> None:
         for item in items:
             if sink(item):
                 return
-
-
-def _started(
-    push: Callable[[Sink[T]], None], put: Callable[[T | _End], object], name: str
-) -> threading.Event:
-    """Run `push` in a thread that puts its items, and at last an `_End`; the result stops it."""
-    cancelled = threading.Event()
-
-    def sink(item: T | None) -> bool:
-        if item is not None:
-            put(item)
-        return cancelled.is_set()
-
-    def work() -> None:
-        try:
-            push(sink)
-        except BaseException as error:  # noqa: BLE001  it is raised where the item is awaited
-            put(_End(error))
-        else:
-            put(_End(None))
-
-    _spawn(work, name, cancelled)
-    return cancelled
 
 
 def _spawn(work: Callable[[], object], name: str, cancelled: threading.Event) -> None:
@@ -301,4 +258,4 @@ def _stop_all() -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-__all__ = ["Pushed", "Sink", "Stoppable", "pulled_async"]
+__all__ = ["Sink", "Stoppable", "pulled_async", "pushed"]

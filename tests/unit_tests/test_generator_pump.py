@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from langchain_gpu.generators.pump import Pushed, Stoppable, pulled_async
+from langchain_gpu.generators.pump import Stoppable, pulled_async, pushed
 
 Sink = Callable[[int | None], bool]
 
@@ -37,7 +37,7 @@ def test_items_keep_their_order() -> None:
         for number in range(1000):
             assert sink(number) is False
 
-    assert list(Pushed(push, timeout=None)) == list(range(1000))
+    assert list(pushed(push, timeout=None)) == list(range(1000))
 
 
 def test_an_error_comes_after_the_items_before_it() -> None:
@@ -45,7 +45,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         sink(1)
         raise KeyError("broken")
 
-    items = Pushed(push, timeout=None)
+    items = pushed(push, timeout=None)
     assert next(items) == 1
     with pytest.raises(KeyError, match="broken"):
         next(items)
@@ -53,7 +53,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
 
 def test_closing_early_stops_the_pushing_side() -> None:
     endless = Endless()
-    items = Pushed(endless, timeout=None)
+    items = pushed(endless, timeout=None)
     assert [next(items), next(items)] == [0, 1]
     items.close()
     assert endless.stopped.wait(30)
@@ -68,7 +68,7 @@ def test_a_silent_engine_runs_into_the_time_out_and_is_told_to_stop() -> None:
             told.set()
 
     with pytest.raises(TimeoutError, match=r"0\.05 s"):
-        list(Pushed(push, timeout=0.05))
+        list(pushed(push, timeout=0.05))
     released.set()
     assert told.wait(30)
 
@@ -76,7 +76,7 @@ def test_a_silent_engine_runs_into_the_time_out_and_is_told_to_stop() -> None:
 def test_a_talkative_engine_runs_into_the_time_out_too() -> None:
     endless = Endless()
     with pytest.raises(TimeoutError):
-        list(Pushed(endless, timeout=0.2))
+        list(pushed(endless, timeout=0.2))
     assert endless.stopped.wait(30)
 
 
@@ -84,8 +84,8 @@ def test_a_process_with_a_running_stream_ends_by_itself() -> None:
     script = """
 import time
 from itertools import count
-from langchain_gpu.generators.pump import Pushed
-items = Pushed(lambda sink: next(n for n in count() if sink(n) or time.sleep(0.001)), timeout=None)
+from langchain_gpu.generators.pump import pushed
+items = pushed(lambda sink: next(n for n in count() if sink(n) or time.sleep(0.001)), timeout=None)
 print(next(items))
 """
     done = subprocess.run(  # noqa: S603  this interpreter, the script above
@@ -319,7 +319,7 @@ def test_an_engine_may_ask_whether_anybody_listens() -> None:
             time.sleep(0.001)
         stopped.set()
 
-    items = Pushed(push, timeout=None)
+    items = pushed(push, timeout=None)
     assert next(items) == 1
     items.close()
     assert stopped.wait(30)
@@ -330,7 +330,7 @@ def test_nobody_is_given_what_is_none() -> None:
         sink(None)
         sink(2)
 
-    assert list(Pushed(push, timeout=None)) == [2]
+    assert list(pushed(push, timeout=None)) == [2]
 
 
 async def test_an_engine_hands_its_items_to_a_loop_from_its_own_thread() -> None:
@@ -342,16 +342,16 @@ async def test_an_engine_hands_its_items_to_a_loop_from_its_own_thread() -> None
             assert sink(number) is False
 
     before = threading.active_count()
-    items = pulled_async(Pushed(push, timeout=None))
+    items = pulled_async(pushed(push, timeout=None))
     assert await anext(items) == 0
     assert threading.active_count() <= before + 1
     assert [number async for number in items] == list(range(1, 1000))
-    assert threads == {"langchain-gpu-async"}
+    assert threads == {"langchain-gpu-stream"}
 
 
 async def test_an_engine_is_told_that_a_task_is_gone() -> None:
     endless = Endless()
-    items = pulled_async(Pushed(endless, timeout=None))
+    items = pulled_async(pushed(endless, timeout=None))
     assert [await anext(items), await anext(items)] == [0, 1]
     await items.aclose()
     assert await asyncio.to_thread(endless.stopped.wait, 30)
@@ -360,7 +360,7 @@ async def test_an_engine_is_told_that_a_task_is_gone() -> None:
 async def test_the_time_out_of_an_engine_holds_for_tasks_too() -> None:
     endless = Endless()
     with pytest.raises(TimeoutError, match=r"not complete after 0\.2 s"):
-        async for _ in pulled_async(Pushed(endless, timeout=0.2)):
+        async for _ in pulled_async(pushed(endless, timeout=0.2)):
             pass
     assert await asyncio.to_thread(endless.stopped.wait, 30)
 
@@ -370,7 +370,7 @@ async def test_an_engines_error_comes_after_its_items() -> None:
         sink(1)
         raise TimeoutError("the engine's own")
 
-    items = pulled_async(Pushed(push, timeout=5.0))
+    items = pulled_async(pushed(push, timeout=5.0))
     assert await anext(items) == 1
     with pytest.raises(TimeoutError, match="the engine's own"):
         await anext(items)

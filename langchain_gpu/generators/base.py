@@ -155,6 +155,13 @@ class Timings:
     seconds: float
     tokens_per_second: float | None
 
+    @classmethod
+    def of(cls, start: float, first: float, last: float, tokens: int) -> Timings:
+        """Tell them from the call, the first and the last token, by one clock, and their number."""
+        later, seconds = tokens - 1, last - first
+        rate = later / seconds if later > 0 and seconds > 0 else None
+        return cls(first - start, last - start, rate)
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:

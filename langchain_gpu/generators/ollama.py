@@ -12,7 +12,7 @@ from typing import Any
 
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of, path_of
-from langchain_gpu.generators.ollama_models import Model, fetch
+from langchain_gpu.generators.ollama_models import Model, fetch, missing
 from langchain_gpu.generators.ollama_place import (
     Placed,
     by_plan,
@@ -215,7 +215,7 @@ class OllamaGenerator(RemoteGenerator):
         if error.too_long:
             return PromptTooLongError(None, self.context_length)
         if error.status == 404:  # noqa: PLR2004  it was there when this object was made
-            return await self._model.missing(self._client, error)
+            return await missing(self._client, self._model.name, error)
         return error
 
 

@@ -40,10 +40,6 @@ class Model:
     layers: int | None
     tools: bool | None
 
-    async def missing(self, client: OllamaClient, error: RefusedError) -> RefusedError:
-        """Return what to raise where the server does not have the model."""
-        return await _missing(client, self.name, error)
-
 
 async def fetch(client: OllamaClient, name: str, seconds: float, *, pull: bool) -> Model:
     """Ask what the model is.
@@ -64,7 +60,7 @@ async def fetch(client: OllamaClient, name: str, seconds: float, *, pull: bool) 
         if error.status != 404:  # noqa: PLR2004
             raise
         if not pull:
-            raise await _missing(client, name, error) from None
+            raise await missing(client, name, error) from None
         await _pull(client, name, seconds)
         shown = await client.ask("/api/show", {"model": name})
     return _model(name, shown)
@@ -90,7 +86,8 @@ def _number(found: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
-async def _missing(client: OllamaClient, name: str, error: RefusedError) -> RefusedError:
+async def missing(client: OllamaClient, name: str, error: RefusedError) -> RefusedError:
+    """Return what to raise where the server does not have a model: it lists those it has."""
     names: list[str] = []
     try:
         rows = (await client.ask("/api/tags")).get("models") or []
@@ -133,4 +130,4 @@ async def _pull(client: OllamaClient, name: str, seconds: float) -> None:
         raise BadAnswerError(f"{client.host} broke off while it fetched {name}: {last}")
 
 
-__all__ = ["Model", "fetch"]
+__all__ = ["Model", "fetch", "missing"]

@@ -114,15 +114,13 @@ class Row:
     def completion(self) -> Completion:
         """Return the whole answer."""
         first = self._last if self._first is None else self._first
-        later, seconds = len(self.tokens) - 1, self._last - first
-        rate = later / seconds if later > 0 and seconds > 0 else None
         return Completion(
             text="".join(self.texts),
             reasoning="",
             tool_calls=(),
             finish_reason=self.finish_reason,
             usage=self.usage,
-            timings=Timings(first - self._start, self._last - self._start, rate),
+            timings=Timings.of(self._start, first, self._last, len(self.tokens)),
             logprobs=tuple(self.logprobs),
         )
 

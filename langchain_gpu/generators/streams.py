@@ -67,10 +67,8 @@ class Timer:
             self._first = now
         if delta.finish_reason is None:
             return delta
-        begun = self._first
-        later = delta.usage.output_tokens - 1 if delta.usage else 0
-        rate = later / (now - begun) if later > 0 and now > begun else None
-        return replace(delta, timings=Timings(begun - self._start, now - self._start, rate))
+        tokens = delta.usage.output_tokens if delta.usage else 0
+        return replace(delta, timings=Timings.of(self._start, self._first, now, tokens))
 
 
 Stage = Callable[[Delta], Delta | None]

@@ -161,9 +161,11 @@ def llama_devices() -> dict[str, Any]:
     """List what llama.cpp can run on; a GPU's name begins with its back end."""
     import xllamacpp
 
+    from langchain_gpu.llama.gpus import gpus_of
+
     _loaded()
     infos = xllamacpp.get_device_info()
-    gpus = [info for info in infos if info["type"].name.endswith("GPU")]  # GPU and IGPU
+    gpus = gpus_of(infos)
     found = [f"{info['name']} ({info['description']})" for info in gpus or infos]
     return {"ok": True, "found": found, "gpus": len(gpus)}
 

@@ -25,6 +25,7 @@ from langchain_gpu.engine.tasks.token_rows import flat_ids
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
+from langchain_gpu.llama.gpus import gpus_of, position_of
 from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.llama.shared import shared_server
@@ -37,9 +38,6 @@ _OPTIONS = ("n_ctx", "n_gpu_layers", "n_parallel", "n_threads", "pooling")
 _POOLINGS = (None, "mean", "cls", "last")
 _NAMED = 10  # texts of a batch that an error names
 _CHARACTERS_PER_TOKEN = 64  # far above any language's average
-# What llama.cpp calls a card starts with one of these. A Vulkan build drives every maker's.
-_PREFIXES = {"cuda": ("cuda",), "rocm": ("rocm", "hip"), "xpu": ("sycl",), "mps": ("metal", "mtl")}
-_ANY = "vulkan"
 
 Ids = list[int]
 
@@ -241,7 +239,8 @@ class LlamaCppEncoder:
                 return f"n_gpu_layers={layers}, but {device.reason}"
             self._load(device)
             return None
-        main_gpu = _main_gpu(device, xllamacpp.get_device_info())
+        gpus = gpus_of(xllamacpp.get_device_info())
+        main_gpu = position_of(gpus, device.kind, device.index or 0)
         if main_gpu is None:
             return (
                 "this build of xllamacpp does not see it; the README of xllamacpp names the builds "
@@ -334,12 +333,3 @@ def _window_of(path: Path) -> int:
     except HeaderError:  # what is wrong with the file is said when it is loaded
         return WINDOW
     return min(WINDOW, said or WINDOW)
-
-
-def _main_gpu(device: Device, infos: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return which of llama.cpp's GPUs `device` is; it sees those of its own build only."""
-    gpus = [info for info in infos if info["type"].name.endswith("GPU")]  # GPU and IGPU
-    names = (*_PREFIXES.get(device.kind, ()), _ANY)
-    kin = [at for at, gpu in enumerate(gpus) if gpu["name"].lower().startswith(names)]
-    index = device.index or 0
-    return kin[index] if index < len(kin) else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import xllamacpp
 
@@ -14,6 +13,7 @@ from langchain_gpu.generators.options import Options
 from langchain_gpu.generators.placing import Place, fall_back, place_layers
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.llama.errors import ModelLoadError
+from langchain_gpu.llama.gpus import Info, gpus_of
 from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.llama.shared import running_server, shared_server
@@ -150,7 +150,7 @@ def _missed_gpu(place: Place, options: Options) -> str | None:
 def _report(
     place: Place,
     planned: ComponentPlan | None,
-    before: Sequence[Mapping[str, Any]],
+    before: Sequence[Info],
     options: Options,
 ) -> Device:
     """Return the device with what the model took there as part of its reason."""
@@ -164,8 +164,8 @@ def _report(
     return replace(device, reason=f"{device.reason}: {said}")
 
 
-def _free(infos: Sequence[Mapping[str, Any]], number: int) -> int | None:
-    gpus = [info for info in infos if info["type"].name.endswith("GPU")]
+def _free(infos: Sequence[Info], number: int) -> int | None:
+    gpus = gpus_of(infos)
     return int(gpus[number]["memory_free"]) if number < len(gpus) else None
 
 

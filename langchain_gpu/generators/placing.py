@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,15 +16,7 @@ from langchain_gpu.hardware.devices import (
     problems,
     select_device,
 )
-
-_KINDS: tuple[tuple[str, Kind], ...] = (
-    ("cuda", "cuda"),
-    ("rocm", "rocm"),
-    ("hip", "rocm"),
-    ("sycl", "xpu"),
-    ("metal", "mps"),
-    ("mtl", "mps"),
-)
+from langchain_gpu.llama.gpus import Info, gpus_of, kind_of, position_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +34,7 @@ class Place:
     problem: str | None = None
 
 
-def place_layers(wanted: str, infos: Sequence[Mapping[str, Any]]) -> Place:
+def place_layers(wanted: str, infos: Sequence[Info]) -> Place:
     """Find the GPU of llama.cpp that `wanted` names: it sees those of its own build, not torch's.
 
     Args:
@@ -52,22 +44,21 @@ def place_layers(wanted: str, infos: Sequence[Mapping[str, Any]]) -> Place:
     Raises:
         ValueError: `wanted` names no kind of device.
     """
-    gpus = [info for info in infos if info["type"].name.endswith("GPU")]  # GPU and IGPU
+    gpus = gpus_of(infos)
     if wanted == "cpu":
         return Place(select_device("cpu"))
     if not gpus:
         return _without_gpus(wanted)
     if wanted == "auto":
-        return Place(_device(gpus[0], _kind(gpus[0]) or "cuda", 0))
+        return Place(_device(gpus[0], kind_of(gpus[0]) or "cuda", 0))
     match = re.fullmatch(r"(cuda|rocm|xpu|mps)(?::(\d+))?", wanted)
     if match is None:
         return Place(select_device(wanted))  # raises, and says what can be written
+    kind: Any = match[1]
     index = int(match[2] or 0)
-    # A Vulkan build drives every maker's cards and does not say whose they are: any name fits.
-    kin = [at for at, gpu in enumerate(gpus) if _kind(gpu) in (match[1], None)]
-    if index < len(kin):
-        kind: Any = match[1]
-        return Place(_device(gpus[kin[index]], kind, index), kin[index])
+    position = position_of(gpus, kind, index)
+    if position is not None:
+        return Place(_device(gpus[position], kind, index), position)
     names = ", ".join(gpu["name"] for gpu in gpus)
     return Place(select_device("cpu"), problem=f"llama.cpp sees only {names}, not {wanted}")
 
@@ -115,12 +106,7 @@ def _without_gpus(wanted: str) -> Place:
     )
 
 
-def _kind(gpu: Mapping[str, Any]) -> Kind | None:
-    name = gpu["name"].lower()
-    return next((kind for prefix, kind in _KINDS if name.startswith(prefix)), None)
-
-
-def _device(gpu: Mapping[str, Any], kind: Kind, index: int) -> Device:
+def _device(gpu: Info, kind: Kind, index: int) -> Device:
     return Device(
         kind=kind,
         index=index,

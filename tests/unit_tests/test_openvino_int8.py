@@ -14,7 +14,7 @@ import pytest
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import NotConvertibleError
-from langchain_gpu.engine.runtimes import int8
+from langchain_gpu.engine.runtimes import loss, openvino_int8
 from langchain_gpu.engine.runtimes.untold import untold
 
 Tiny = Callable[[str], str]
@@ -27,7 +27,7 @@ def integers(model: str, **kwargs: Any) -> GPUEmbeddings:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "_DRAWN", 16)
+    monkeypatch.setattr(openvino_int8, "_DRAWN", 16)
 
 
 class TestEmbedding:
@@ -55,7 +55,7 @@ class TestEmbedding:
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("quantized again")
 
-        monkeypatch.setattr(int8, "quantize", refuse)
+        monkeypatch.setattr(openvino_int8, "quantize", refuse)
         again = integers(tiny("bert"))
         assert again.embed_query("the gpu") == vector
         assert again.backend_reason == reason
@@ -66,7 +66,7 @@ class TestEmbedding:
         self, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(int8, "_LEAST_COSINE", 0.99999999)
+        monkeypatch.setattr(loss, "LEAST_COSINE", 0.99999999)
         with pytest.raises(NotConvertibleError, match="does not stand integers: cosine to float32"):
             integers(tiny("bert")).embed_query("one")
         assert not list(tmp_path.glob("**/*-int8-*")), "it must not be cached"
@@ -80,16 +80,16 @@ class TestEmbedding:
 
 class TestSamples:
     def test_drawn_ones_are_the_same_every_time_and_of_all_lengths(self) -> None:
-        drawn = int8.samples([])
-        assert drawn == int8.samples([])
+        drawn = openvino_int8.samples([])
+        assert drawn == openvino_int8.samples([])
         assert {len(text.split()) for text in drawn} == {3, 8, 20, 60, 150}
 
     def test_given_ones_come_first_and_alone_when_there_are_enough(self) -> None:
         many = [f"text {number}" for number in range(40)]
-        assert int8.samples(many) == many
-        assert int8.samples(many[:3])[:3] == many[:3]
-        assert len(int8.samples(many[:3])) == 3 + int8._DRAWN
-        assert len(int8.samples([str(number) for number in range(5000)])) == 512
+        assert openvino_int8.samples(many) == many
+        assert openvino_int8.samples(many[:3])[:3] == many[:3]
+        assert len(openvino_int8.samples(many[:3])) == 3 + openvino_int8._DRAWN
+        assert len(openvino_int8.samples([str(number) for number in range(5000)])) == 512
 
 
 class TestTelemetry:

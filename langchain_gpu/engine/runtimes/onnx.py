@@ -27,6 +27,7 @@ from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import Fallback
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
+from langchain_gpu.engine.runtimes.loss import Loss
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.runtimes.onnx_files import (
     MODEL,
@@ -36,10 +37,8 @@ from langchain_gpu.engine.runtimes.onnx_files import (
     export,
     find_own,
     halve,
-    keep_loss,
     prove,
     quantize,
-    read_loss,
     reference,
     run_on_cpu,
 )
@@ -110,7 +109,7 @@ class OnnxEncoder(ModulesEncoder):
         self._wanted_dtype = dtype
         self._path, self._options, self._fallback = path, options, fallback
         self._on_event = on_event
-        self._loss = ""
+        self._loss: Loss | None = None
         self._samples = tuple(calibration) or SAMPLES
         self._max_tokens = max_tokens or _MOST_TOKENS
         self._scratch: list[tempfile.TemporaryDirectory[str]] = []
@@ -226,7 +225,7 @@ class OnnxEncoder(ModulesEncoder):
     @property
     def details(self) -> str:
         """What integers cost, where they are used."""
-        return f"int8: cosine to float32 {self._loss}" if self._loss else ""
+        return f"int8: {self._loss}" if self._loss else ""
 
     def _find(self, kept: Path) -> OnnxFile:
         """Return the file to run: the model's own, or one made for this dtype."""
@@ -236,9 +235,8 @@ class OnnxEncoder(ModulesEncoder):
             return self._own
         folder = self._make(kept, self.dtype)
         if self.dtype == "int8":
-            figures = read_loss(folder)
-            self._loss = f"at least {figures['min']:.4f}, mean {figures['mean']:.4f}"
-            logger.info("int8 of %s: cosine to float32 %s", self._path.name, self._loss)
+            self._loss = Loss.read(folder)
+            logger.info("int8 of %s: %s", self._path.name, self._loss)
         return OnnxFile(folder / MODEL, self.dtype, self._names, own=False)
 
     def _make(self, kept: Path, dtype: str) -> Path:
@@ -246,7 +244,7 @@ class OnnxEncoder(ModulesEncoder):
         if dtype == "int8":
             # CPUs differ in how many bits of a weight they take without overflow.
             exact = bool(_EXACT_BYTES.intersection(self._device.isa))
-            name = f"{kept.name}-int8" if exact else f"{kept.name}-int7"
+            name = f"{kept.name}-int8-weights{8 if exact else 7}"
             make = partial(self._quantize, kept, exact)
         else:
             name = f"{kept.name}-{dtype}"
@@ -278,7 +276,10 @@ class OnnxEncoder(ModulesEncoder):
         ours, theirs = (
             np.concatenate([run(self._features([text])) for text in self._samples]) for run in found
         )
-        keep_loss(folder, ours, theirs)
+        loss = Loss.of(theirs, ours)
+        if not loss.bearable:
+            raise NotConvertibleError(f"int8 loses too much of this model: {loss}")
+        loss.save(folder)
 
     def _prove_own(self) -> None:
         examples = [self._features(texts) for texts in self._task.proofs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
@@ -22,6 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from langchain_gpu._errors import first_line
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.runtimes import loss
 from langchain_gpu.engine.runtimes.traced import LEAST_COSINE, Traced, cosines, quietly
 
 Inputs = dict[str, NDArray[np.int64]]
@@ -29,9 +29,8 @@ Run = Callable[[Inputs], Vectors]
 
 # What a copy may differ by at most, as the cosine of the worst row. Half precision and integers
 # round; below these it is no rounding.
-LEAST = {"float32": LEAST_COSINE, "float16": 0.999, "int8": 0.9}
+LEAST = {"float32": LEAST_COSINE, "float16": 0.999, "int8": loss.LEAST_COSINE}
 _OPSET = 17  # the first with LayerNormalization in one piece
-_LOSS = "loss.json"
 MODEL = "model.onnx"
 _TYPES = {
     onnx.TensorProto.FLOAT: "float32",
@@ -233,24 +232,3 @@ def quantize(source: Path, folder: Path, *, exact: bool) -> None:
         )
     finally:
         logging.root.setLevel(level)
-
-
-def keep_loss(folder: Path, ours: Vectors, theirs: Vectors) -> None:
-    """Measure what quantization lost, and keep the figures beside the model.
-
-    Raises:
-        NotConvertibleError: It lost so much that the vectors are of no use.
-    """
-    each = cosines(ours, theirs)
-    if not each.min() >= LEAST["int8"]:
-        raise NotConvertibleError(
-            f"int8 loses too much of this model (cosine {each.min():.3f} to float32)"
-        )
-    figures = {"min": float(each.min()), "mean": float(each.mean()), "texts": len(each)}
-    (folder / _LOSS).write_text(json.dumps(figures))
-
-
-def read_loss(folder: Path) -> dict[str, Any]:
-    """Return what `keep_loss` wrote: cosines `min` and `mean`, and the number of `texts`."""
-    figures: dict[str, Any] = json.loads((folder / _LOSS).read_text())
-    return figures

@@ -19,6 +19,7 @@ import transformers
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
+from langchain_gpu.engine.runtimes.loss import Loss
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
 from langchain_gpu.engine.runtimes.tasks import Task
@@ -108,18 +109,18 @@ def quantized(
     Raises:
         NotConvertibleError: As in `converted`; or integers lose too much.
     """
-    from langchain_gpu.engine.runtimes import int8
+    from langchain_gpu.engine.runtimes import openvino_int8
 
     if recipe.task.output != "sentence_embedding":
         raise NotConvertibleError("dtype='int8' is for embedders; take 'auto' for a reranker")
-    texts = int8.samples(calibration)
-    what = json.dumps([texts, hint, int8.VERSION]).encode()
+    texts = openvino_int8.samples(calibration)
+    what = json.dumps([texts, hint, openvino_int8.VERSION]).encode()
     home = _home(recipe)
 
     def make(folder: Path) -> None:
         exact = converted(recipe, modules)
         logger.info("quantizing %s with %d texts", recipe.path.name, len(texts))
-        model, loss = int8.quantize(
+        model, loss = openvino_int8.quantize(
             exact.model,
             lambda part: {name: each.numpy() for name, each in recipe.inputs(part).items()},
             texts,
@@ -130,7 +131,7 @@ def quantized(
 
     name = f"{home.name}-int8-{hashlib.sha256(what).hexdigest()[:16]}"
     folder, scratch = make_once(home.with_name(name), make)
-    loss = str(int8.Loss.read(folder))
+    loss = str(Loss.read(folder))
     logger.info("int8 of %s: %s", recipe.path.name, loss)
     return Program(core().read_model(folder / _FILE), loss, scratch)
 

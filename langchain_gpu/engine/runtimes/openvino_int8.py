@@ -6,14 +6,11 @@ texts a quarter of their cosine, and gained no time that could be measured.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -21,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
+from langchain_gpu.engine.runtimes.loss import Loss
 from langchain_gpu.engine.runtimes.openvino_core import apart, core
-from langchain_gpu.engine.runtimes.traced import cosines
 from langchain_gpu.engine.runtimes.untold import untold
 
 with untold():
@@ -37,41 +34,8 @@ _FEWEST = 32  # given texts, below which drawn ones are added
 _MOST = 512  # given texts that are used
 _BATCH = 4
 _HELD_OUT = 4  # every so many texts are kept to measure the loss with
-_LEAST_COSINE = 0.9
-_FILE = "loss.json"
 
 Inputs = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What integers cost, on texts that were not used to find their ranges.
-
-    Attributes:
-        least: The smallest cosine of a vector to its float32 form.
-        mean: Their mean.
-        texts: How many.
-    """
-
-    least: float
-    mean: float
-    texts: int
-
-    def __str__(self) -> str:
-        """Say it in words."""
-        return (
-            f"cosine to float32 at least {self.least:.4f}, {self.mean:.4f} on average, "
-            f"over {self.texts} held-out texts"
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write it beside the program."""
-        (folder / _FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> Loss:
-        """Read what `save` wrote."""
-        return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
 
 
 def samples(given: Sequence[str]) -> list[str]:
@@ -129,9 +93,8 @@ def quantize(
     except Exception as error:
         raise NotConvertibleError(f"the model cannot be quantized: {error}") from error
     parts = [features(held[at : at + _BATCH]) for at in range(0, len(held), _BATCH)]
-    found = cosines(_run(program, "f32", parts), _run(result, hint, parts))
-    loss = Loss(float(found.min()), float(found.mean()), len(held))
-    if not loss.least >= _LEAST_COSINE:
+    loss = Loss.of(_run(program, "f32", parts), _run(result, hint, parts))
+    if not loss.bearable:
         raise NotConvertibleError(f"the model does not stand integers: {loss}")
     return result, loss
 

@@ -1,0 +1,59 @@
+"""What a model loses in 8-bit integers: measured when it is made, and kept beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.runtimes.traced import cosines
+
+# Below this it is no rounding any more: neighbors change places.
+LEAST_COSINE = 0.9
+_FILE = "loss.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What integers cost, on texts that were not used to make them.
+
+    Attributes:
+        least: The smallest cosine of a vector to its float32 form.
+        mean: Their mean.
+        texts: How many.
+    """
+
+    least: float
+    mean: float
+    texts: int
+
+    @classmethod
+    def of(cls, exact: Vectors, rounded: Vectors) -> Loss:
+        """Compare vectors of the same texts. Shapes (texts, dimension)."""
+        found = cosines(exact, rounded)
+        return cls(float(found.min()), float(found.mean()), len(found))
+
+    @property
+    def bearable(self) -> bool:
+        """Whether the vectors still mean what they meant; not where one is no number."""
+        return self.least >= LEAST_COSINE
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return (
+            f"cosine to float32 at least {self.least:.4f}, {self.mean:.4f} on average, "
+            f"over {self.texts} texts"
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write it beside the model."""
+        (folder / _FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Loss:
+        """Read what `save` wrote."""
+        return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+
+
+__all__ = ["LEAST_COSINE", "Loss"]

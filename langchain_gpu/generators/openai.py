@@ -11,7 +11,6 @@ from typing import Any
 
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
-from langchain_gpu.generators.openai_models import Served, served, window_in
 from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
 from langchain_gpu.generators.openai_route import Route, explained, route_of
 from langchain_gpu.generators.options import Options, check_load, refuse
@@ -20,6 +19,7 @@ from langchain_gpu.generators.way import Way
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.openai import OpenAIClient
+from langchain_gpu.servers.openai_models import Served, bases_of, find_served, window_in
 
 logger = logging.getLogger(__name__)
 
@@ -200,18 +200,10 @@ class OpenAIGenerator(RemoteGenerator):
 
 async def _look(client: OpenAIClient, url: str, model: str) -> Served:
     """Find the OpenAI form below `url`, and what it says of the model."""
-    candidates = [url] if address.has_path(url) else [f"{url}/v1", url]
-    for base in candidates:
-        try:
-            found = served(base, model, await client.ask(f"{base}/models"))
-        except RefusedError as error:
-            if error.status in {401, 403}:
-                raise
-            continue  # not every server lists its models
-        if found.owner == "llamacpp":
-            return replace(found, window=await _llama_window(client, found))
-        return found
-    return Served(candidates[0])
+    found = await find_served(url, model, client.ask) or Served(bases_of(url)[0])
+    if found.owner == "llamacpp":
+        return replace(found, window=await _llama_window(client, found))
+    return found
 
 
 async def _llama_window(client: OpenAIClient, found: Served) -> int | None:

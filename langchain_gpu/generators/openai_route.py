@@ -9,9 +9,9 @@ from typing import Any
 
 from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.openai_form import Pieces, body_of, numbers_in
-from langchain_gpu.generators.openai_models import Served
 from langchain_gpu.generators.openai_plain import PlainPieces, plain_body_of, with_schema
 from langchain_gpu.servers.errors import RefusedError
+from langchain_gpu.servers.openai_models import Served
 
 _NO_MODEL = re.compile(
     r"model.*(not exist|not found|unknown|not available)", re.IGNORECASE | re.DOTALL

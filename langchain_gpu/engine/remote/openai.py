@@ -15,9 +15,9 @@ from langchain_gpu.engine.remote.failing import FAILED
 from langchain_gpu.engine.remote.request import PROBE, Items, Request, read_vectors
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 from langchain_gpu.engine.tasks.token_rows import flat_ids
-from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.http import JsonClient
+from langchain_gpu.servers.openai_models import Served, bases_of, find_served
 
 DEFAULT_URL = "http://localhost:8000"  # where vLLM and NIM listen
 
@@ -39,10 +39,7 @@ class OpenAIEncoder(RemoteEncoder):
 
     def __init__(self, config: EmbedderConfig) -> None:
         self._base64 = True
-        self._owner = ""
-        self._known: list[str] = []
         client = JsonClient(config.server.url or DEFAULT_URL, config.server)
-        self._base = client.url
         super().__init__(config, client)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -52,7 +49,7 @@ class OpenAIEncoder(RemoteEncoder):
             ValueError: The server does not count; vLLM does.
         """
         check_texts(texts)
-        if self._owner != "vllm":
+        if self._served.owner != "vllm":
             return super().count_tokens(texts)
         return self._client.run(self._counts(texts))
 
@@ -63,32 +60,12 @@ class OpenAIEncoder(RemoteEncoder):
         return Tokenized(lengths, Items(plain, EmbedOptions(), start, "token row"))
 
     async def _connect(self) -> int | None:
-        candidates = [self._base]
-        if not address.has_path(self._base):
-            candidates = [f"{self._base}/v1", self._base]
-        entries: list[dict[str, Any]] = []
-        for candidate in candidates:
-            try:
-                answer = await self._client.get(f"{candidate}/models")
-            except RefusedError as error:
-                if error.status in {401, 403}:
-                    raise
-                continue  # not every server lists its models
-            self._base = candidate
-            data = answer.get("data") if isinstance(answer, dict) else answer
-            listed = data if isinstance(data, list) else []
-            entries = [each for each in listed if isinstance(each, dict)]
-            break
-        else:
-            self._base = await self._first_that_answers(candidates)
-        self._known = [str(each.get("id")) for each in entries]
-        mine = next((each for each in entries if each.get("id") == self._model), None)
-        if mine is None:
-            mine = entries[0] if len(entries) == 1 else {}
-        self._owner = str(mine.get("owned_by", ""))
+        url = self._client.url
+        found = await find_served(url, self._model, self._client.get)
+        # Not every server lists its models.
+        self._served = found or Served(await self._first_that_answers(bases_of(url)))
         await self._choose_encoding()
-        window = mine.get("max_model_len")
-        return window if isinstance(window, int) else None
+        return self._served.window
 
     async def _first_that_answers(self, candidates: Sequence[str]) -> str:
         for candidate in candidates[:-1]:
@@ -123,13 +100,14 @@ class OpenAIEncoder(RemoteEncoder):
 
     async def _post(self, body: dict[str, Any], *, final: int | None = None) -> Any:
         try:
-            return await self._client.post(f"{self._base}/embeddings", body, final=final)
+            return await self._client.post(f"{self._served.base}/embeddings", body, final=final)
         except RefusedError as error:
             if error.no_such_place:
-                problem = f"nothing at {self._base}/embeddings; is that the right address?"
+                problem = f"nothing at {self._served.base}/embeddings; is that the right address?"
             elif error.status == 404:  # noqa: PLR2004 - a model that is not there
+                known = ", ".join(self._served.names)
                 problem = f"no model {self._model!r} for embeddings"
-                problem += f"; it serves {', '.join(self._known)}" if self._known else ""
+                problem += f"; it serves {known}" if known else ""
             else:
                 raise
             raise RefusedError(
@@ -158,9 +136,6 @@ class OpenAIEncoder(RemoteEncoder):
         return ordered
 
     async def _counts(self, texts: Sequence[str]) -> list[int]:
-        root = self._base.removesuffix("/v1")
-        asked = [
-            self._client.post(f"{root}/tokenize", {"model": self._model, "prompt": text})
-            for text in texts
-        ]
+        url = f"{self._served.root}/tokenize"
+        asked = [self._client.post(url, {"model": self._model, "prompt": text}) for text in texts]
         return [int(answer["count"]) for answer in await asyncio.gather(*asked)]

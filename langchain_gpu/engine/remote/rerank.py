@@ -16,9 +16,9 @@ import numpy as np
 
 from langchain_gpu.engine.remote.cuts import Cuts
 from langchain_gpu.engine.remote.reranker import OnLong, Part, Reranker, Scores
-from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.http import JsonClient
+from langchain_gpu.servers.openai_models import bases_of
 from langchain_gpu.servers.server import Server
 
 DEFAULT_URL = "http://localhost:8000"
@@ -96,12 +96,9 @@ class RemoteReranker(Reranker):
 
     async def _find_form(self) -> _Form:
         base = self._client.url
+        urls = [f"{each}/rerank" for each in bases_of(base)]
         if base.endswith("/rerank"):
             urls = [base]
-        elif address.has_path(base):
-            urls = [f"{base}/rerank"]
-        else:
-            urls = [f"{base}/v1/rerank", f"{base}/rerank"]
         refusals: list[RefusedError] = []
         for form in (_Form(url, name) for name in ("documents", "texts") for url in urls):
             try:

@@ -1,10 +1,13 @@
-"""What a server says of its models, in the forms that servers have for it."""
+"""What a server that speaks OpenAI's form says of its models, in the ways that servers have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from langchain_gpu.servers import address
+from langchain_gpu.servers.errors import RefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,33 @@ class Served:
         return self.base.removesuffix("/v1")
 
 
-def served(base: str, model: str, answer: Any) -> Served:
+def bases_of(url: str) -> list[str]:
+    """Return where the OpenAI form may be, of an address that users give with `/v1` or without."""
+    return [url] if address.has_path(url) else [f"{url}/v1", url]
+
+
+async def find_served(url: str, model: str, get: Callable[[str], Awaitable[Any]]) -> Served | None:
+    """Find the OpenAI form below an address, by its list of models; None where nothing lists any.
+
+    Args:
+        url: The address, without a slash at its end.
+        model: The server's name of the model.
+        get: Returns the JSON at an address.
+
+    Raises:
+        RefusedError: The server wants another key.
+        ServerError: What else `get` raised.
+    """
+    for base in bases_of(url):
+        try:
+            return _served(base, model, await get(f"{base}/models"))
+        except RefusedError as error:
+            if error.status in {401, 403}:
+                raise
+    return None
+
+
+def _served(base: str, model: str, answer: Any) -> Served:
     """Read the answer of `GET /models`."""
     data = answer.get("data") if isinstance(answer, Mapping) else answer
     entries = [each for each in data if isinstance(each, Mapping)] if isinstance(data, list) else []
@@ -56,4 +85,4 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-__all__ = ["Served", "served", "window_in"]
+__all__ = ["Served", "bases_of", "find_served", "window_in"]

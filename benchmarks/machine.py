@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
@@ -15,6 +16,8 @@ from langchain_gpu import Device
 # (rows, inner, columns): squares for the machine, and what models of 384 and 768 multiply.
 _CPU_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 384, 1536), (2048, 3072, 768))
 _GPU_SHAPES = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 4096, 4096))
+# The instructions that oneDNN may take, torch's and OpenVINO's alike.
+_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
 _PACKAGES = (
     "faiss-cpu",
     "flash-attn",
@@ -108,6 +111,7 @@ def describe(device: Device) -> dict[str, Any]:
         "name": device.name,
         "cores": device.cores,
         "isa": list(device.isa),
+        "isa_limit": os.environ.get(_ISA_LIMIT),
         "capability": device.capability,
         "memory_total": device.memory_total,
     }

@@ -22,6 +22,8 @@ def write(record: dict[str, Any], folder: Path = RESULTS) -> Path:
     parts = [record["benchmark"], *kind, slug(device["name"])]
     if record.get("model", MINILM) != MINILM:
         parts.append(slug(Path(record["model"]).name))
+    if limit := device.get("isa_limit"):
+        parts.append(slug(limit))
     path = folder / f"{'-'.join(parts)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -24,12 +24,13 @@ Found = dict[str, Any]
 def readme_speed(results: Path) -> str:
     """Return the text of README's section on speed: embedding, and the rest in a line each."""
     others = (_records(results, name) for name in ("rerank", "search", "generate"))
-    return "\n".join([*_embedding(results), summary(*others)]).rstrip() + "\n"
+    whole = [each for each in _records(results, "embed") if not each["device"].get("isa_limit")]
+    return "\n".join([*_embedding(whole), summary(*others)]).rstrip() + "\n"
 
 
 def speed_page(results: Path) -> str:
     """Return all tables, for docs/speed.md."""
-    sections = ["## Embedding\n", *_embedding(results)]
+    sections = ["## Embedding\n", *_embedding(_records(results, "embed"))]
     for name, title, section in (
         ("rerank", "Reranking", rerank),
         ("search", "Search", search_tables.section),
@@ -44,8 +45,7 @@ def _records(results: Path, name: str) -> list[Found]:
     return [json.loads(path.read_text()) for path in sorted(results.glob(f"{name}-*.json"))]
 
 
-def _embedding(results: Path) -> list[str]:
-    found = _records(results, "embed")
+def _embedding(found: Sequence[Found]) -> list[str]:
     sections = [_gpu(each) if each["benchmark"] == "embed-gpu" else _cpu(each) for each in found]
     if not any(each["benchmark"] == "embed-gpu" for each in found):
         sections.append("On a GPU: not measured yet (`make bench-gpu`).\n")
@@ -215,7 +215,9 @@ def rerank(found: Found) -> str:
 def _place(device: Found) -> str:
     if device["kind"] != "cpu":
         return str(device["name"])
-    return f"{device['cores']} cores of {device['name']} ({', '.join(device['isa'])})"
+    limit = device.get("isa_limit")
+    kept = f", of which no more than {limit} may be used" if limit else ""
+    return f"{device['cores']} cores of {device['name']} ({', '.join(device['isa'])}{kept})"
 
 
 def _texts(workload: Found) -> str:

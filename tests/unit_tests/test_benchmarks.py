@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import machine, memory, scaling, tables
+from benchmarks import machine, memory, results, scaling, tables
 from benchmarks.contestants import BASE, REFERENCE, Contestant, Padding
 from benchmarks.corpus import Corpus
 from benchmarks.flops import flops, linear_weights
 from benchmarks.measure import order, queries, rounds, rows
 from benchmarks.workloads import PASSAGES, WORKLOADS, choose
+from langchain_gpu import select_device
 from langchain_gpu.events import BatchDone, BudgetChanged
 
 MINILM = {
@@ -265,6 +266,20 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
     assert "| passages | 1,234 | 160,485 | 1.01 | 65% |" in text
     assert "vLLM (no server was given)" in text
     assert "not measured yet" in text
+
+
+def test_a_run_with_fewer_instructions_stands_beside_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"benchmark": "embed", **record()}
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    whole = results.write(found | {"device": machine.describe(select_device("cpu"))}, tmp_path)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    less = results.write(found | {"device": machine.describe(select_device("cpu"))}, tmp_path)
+    assert less.stem == f"{whole.stem}-avx512-core-bf16"
+    assert "no more than AVX512_CORE_BF16" in tables.speed_page(tmp_path)
+    assert "AVX512_CORE_BF16" not in tables.readme_speed(tmp_path)
+    assert "| GPUEmbeddings | 6.50 |" in tables.readme_speed(tmp_path)
 
 
 def test_readme_shows_a_gpu_from_its_file_only(tmp_path: Path) -> None:

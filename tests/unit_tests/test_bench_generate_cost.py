@@ -55,7 +55,7 @@ async def test_a_task_that_streams_is_one_thread_too(
     assert [piece async for piece in chat.astream("Hi", max_tokens=2)]
     assert (await chat.ainvoke("Hi", max_tokens=2)).content
     ours = [name for name in names if name.startswith("langchain-gpu")]
-    assert ours == ["langchain-gpu-async"] * 2
+    assert ours == ["langchain-gpu-stream"] * 2
 
 
 def test_what_is_started_and_asked_is_counted(server: LlamaServer) -> None:

@@ -262,7 +262,7 @@ async def test_tasks_that_read_have_no_threads(
     tasks = [asyncio.create_task(read(engine.stream(ask("hello")))) for _ in range(8)]
     await until(lambda: steps)
     names = [thread.name for thread in threading.enumerate() if thread not in before]
-    assert "langchain-gpu-async" not in names
+    assert "langchain-gpu-stream" not in names
     assert len(set(await asyncio.gather(*tasks))) == 1
 
 

@@ -18,6 +18,7 @@ from benchmarks.summary import summary
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
 _PAGE = re.compile(r"(?<=^<!-- Made by `python -m benchmarks.tables`. -->\n\n).*", _SECTION.flags)
+_CLAIM = re.compile(r"(?<=embedding ran at )\S+ to \S+(?= times)")
 Found = dict[str, Any]
 
 
@@ -26,6 +27,18 @@ def readme_speed(results: Path) -> str:
     others = (_records(results, name) for name in ("rerank", "search", "generate"))
     whole = [each for each in _records(results, "embed") if not each["device"].get("isa_limit")]
     return "\n".join([*_embedding(whole), summary(*others)]).rstrip() + "\n"
+
+
+def claim(results: Path) -> str:
+    """Return the least and the most of what `GPUEmbeddings` gained on a CPU, for README's start."""
+    ratios = [
+        row["ratio"]
+        for found in _records(results, "embed-cpu")
+        for workload in found["workloads"]
+        for row in workload["rows"]
+        if row["name"] == "GPUEmbeddings"
+    ]
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
 
 
 def speed_page(results: Path) -> str:
@@ -251,6 +264,7 @@ def main() -> None:
     """Write the section into README.md, and all of it into docs/speed.md."""
     results = ROOT / "benchmarks" / "results"
     _write(ROOT / "README.md", _SECTION, readme_speed(results) + "\n")
+    _write(ROOT / "README.md", _CLAIM, claim(results))
     _write(ROOT / "docs" / "speed.md", _PAGE, speed_page(results))
 
 

@@ -21,10 +21,17 @@ PAGES = [
     *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
 ]
 CLI = "from langchain_gpu.cli import main; main()"
-PYTHON = [code for language, code in FENCE.findall(README) if language == "python"]
+GUIDES = [f"docs/{name}.md" for name in ("planning", "embeddings", "store", "reranking", "chat")]
+"""Pages whose blocks follow README's, in this order."""
+PYTHON = [
+    code
+    for page in ("README.md", *GUIDES)
+    for language, code in FENCE.findall((ROOT / page).read_text())
+    if language == "python"
+]
 SHELL = [
     line
-    for name in ("README.md", "CONTRIBUTING.md")
+    for name in ("README.md", "CONTRIBUTING.md", *GUIDES, "docs/cli.md")
     for language, code in FENCE.findall((ROOT / name).read_text())
     if language == "sh"
     for line in code.splitlines()
@@ -39,7 +46,7 @@ def test_every_python_block_runs(
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {}
     for code in PYTHON:
-        exec(compile(code, "README.md", "exec"), session)  # noqa: S102 - our own README
+        exec(compile(code, "README.md", "exec"), session)  # noqa: S102 - our own pages
     printed = capsys.readouterr().out
     assert "nine" in printed, "the first answer"
     assert "(3, 384)" in printed
@@ -50,6 +57,16 @@ def test_every_python_block_runs(
 def test_the_first_block_is_short() -> None:
     lines = [line for line in PYTHON[0].splitlines() if line.strip()]
     assert len(lines) <= 12
+
+
+def test_readme_can_be_read_in_ten_minutes() -> None:
+    assert len(README.splitlines()) <= 350, "move reference to docs/"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"]({name})" not in index} == set()
 
 
 def test_the_first_commands_are_the_two() -> None:
@@ -93,6 +110,12 @@ def test_figures_come_from_a_result_file() -> None:
     section = readme_speed(ROOT / "benchmarks" / "results")
     assert "| GPUEmbeddings |" in section, "there are no results"
     assert section in README
+
+
+def test_the_first_figure_is_one_of_them() -> None:
+    from benchmarks.tables import claim
+
+    assert f"embedding ran at {claim(ROOT / 'benchmarks' / 'results')} times" in README
 
 
 def test_every_setting_stands_in_its_page() -> None:

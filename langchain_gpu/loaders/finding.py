@@ -84,7 +84,7 @@ def _walk(root: Path, excluded: set[Path], failed: list[Failure]) -> Iterator[Pa
             for name in subfolders
             if not name.startswith(".")
             and name not in SKIPPED_FOLDERS
-            and not (here / name / "pyvenv.cfg").is_file()
+            and not os.path.isfile(here / name / "pyvenv.cfg")  # noqa: PTH113 - Path's raises
             and not (excluded and (here / name).resolve() in excluded)
         )
         yield from (here / name for name in sorted(names) if not name.startswith("."))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -78,14 +81,32 @@ def test_a_pipe_is_listed_and_not_opened(tmp_path: Path) -> None:
     assert failure.error == "not a regular file"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path) -> None:
-    make(tmp_path, "open/a.md", "closed/b.md")
-    (tmp_path / "closed").chmod(0)
+NOBODY = 65534
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be somebody for whom a closed folder is closed: root may read every one."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(NOBODY)
     try:
-        found = find_files([tmp_path])
+        yield
     finally:
-        (tmp_path / "closed").chmod(0o700)
+        os.seteuid(was)
+
+
+def test_a_folder_that_cannot_be_listed_is_reported() -> None:
+    with TemporaryDirectory() as name:  # tmp_path lies in a folder of its owner alone
+        folder = Path(name)
+        make(folder, "open/a.md", "closed/b.md")
+        folder.chmod(0o755)
+        (folder / "closed").chmod(0)
+        try:
+            with without_rights():
+                found = find_files([folder])
+        finally:
+            (folder / "closed").chmod(0o700)
     assert [file.name for file in found.files] == ["a.md"]
     assert [Path(failure.source).name for failure in found.failed] == ["closed"]
     assert found.failed[0].error == "Permission denied"

@@ -21,17 +21,27 @@ def shared_server(settings: LlamaSettings) -> LlamaServer:
         RuntimeError: It was started before this process was forked.
     """
     with _servers_lock:
-        server = _servers.get(settings)
+        server = _found(settings)
         if server is None:
             server = _servers[settings] = LlamaServer(settings)
-        check_process(server.process)
         return server
 
 
 def running_server(settings: LlamaSettings) -> LlamaServer | None:
-    """Return the server with these settings if it is here already."""
+    """Return the server with these settings if it is here already.
+
+    Raises:
+        RuntimeError: It was started before this process was forked.
+    """
     with _servers_lock:
-        return _servers.get(settings)
+        return _found(settings)
+
+
+def _found(settings: LlamaSettings) -> LlamaServer | None:
+    server = _servers.get(settings)
+    if server is not None:
+        check_process(server.process)
+    return server
 
 
 __all__ = ["running_server", "shared_server"]

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
 from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.llama.settings import LlamaSettings
-from langchain_gpu.llama.shared import shared_server
+from langchain_gpu.llama.shared import running_server, shared_server
 from langchain_gpu.models.resolve import resolve
 from tests.unit_tests.tiny_gguf import gguf
 
@@ -174,6 +175,30 @@ def test_the_same_settings_share_one_server_and_the_last_user_frees_it(weights: 
     del second
     gc.collect()
     assert not folder.exists()
+
+
+@pytest.mark.models
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("find", [shared_server, running_server])
+def test_a_forked_process_does_not_share_it(
+    server: LlamaServer, find: Callable[[LlamaSettings], LlamaServer | None]
+) -> None:
+    """Its threads stayed behind: a chat would wait for ever."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(find(server.settings))
+        except RuntimeError as error:
+            said = str(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as answer:
+        assert f"loaded in process {os.getpid()}" in answer.read()
+    assert find(server.settings) is server
 
 
 @pytest.mark.models

@@ -10,6 +10,10 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+Fallback = Literal["cpu", "error"]
+"""Where a device is missing or too small: go on on the CPU and say so, or raise."""
 
 logger = logging.getLogger("langchain_gpu")
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.keeper import Held, Keeper
-from langchain_gpu.events import Listener
+from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
@@ -63,7 +63,7 @@ class RunsModel(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """What the model computes in: `"auto"` (half precision where the device is fast at it),
     `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`."""
-    fallback: Literal["cpu", "error"] = "cpu"
+    fallback: Fallback = "cpu"
     """When a device is missing or too small: `"cpu"` goes on there with a warning, `"error"`
     raises."""
     plan: Plan | ComponentPlan | None = Field(default=None, exclude=True)

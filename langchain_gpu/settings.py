@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from typing_extensions import override
 
-from langchain_gpu.events import Listener
+from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.generators.registry import SERVERS, Options, check_name
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
@@ -51,7 +51,7 @@ class GeneratorSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What Transformers computes in: `"auto"` (half precision where the device is fast at it),
     `"float32"`, `"bfloat16"` or `"float16"`. A GGUF file brings its own."""
-    fallback: Literal["cpu", "error"] = "cpu"
+    fallback: Fallback = "cpu"
     """When the device is missing or too small: `"cpu"` goes on there with a warning, `"error"`
     raises."""
     n_ctx: int | None = Field(default=None, ge=1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from langchain_gpu.store import manifest
 
 if TYPE_CHECKING:
     from langchain_gpu.chat_models import ChatGPU
     from langchain_gpu.embeddings import GPUEmbeddings
-    from langchain_gpu.events import Listener
+    from langchain_gpu.events import Fallback, Listener
     from langchain_gpu.rerank import GPURerank
 
 MAX_ANSWER_TOKENS = 512
@@ -24,7 +24,7 @@ class Place:
     """Where models run, and what happens if they cannot."""
 
     device: str = "auto"
-    fallback: Literal["cpu", "error"] = "cpu"
+    fallback: Fallback = "cpu"
 
     @property
     def search(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from langchain_gpu.events import Fallback
 
 EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 CHAT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -30,7 +32,7 @@ DeviceOption = Annotated[
     ),
 ]
 FallbackOption = Annotated[
-    Literal["cpu", "error"],
+    Fallback,
     typer.Option("--fallback", help="What to do if the device is missing or too small."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]

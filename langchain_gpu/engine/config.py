@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langchain_gpu.events import Listener
+from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.planner.terms import ComponentPlan
 from langchain_gpu.servers.server import Server
 
-Fallback = Literal["cpu", "error"]
 Asked = Literal["embed", "score"]
 
 

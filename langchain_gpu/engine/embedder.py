@@ -139,8 +139,7 @@ def _or_cpu(
         else:
             if plan is not None and device.kind != "cpu":
                 after = free_memory(device)
-                taken = None if before is None or after is None else before - after
-                check_taken(plan, str(device), taken, config.on_event)
+                check_taken(plan, str(device), before, after, config.on_event)
             return loaded
     elif cpu is None and plan is not None:
         raise DoesNotFitError(plan)

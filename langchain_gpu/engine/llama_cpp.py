@@ -12,7 +12,6 @@ import xllamacpp
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import BatchRules
-from langchain_gpu.engine.config import Fallback
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.engine.tasks.embed import (
     EmbedOptions,
@@ -22,7 +21,7 @@ from langchain_gpu.engine.tasks.embed import (
     check_texts,
 )
 from langchain_gpu.engine.tasks.token_rows import flat_ids
-from langchain_gpu.events import Listener, warn_fallback
+from langchain_gpu.events import Fallback, Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
 from langchain_gpu.llama.gpus import gpus_of, position_of

@@ -130,8 +130,7 @@ class HFModel:
         if planned is None or self.device.kind == "cpu":
             return
         after = free_memory(self.device)
-        taken = None if before is None or after is None else before - after
-        check_taken(planned, str(self.device), taken, self._options.listener)
+        check_taken(planned, str(self.device), before, after, self._options.listener)
 
     def _to_cpu(self, model: Any, reason: str) -> Any:
         source, cpu = str(self.device), select_device("cpu")

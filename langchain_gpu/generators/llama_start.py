@@ -157,10 +157,9 @@ def _report(
     device = place.device
     if planned is None:
         return device
-    taken = _free(before, place.main_gpu)
-    after = _free(xllamacpp.get_device_info(), place.main_gpu)
-    used = None if taken is None or after is None else taken - after
-    said = check_taken(planned, str(device), used, options.listener)
+    free = _free(before, place.main_gpu)
+    left = _free(xllamacpp.get_device_info(), place.main_gpu)
+    said = check_taken(planned, str(device), free, left, options.listener)
     return replace(device, reason=f"{device.reason}: {said}")
 
 

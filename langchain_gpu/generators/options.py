@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from langchain_gpu.events import Listener
+from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.planner.terms import ComponentPlan
 from langchain_gpu.servers.server import Server
-
-Fallback = Literal["cpu", "error"]
 
 # What finds a model's files on the hub: for the engines it is done with.
 WHERE = ("revision", "token")
@@ -112,7 +110,6 @@ def check_transformers(options: Options) -> None:
 
 
 __all__ = [
-    "Fallback",
     "Options",
     "check_llama_cpp",
     "check_load",

@@ -71,22 +71,28 @@ def tensor_split(planned: ComponentPlan) -> tuple[float, ...]:
 
 
 def check_taken(
-    planned: ComponentPlan, device: str, taken: int | None, listener: Listener | None
+    planned: ComponentPlan,
+    device: str,
+    before: int | None,
+    after: int | None,
+    listener: Listener | None,
 ) -> str:
     """Compare what a model took on a device with its plan, and warn where the plan was wrong.
 
     Args:
         planned: The plan.
         device: Short name.
-        taken: Bytes by which the device's free memory shrank; None where nobody can tell.
+        before: Bytes that were free there before it was loaded; None where nobody can tell.
+        after: The same, once it was.
         listener: Is told of it.
 
     Returns:
         Both numbers in words.
     """
     promised = planned.on(device)
-    if taken is None:
+    if before is None or after is None:
         return f"{size(promised)} planned on {device}"
+    taken = before - after
     if taken > promised * _OFF + _SLACK:
         warn_plan(
             listener,

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
-from langchain_gpu.engine.config import Fallback
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
 from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
 from langchain_gpu.engine.runtimes.loss import Loss
@@ -48,7 +47,7 @@ from langchain_gpu.engine.runtimes.providers import (
     open_session,
 )
 from langchain_gpu.engine.runtimes.tasks import EMBED, FastTokenizer, Task
-from langchain_gpu.events import Listener, warn_fallback
+from langchain_gpu.events import Fallback, Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
 
 logger = logging.getLogger(__name__)

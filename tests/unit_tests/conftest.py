@@ -97,6 +97,30 @@ def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], s
 
 
 @pytest.fixture
+def one_faiss_thread() -> Iterator[None]:
+    """Training waits for its slowest thread, which on a busy machine is very slow."""
+    import faiss
+
+    threads, blas = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
+    faiss.omp_set_num_threads(1)
+    faiss.cvar.distance_compute_blas_threshold = 10**6  # BLAS has threads of its own
+    yield
+    faiss.omp_set_num_threads(threads)
+    faiss.cvar.distance_compute_blas_threshold = blas
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Threads that wait for one another take longer than tiny models on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def press_ctrl_c() -> Iterator[Callable[[], None]]:
     """Interrupt the main thread as a terminal does, also where a script's background ignores it."""
     if not hasattr(signal, "pthread_kill"):

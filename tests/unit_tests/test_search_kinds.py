@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,7 @@ from langchain_gpu.store.errors import DamagedStoreError
 SIZE = 16
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Training waits for its slowest thread, which on a busy machine is very slow."""
-    threads, blas = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
-    faiss.omp_set_num_threads(1)
-    faiss.cvar.distance_compute_blas_threshold = 10**6  # BLAS has threads of its own
-    yield
-    faiss.omp_set_num_threads(threads)
-    faiss.cvar.distance_compute_blas_threshold = blas
+pytestmark = pytest.mark.usefixtures("one_faiss_thread")
 
 
 def vectors(count: int, seed: int = 0) -> Any:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -132,15 +130,7 @@ class Machine(RuleBasedStateMachine):
         return float(left @ right / lengths)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Training waits for its slowest thread, which on a busy machine is very slow."""
-    threads, blas = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
-    faiss.omp_set_num_threads(1)
-    faiss.cvar.distance_compute_blas_threshold = 10**6  # BLAS has threads of its own
-    yield
-    faiss.omp_set_num_threads(threads)
-    faiss.cvar.distance_compute_blas_threshold = blas
+pytestmark = pytest.mark.usefixtures("one_faiss_thread")
 
 
 METRICS: tuple[Metric, ...] = ("l2", "cosine", "ip")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from langchain_gpu.models.hf_config import Architecture
 from langchain_gpu.models.hf_params import count_params
 from langchain_gpu.models.hf_quantization import stored_params
-from langchain_gpu.models.info import HeaderError, ModelInfo, WeightFormat, Weights
+from langchain_gpu.models.info import HeaderError, ModelInfo, Weights
 from langchain_gpu.models.st_header import StTensor
 
 _DTYPES = {
@@ -77,16 +78,15 @@ def describe_config(name: str, model: Architecture, *, source: str) -> ModelInfo
         weights(0, layer, experts)
         for layer, experts in zip(counts.blocks, counts.experts, strict=True)
     )
-    return _info(
-        name,
-        model,
-        form="config",
+    return ModelInfo(
+        name=name,
+        format="config",
         dtype=_word(model),
         embedding=weights(counts.embedding),
         blocks=blocks,
         output=weights(counts.output),
-        files={},
         source=source,
+        **_shape(model),
     )
 
 
@@ -116,16 +116,16 @@ def describe_safetensors(
     for tensor in tensors.values():
         by_type[tensor.dtype] += tensor.bytes
     most = max(by_type, key=lambda word: by_type[word], default="F32")
-    return _info(
-        name,
-        model,
-        form="safetensors",
+    return ModelInfo(
+        name=name,
+        format="safetensors",
         dtype=_word(model) if model.quantization else _DTYPES.get(most, most.lower()),
         embedding=_weights(model, groups.get("embedding", ())),
         blocks=tuple(_weights(model, groups.get(layer, ())) for layer in range(model.layers)),
         output=_weights(model, groups.get("output", ())),
         files=files,
         source=source,
+        **_shape(model),
     )
 
 
@@ -153,39 +153,21 @@ def _word(model: Architecture) -> str:
     return str(model.quantization) if model.quantization else model.dtype
 
 
-def _info(
-    name: str,
-    model: Architecture,
-    *,
-    form: WeightFormat,
-    dtype: str,
-    embedding: Weights,
-    blocks: tuple[Weights, ...],
-    output: Weights,
-    files: Mapping[str, int],
-    source: str,
-) -> ModelInfo:
-    return ModelInfo(
-        name=name,
-        format=form,
-        architecture=model.name,
-        role=model.role,
-        layers=model.layers,
-        hidden=model.hidden,
-        heads=model.heads,
-        intermediate=model.intermediate,
-        vocab=model.vocab,
-        context_length=model.context_length,
-        dtype=dtype,
-        embedding=embedding,
-        blocks=blocks,
-        output=output,
-        tied=model.tied,
-        caches=model.caches,
-        experts=model.experts,
-        files=files,
-        source=source,
-    )
+def _shape(model: Architecture) -> dict[str, Any]:
+    """Return what a `ModelInfo` says of the configuration alone, by its names."""
+    return {
+        "architecture": model.name,
+        "role": model.role,
+        "layers": model.layers,
+        "hidden": model.hidden,
+        "heads": model.heads,
+        "intermediate": model.intermediate,
+        "vocab": model.vocab,
+        "context_length": model.context_length,
+        "tied": model.tied,
+        "caches": model.caches,
+        "experts": model.experts,
+    }
 
 
 __all__ = ["describe_config", "describe_safetensors"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
-from langchain_gpu.engine.tasks.padding import Features, Packed, Padding
+from langchain_gpu.engine.tasks.padding import Features, Packed, Padding, laid_out
 from langchain_gpu.engine.tasks.token_rows import flat_ids
 
 OnLong = Literal["truncate", "mean", "error"]
@@ -227,7 +227,5 @@ class TextTokenizer:
         owners: NDArray[np.int64] | None = None,
         truncated: Sequence[int] = (),
     ) -> Tokenized:
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
-        packed = Packed(ids, np.cumsum(lengths) - lengths, options.prompt)
+        packed, lengths = laid_out(rows, options.prompt)
         return Tokenized(lengths, packed, owners, np.asarray(truncated, np.int64))

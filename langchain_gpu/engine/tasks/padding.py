@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,13 @@ class Packed:
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     prompt: str = ""
+
+
+def laid_out(rows: Sequence[Sequence[int]], prompt: str = "") -> tuple[Packed, NDArray[np.int64]]:
+    """Lay rows of ids end to end; return their lengths too, shape (rows,)."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+    return Packed(ids, np.cumsum(lengths) - lengths, prompt), lengths
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized
-from langchain_gpu.engine.tasks.padding import Features, Packed, Padding
+from langchain_gpu.engine.tasks.padding import Features, Padding, laid_out
 from langchain_gpu.engine.tasks.score import (
     Pair,
     PairTokenizer,
@@ -116,9 +116,7 @@ class PromptTokenizer:
                 truncated += [at] * cut
         rows = [[*self._before, *ids[:room], *self._after] for ids in chain.from_iterable(parts)]
         owners = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
-        packed = Packed(ids, np.cumsum(lengths) - lengths)
+        packed, lengths = laid_out(rows)
         windowed = len(rows) > len(pairs)
         return Tokenized(
             lengths, packed, owners if windowed else None, np.asarray(truncated, np.int64)

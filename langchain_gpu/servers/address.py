@@ -14,6 +14,7 @@ from langchain_gpu.servers.server import Server
 OLLAMA_PORT = 11434
 TRITON_HTTP_PORT, TRITON_GRPC_PORT = 8000, 8001
 _GRPC = {"http": "grpc", "https": "grpcs", "grpc": "grpc", "grpcs": "grpcs"}
+_SECRET = 6  # characters: what has fewer ("true") is no secret
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -23,9 +24,7 @@ def check_url(url: str) -> str:
     Raises:
         ValueError: It is no http(s) address, or holds a password, a query or a fragment.
     """
-    parts = urlsplit(url.strip())
-    if "@" in (parts.netloc or url):  # never shown: what stands before the @ is a secret
-        raise ValueError("an address must hold no user or password; use api_key or headers")
+    parts = _parts(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_port(parts):
         raise ValueError(
             f"{url!r} is no address of a server; write http://HOST:PORT or https://HOST"
@@ -62,9 +61,7 @@ def grpc_place(url: str) -> GrpcPlace:
     Raises:
         ValueError: It is no grpc(s) or http(s) address of a host, or holds a password or a path.
     """
-    parts = urlsplit(url.strip())
-    if "@" in (parts.netloc or url):  # never shown: what stands before the @ is a secret
-        raise ValueError("an address must hold no user or password; use api_key or headers")
+    parts = _parts(url)
     rest = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme not in _GRPC or not parts.hostname or not _has_port(parts) or rest:
         raise ValueError(
@@ -133,13 +130,30 @@ def headers_of(server: Server) -> dict[str, str]:
     return headers
 
 
+def is_secret(value: str) -> bool:
+    """Say whether a value is long enough to be a secret, and not a word like "true"."""
+    return len(value) >= _SECRET
+
+
 def secrets_of(server: Server) -> list[str]:
     """Return what no message may show, longest first."""
     words = [word for value in server.headers.values() for word in [value, *value.split()]]
-    found = {word for word in words if len(word) >= 6}  # noqa: PLR2004 - "true" is no secret
+    found = {word for word in words if is_secret(word)}
     if server.api_key:
         found.add(server.api_key)
     return sorted(found, key=len, reverse=True)
+
+
+def _parts(url: str) -> SplitResult:
+    """Take an address apart.
+
+    Raises:
+        ValueError: It holds a user or a password.
+    """
+    parts = urlsplit(url.strip())
+    if "@" in (parts.netloc or url):  # never shown: what stands before the @ is a secret
+        raise ValueError("an address must hold no user or password; use api_key or headers")
+    return parts
 
 
 def _has_port(parts: SplitResult) -> bool:

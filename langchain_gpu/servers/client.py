@@ -21,7 +21,6 @@ class Client:
     Args:
         host: Host and port, for messages.
         closing: Awaited on the loop when it closes.
-
         lines: Connections for callers who ask in their own threads; None where there are none.
 
     Attributes:

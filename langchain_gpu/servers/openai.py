@@ -27,7 +27,6 @@ from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
 _NO_KEY = "none"  # the client insists on a key; servers without keys read over it
 _CUT_OFF = frozenset({"RemoteProtocolError", "ReadError"})
-_SHORT = 6  # characters: what has fewer ("true") is no secret
 
 
 def new_transport() -> Any:
@@ -221,7 +220,7 @@ def _other_form(response: httpx2.Response) -> str | None:
 
 def _secrets_of(query: Mapping[str, Any]) -> set[str]:
     """Return the values of an address's parameters, as they are and as addresses hold them."""
-    values = {value for value in map(str, query.values()) if len(value) >= _SHORT}
+    values = set(filter(address.is_secret, map(str, query.values())))
     forms = (str, quote, quote_plus, partial(quote, safe=""))
     return {form(value) for form in forms for value in values}
 

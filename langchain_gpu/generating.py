@@ -87,10 +87,6 @@ class RunsGenerator(GeneratorSettings):
     the copies of `configurable_fields` from the fields."""
 
     @property
-    def _loaded(self) -> Loaded:
-        return self.loaded
-
-    @property
     def backend_reason(self) -> str:
         """Which engine is taken for which file, and why. Loads nothing."""
         choice = self._choose(self._current())

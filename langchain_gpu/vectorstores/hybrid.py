@@ -96,8 +96,9 @@ class Hybrid(Searches):
         """Search as `search_type` says: LangChain's names, and `"hybrid"`."""
         if search_type == "hybrid":
             return self.hybrid_search(query, **kwargs)
-        if search_type not in (known := SEARCH_TYPES):
-            raise ValueError(f"unknown search_type {search_type!r}; known: {', '.join(known)}")
+        if search_type not in SEARCH_TYPES:
+            known = ", ".join(SEARCH_TYPES)
+            raise ValueError(f"unknown search_type {search_type!r}; known: {known}")
         return super().search(query, search_type, **kwargs)
 
     async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:

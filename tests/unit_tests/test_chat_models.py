@@ -146,7 +146,7 @@ def test_many_threads_load_the_model_once(path: str, monkeypatch: pytest.MonkeyP
 def test_a_copy_or_an_unpickled_model_loads_its_own(chat: ChatGPU) -> None:
     chat.invoke("hello")
     for other in (pickle.loads(pickle.dumps(chat)), copy.deepcopy(chat)):  # noqa: S301
-        assert other._loaded.keeper.loaded is None
+        assert other.loaded.keeper.loaded is None
         assert other.model == chat.model
 
 

@@ -240,10 +240,10 @@ def test_an_idle_model_is_freed_and_comes_back(path: str) -> None:
     chat = ChatGPU(model=path, **{**SETTINGS, "n_parallel": 7}, keep_alive="20ms")
     answer = chat.invoke("hello").content
     for _ in range(500):
-        if chat._loaded.keeper.loaded is None:
+        if chat.loaded.keeper.loaded is None:
             break
         threading.Event().wait(0.02)
-    assert chat._loaded.keeper.loaded is None
+    assert chat.loaded.keeper.loaded is None
     assert chat.invoke("hello").content == answer
     chat.close()
 
@@ -257,7 +257,7 @@ def test_close_lets_those_who_chat_finish(path: str, monkeypatch: pytest.MonkeyP
         assert forwards.begun.wait(10)
         chat.close()
         assert future.result().content == answer
-    assert chat._loaded.keeper.loaded is None
+    assert chat.loaded.keeper.loaded is None
 
 
 def test_langchains_own_manners_work(chat: ChatGPU, alone: dict[str, str]) -> None:
@@ -319,7 +319,7 @@ def test_answers_from_a_cache_load_nothing(path: str) -> None:
         answers = first.batch(WORDS[:3])
     second = ChatGPU(model=path, cache=cache, **SETTINGS)
     assert [each.content for each in second.batch(WORDS[:3])] == [each.content for each in answers]
-    assert second._loaded.keeper.loaded is None
+    assert second.loaded.keeper.loaded is None
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -367,7 +367,7 @@ def test_close_while_the_model_is_loaded_frees_it_afterwards(
 
     monkeypatch.setattr(generating, "create", closed)
     assert chat.invoke("hello").content
-    assert chat._loaded.keeper.loaded is None
+    assert chat.loaded.keeper.loaded is None
 
 
 async def test_a_closed_model_is_freed_beside_the_loop(
@@ -392,4 +392,4 @@ async def test_a_closed_model_is_freed_beside_the_loop(
     await asyncio.wait_for(freeing.wait(), 20)
     free.set()
     await task
-    assert chat._loaded.keeper.loaded is None
+    assert chat.loaded.keeper.loaded is None

@@ -236,7 +236,7 @@ async def test_settings_of_the_call_are_part_of_the_key_of_a_cache(llm: GPULLM) 
     assert cached.invoke("hello", top_k=1) == text
     assert (await cached.ainvoke("hello", max_tokens=1)) != text
     assert cached.max_tokens == 6
-    assert cached._loaded is llm._loaded  # no call loads a model of its own
+    assert cached.loaded is llm.loaded  # no call loads a model of its own
 
 
 async def test_stop_strings_of_the_object_are_part_of_the_key_of_a_cache(llm: GPULLM) -> None:

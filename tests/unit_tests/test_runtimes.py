@@ -10,15 +10,25 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from langchain_gpu.embeddings import GPUEmbeddings
+from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from tests.unit_tests.tiny_models import WINDOW
 
 Tiny = Callable[[str], str]
 
-ALL = ["bert", "bert-without-prompt", "roberta-cls", "qwen3-last-token", "static"]
+ALL = [
+    "bert",
+    "bert-short",
+    "bert-two-heads",
+    "bert-without-prompt",
+    "roberta-cls",
+    "qwen3-last-token",
+    "static",
+]
+OWN_WAY = ("bert-two-heads", "static")
 CASES = [
     *(("torch", name) for name in ALL),
-    *(("openvino", name) for name in ("bert", "roberta-cls", "qwen3-last-token")),
+    *(("openvino", name) for name in ("bert", "bert-short", "roberta-cls", "qwen3-last-token")),
 ]
 TEXTS = [
     "",
@@ -95,7 +105,26 @@ def test_which_models_use_the_fast_tokenization(tiny: Tiny) -> None:
         name: GPUEmbeddings(model=tiny(name))._load().encoder._tokenizer is not None  # type: ignore[attr-defined]
         for name in ALL
     }
-    assert fast == {name: name != "static" for name in ALL}
+    assert fast == {name: name not in OWN_WAY for name in ALL}
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
+def test_one_program_is_not_two_heads(tiny: Tiny, backend: Any) -> None:
+    """What is traced knows one of the two only, and queries would go the documents' way."""
+    with pytest.raises(NotConvertibleError, match="in its own way"):
+        GPUEmbeddings(model=tiny("bert-two-heads"), backend=backend).embed_query("gpu")
+    assert "torch" in GPUEmbeddings(model=tiny("bert-two-heads"), device="cpu").backend_reason
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino", "onnx"])
+def test_the_models_argument_for_fewer_dimensions(tiny: Tiny, backend: Any) -> None:
+    given = {"model": tiny("bert"), "backend": backend, "dtype": "float32"}
+    embeddings = GPUEmbeddings(**given, model_kwargs={"truncate_dim": 8})
+    texts = ["the gpu", "one"]
+    vectors = embeddings.embed_to_array(texts)
+    model = SentenceTransformer(tiny("bert"), device="cpu", truncate_dim=8)
+    assert np.allclose(vectors, model.encode_document(texts), atol=1e-5)
+    assert embeddings.dimension == 8
 
 
 @pytest.mark.parametrize("name", ["bert", "static"])

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from sentence_transformers.base.modules import Normalize, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -49,6 +49,8 @@ def build(folder: Path, name: str) -> str:
     makers: dict[str, Callable[[Path], SentenceTransformer]] = {
         "bert": _bert,
         "bert-without-prompt": _bert_without_prompt,
+        "bert-two-heads": _bert_two_heads,
+        "bert-short": _bert_short,
         "roberta-cls": _roberta,
         "xlm-roberta": _xlm_roberta,
         "modernbert": _modernbert,
@@ -118,6 +120,20 @@ def _bert(folder: Path) -> SentenceTransformer:
 def _bert_without_prompt(folder: Path) -> SentenceTransformer:
     model = _bert(folder)
     model.set_pooling_include_prompt(include_prompt=False)
+    return model
+
+
+def _bert_two_heads(folder: Path) -> SentenceTransformer:
+    """A model that tells queries from documents behind the transformer, not before it."""
+    heads = [Dense(24, 24), Dense(24, 24)]
+    router = Router.for_query_document(query_modules=heads[:1], document_modules=heads[1:])
+    return SentenceTransformer(modules=[*list(_bert(folder))[:2], router], device="cpu")
+
+
+def _bert_short(folder: Path) -> SentenceTransformer:
+    """A model whose own settings keep some leading dimensions."""
+    model = _bert(folder)
+    model.truncate_dim = 8
     return model
 
 

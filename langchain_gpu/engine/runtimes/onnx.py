@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = ("auto", "float32", "float16", "int8")
 _TOOLS = (onnx, onnxruntime, torch, transformers, sentence_transformers)
+# Counts up when the same model would be made into another file.
+_FORM = 1
 # CPU features that multiply bytes and add them up without overflow.
 _EXACT_BYTES = {"avx512_vnni", "amx_int8", "neon", "sve"}
 _NO_LIMIT = 8192  # tokens that a model without a window is prepared for
@@ -176,7 +178,9 @@ class OnnxEncoder(ModulesEncoder):
     def _start(self, device: Device, choice: str | None) -> None:
         self._device, self._session = device, None  # never two sessions at once
         first = self._model[0].model.device.type != "meta"
-        kept = kept_folder("onnx") / fingerprint(self._path, self._options, _TOOLS)
+        kept = kept_folder("onnx") / fingerprint(
+            self._path, {**self._options, "form": _FORM}, _TOOLS
+        )
         self._plan = SessionPlan(
             device=device,
             choice=choice,

@@ -33,7 +33,7 @@ from langchain_gpu.engine.runtimes.untold import untold
 
 logger = logging.getLogger(__name__)
 # Counts up when the same model would be converted to another program.
-_FORM = 4
+_FORM = 5
 _FILE = "model.xml"
 
 

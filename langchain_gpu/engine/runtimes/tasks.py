@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.runtimes.leading import Leading
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer, check_texts
 from langchain_gpu.engine.tasks.padding import Features
 from langchain_gpu.engine.tasks.score import Frame, PairTokenizer, ScoreOptions, check_pairs
@@ -100,13 +101,16 @@ class Embed:
 
     def load(self, path: Path, options: Mapping[str, Any]) -> Any:
         """See `Task.load`."""
-        return _load(SentenceTransformer, path, options)
+        model = _load(SentenceTransformer, path, options)
+        if model.truncate_dim is not None:  # `encode` does it, which is not called here
+            model.append(Leading(model.truncate_dim))
+        return model
 
     def tokenizer(self, model: Any) -> TextTokenizer | None:
         """See `Task.tokenizer`."""
         hugging_face = _hugging_face(model)
-        if hugging_face is None:
-            return None
+        if hugging_face is None or "task" in model.get_model_kwargs():
+            return None  # batches of ours do not say whether they are queries
         window = window_of(model)
         fast = TextTokenizer(
             _copy(hugging_face),

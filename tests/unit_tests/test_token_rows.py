@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from langchain_gpu.engine.tasks.token_rows import flat_ids
 
@@ -38,3 +40,32 @@ def test_the_first_wrong_row_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=f"^token row 11 {problem}$"):
         flat_ids([[1], row, []], window=2, vocabulary=vocabulary, start=10)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [1.5],
+        np.array([1.5]),
+        np.array([True]),
+        np.ones((1, 1), np.int64),
+        np.array(1),
+        "12",
+        ["1"],
+        [None],
+        [[1]],
+        None,
+        1,
+    ],
+)
+def test_what_holds_no_ids_is_named(row: Any) -> None:
+    for rows in ([[1], row], [np.array([1]), row]):
+        with pytest.raises(TypeError, match="^token row 11 is no row of whole numbers: "):
+            flat_ids(rows, window=9, vocabulary=4, start=10)
+
+
+def test_numbers_of_other_kinds_are_whole_too() -> None:
+    rows = [[np.int32(1), np.uint8(2)], np.array([3], np.uint16), torch.tensor([2, 1])]
+    ids, lengths = flat_ids(rows, window=2, vocabulary=4, start=0)
+    assert ids.tolist() == [1, 2, 3, 2, 1]
+    assert lengths.tolist() == [2, 1, 2]

@@ -21,6 +21,9 @@ from pydantic import AliasChoices, Field
 from langchain_gpu.engine.checks import (
     NonFiniteVectorError,
     as_list,
+    check_buffer,
+    check_on_error,
+    iterate,
     non_finite,
     progress_bar,
     text_problem,
@@ -59,6 +62,13 @@ class _Ask:
     def plain(self) -> bool:
         """Whether vectors go out as the engine made them."""
         return self.output.plain and not self.kwargs.finishes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.kwargs.dtype if self.output.precision == "float32" else self.output.dtype
+
+    def width(self, dimension: int) -> int:
+        return self.output.width(self.kwargs.width(dimension))
 
     def finish(self, vectors: NDArray[Any]) -> NDArray[Any]:
         return self.output.apply(self.kwargs.finish(vectors))
@@ -159,8 +169,8 @@ class GPUEmbeddings(RunsModel, Embeddings):
 
     @property
     def dimension(self) -> int:
-        """Width of a vector. Loads the model."""
-        return self._output().width(self._load().engine.dimension)
+        """Width of a document's vector, as it is returned. Loads the model."""
+        return self._ask("document").width(self._load().engine.dimension)
 
     @property
     def window(self) -> int | None:
@@ -214,25 +224,34 @@ class GPUEmbeddings(RunsModel, Embeddings):
         """Embed texts, as documents, into one array of shape (len(texts), dimension).
 
         A list of floats takes eight times the memory and most of the time; what can take an array
-        should. Raises as `embed_documents`.
+        should.
 
         Args:
             texts: What to embed.
             out: An array of that shape, in the dtype of `precision`, to write into, for example a
                 `numpy.memmap`; it is returned.
+
+        Raises:
+            TypeError: As `embed_documents`; or `out` is no array.
+            ValueError: As `embed_documents`; or `out` has another shape or dtype, or is read-only.
         """
         items = as_list(texts)
         if out is None:
             return self._embed(items, "document")[0]
-        shape = (len(items), self.dimension)
-        if out.shape != shape or out.dtype != self._output().dtype:
-            wanted = f"{self._output().dtype} of shape {shape}"
-            raise ValueError(f"out must be {wanted}, not {out.dtype} {out.shape}")
-        if self._ask("document").plain:
+        ask = self._ask("document")
+        check_buffer(out, (len(items), self.dimension), ask.dtype)
+        if ask.plain:
             return self._embed(items, "document", out=out)[0]
-        for start in range(0, len(items), _STRETCH):
-            part = items[start : start + _STRETCH]
-            out[start : start + len(part)] = self._embed(part, "document")[0]
+        # The integers of `encode_kwargs` have ranges that all vectors of a call share.
+        stretch = _STRETCH if ask.kwargs.row_by_row else max(len(items), 1)
+        for start in range(0, len(items), stretch):
+            part = items[start : start + stretch]
+            try:
+                out[start : start + len(part)] = self._embed(part, "document")[0]
+            except (TypeError, ValueError) as error:
+                if start:
+                    error.add_note(f"in the part of the texts that starts at text {start}")
+                raise
         return out
 
     def embed_tokens(
@@ -243,6 +262,7 @@ class GPUEmbeddings(RunsModel, Embeddings):
         For callers who tokenize themselves. No prompt is added and nothing is cut off.
 
         Raises:
+            TypeError: A row holds something else than whole numbers; the message has its position.
             ValueError: A row is empty, longer than the window or holds an unknown id; or the back
                 end takes texts only.
         """
@@ -271,8 +291,12 @@ class GPUEmbeddings(RunsModel, Embeddings):
             on_error: `"skip"` lists items that cannot be embedded in the report and gives them a
                 row of NaN: what is no text, what is too long with `on_long="error"`, what a server
                 refuses; `"raise"` raises as `embed_documents`.
+
+        Raises:
+            ValueError: As `embed_documents`; or `on_error` is neither.
         """
         items = as_list(texts)
+        check_on_error(on_error)
         if on_error == "raise":
             return Rows(*self._embed(items, "document", merge=False))
         ask = self._ask("document")
@@ -323,7 +347,8 @@ class GPUEmbeddings(RunsModel, Embeddings):
         """
         if chunk < 1:
             raise ValueError(f"chunk must be >= 1, got {chunk}")
-        iterator, start = iter(texts), 0
+        check_on_error(on_error)
+        iterator, start = iterate(texts), 0
         while group := list(islice(iterator, chunk)):
             try:
                 yield self.embed_with_report(group, on_error=on_error)

@@ -23,12 +23,27 @@ def as_list(texts: Any) -> list[Any]:
     Raises:
         TypeError: It is one string, or nothing to iterate over.
     """
+    return texts if isinstance(texts, list) else list(iterate(texts))
+
+
+def iterate(texts: Any) -> Iterator[Any]:
+    """Begin to read any iterable of texts, as `as_list` takes it. Raises as that does."""
     if isinstance(texts, str | bytes):
         raise TypeError(f"texts is one {type(texts).__name__}; pass a list: [text]")
     try:
-        return texts if isinstance(texts, list) else list(texts)
+        return iter(texts)
     except TypeError:
         raise TypeError(f"texts is {type(texts).__name__}, not a list of str") from None
+
+
+def check_on_error(policy: object) -> None:
+    """Refuse a word that is no policy, which would skip what was to raise.
+
+    Raises:
+        ValueError: It is neither `"raise"` nor `"skip"`.
+    """
+    if policy not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', not {policy!r}")
 
 
 def text_problem(item: object) -> str | None:
@@ -36,6 +51,21 @@ def text_problem(item: object) -> str | None:
     if not isinstance(item, str):
         return f"is {type(item).__name__}, not str"
     return surrogate_problem(item)
+
+
+def check_buffer(out: object, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Refuse what vectors cannot be written into, before any is computed.
+
+    Raises:
+        TypeError: It is no array.
+        ValueError: It has another shape or dtype, or is read-only.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array of numpy, not {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out must be {dtype} of shape {shape}, not {out.dtype} {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only; open a memmap with mode 'r+' or 'w+'")
 
 
 def non_finite(vectors: NDArray[Any]) -> list[int]:

@@ -20,7 +20,16 @@ _PROMPT_NAMES: dict[Kind, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
-_PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+# What each precision is stored in; the last two put eight dimensions into one number.
+_PRECISIONS = {
+    "float32": "float32",
+    "int8": "int8",
+    "uint8": "uint8",
+    "binary": "int8",
+    "ubinary": "uint8",
+}
+_RANGED = ("int8", "uint8")
+_BITS = ("binary", "ubinary")
 # They choose the container of the result, which is fixed here.
 _CONTAINERS = {"convert_to_numpy", "convert_to_tensor"}
 _ELSEWHERE = {
@@ -68,7 +77,7 @@ class EncodeKwargs:
                 raise ValueError(f"encode_kwargs[{name!r}] is unknown; known: {known}")
         found = cls(**{name: kwargs[name] for name in kwargs if name not in _CONTAINERS})
         if found.precision not in _PRECISIONS:
-            raise ValueError(f"precision {found.precision!r} is not one of {_PRECISIONS}")
+            raise ValueError(f"precision {found.precision!r} is not one of {tuple(_PRECISIONS)}")
         for name in ("batch_size", "truncate_dim"):
             value = getattr(found, name)
             if value is not None and value < 1:
@@ -102,14 +111,34 @@ class EncodeKwargs:
             or self.precision != "float32"
         )
 
+    @property
+    def row_by_row(self) -> bool:
+        """Whether a vector comes out the same whatever else it is finished with."""
+        return self.precision not in _RANGED
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the numbers that `finish` returns."""
+        return np.dtype(_PRECISIONS[self.precision])
+
+    def width(self, dimension: int) -> int:
+        """Return how many numbers `finish` makes of a vector of `dimension`."""
+        kept = dimension if self.truncate_dim is None else min(self.truncate_dim, dimension)
+        return -(-kept // 8) if self.precision in _BITS else kept
+
     def finish(self, vectors: Vectors) -> NDArray[Any]:
-        """Shorten, normalize and quantize vectors, in the order sentence-transformers does."""
+        """Shorten, normalize and quantize vectors, in the order sentence-transformers does.
+
+        Shape (n, width), in `dtype`.
+        """
+        if not len(vectors):
+            return np.empty((0, self.width(vectors.shape[1])), self.dtype)
         if self.truncate_dim is not None:
             vectors = np.ascontiguousarray(vectors[:, : self.truncate_dim])
         if self.normalize_embeddings:
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(norms, 1e-12)
-        if self.precision == "float32" or not len(vectors):
+        if self.precision == "float32":
             return vectors
         util = require("sentence_transformers.util", extra="local")
         quantized: NDArray[Any] = util.quantize_embeddings(vectors, precision=self.precision)

@@ -265,6 +265,20 @@ class TestReports:
         whole = embeddings.embed_to_array([f"one {number}" for number in range(50)])
         assert np.allclose(vectors, whole, atol=1e-6)
 
+    @pytest.mark.parametrize("texts", ["one text", b"one text"])
+    def test_a_stream_of_one_text_is_no_stream_of_letters(
+        self, embeddings: GPUEmbeddings, texts: Any
+    ) -> None:
+        with pytest.raises(TypeError, match=r"texts is one \w+; pass a list: \[text\]"):
+            next(embeddings.stream(texts))
+
+    def test_a_policy_for_errors_that_there_is_not(self, embeddings: GPUEmbeddings) -> None:
+        policy: Any = "raises"
+        with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', not 'raises'"):
+            embeddings.embed_with_report(["one"], on_error=policy)
+        with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', not 'raises'"):
+            next(embeddings.stream([], on_error=policy))
+
     def test_a_stream_of_chunks_of_no_size(self, embeddings: GPUEmbeddings) -> None:
         with pytest.raises(ValueError, match="chunk must be >= 1"):
             next(embeddings.stream(["one"], chunk=0))

@@ -97,6 +97,52 @@ def test_a_buffer_that_does_not_fit(tiny: Tiny) -> None:
             model.embed_to_array(TEXTS, out=out)
 
 
+def test_a_buffer_that_cannot_be_written(tiny: Tiny, tmp_path: Path) -> None:
+    model = GPUEmbeddings(model=tiny("bert"))
+    shape = (len(TEXTS), 24)
+    np.zeros(shape, np.float32).tofile(tmp_path / "vectors")
+    out = np.memmap(tmp_path / "vectors", dtype=np.float32, mode="r", shape=shape)
+    with pytest.raises(ValueError, match="read-only; open a memmap with mode 'r\\+'"):
+        model.embed_to_array(TEXTS, out=out)
+    rows: Any = [[0.0] * 24] * len(TEXTS)
+    with pytest.raises(TypeError, match="out must be an array of numpy, not list"):
+        model.embed_to_array(TEXTS, out=rows)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "dtype", "width"),
+    [
+        ({"truncate_dim": 8}, "float32", 8),
+        ({"truncate_dim": 25}, "float32", 24),
+        ({"precision": "int8"}, "int8", 24),
+        ({"precision": "binary", "truncate_dim": 12}, "int8", 2),
+        ({"precision": "ubinary"}, "uint8", 3),
+    ],
+)
+def test_a_buffer_for_vectors_that_encode_kwargs_change(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any], dtype: str, width: int
+) -> None:
+    monkeypatch.setattr("langchain_gpu.embeddings._STRETCH", 3)
+    model = GPUEmbeddings(model=tiny("bert"), dtype="float32", encode_kwargs=kwargs)
+    assert model.dimension == width
+    out = np.zeros((len(TEXTS), width), dtype)
+    assert model.embed_to_array(TEXTS, out=out) is out
+    assert np.array_equal(out, model.embed_to_array(TEXTS))
+    nothing = model.embed_to_array([])
+    assert (nothing.shape, nothing.dtype) == ((0, width), dtype)
+
+
+def test_a_bad_text_is_found_behind_the_first_part(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langchain_gpu.embeddings._STRETCH", 3)
+    model = GPUEmbeddings(model=tiny("bert"), precision="float16")
+    texts: list[Any] = ["one"] * 4 + [None]
+    with pytest.raises(TypeError, match="text 1 is NoneType") as caught:
+        model.embed_to_array(texts, out=np.empty((5, 24), np.float16))
+    assert caught.value.__notes__ == ["in the part of the texts that starts at text 3"]
+
+
 def test_idle_it_frees_its_memory_and_comes_back(tiny: Tiny) -> None:
     model = GPUEmbeddings(model=tiny("bert"), dtype="float32", idle_timeout=0.1)
     vector = model.embed_query("one")

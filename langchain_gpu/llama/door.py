@@ -57,6 +57,10 @@ class Door:
         """Remove the folder now: no server listens here."""
         self._remove_folder()
 
+    def leave(self) -> None:
+        """Never remove the folder: it is the parent's of this process."""
+        self._remove_folder.detach()
+
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the server's answer, errors too: 0.2 ms over a Unix socket."""
         connection: http.client.HTTPConnection

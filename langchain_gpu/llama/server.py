@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,12 +14,16 @@ import numpy as np
 import xllamacpp
 from numpy.typing import NDArray
 
+from langchain_gpu._forked import check_process
 from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.door import Door
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError, raise_error
 from langchain_gpu.llama.parameters import parameters
 from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.places import Places
+
+_alive: weakref.WeakSet[LlamaServer] = weakref.WeakSet()
+_left: list[LlamaServer] = []
 
 
 class LlamaServer:
@@ -31,12 +37,15 @@ class LlamaServer:
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
+        RuntimeError: This process was forked from one where another was running.
     """
 
     def __init__(self, settings: LlamaSettings) -> None:
+        for other in list(_alive):  # of a parent: llama.cpp shares threads among its servers
+            check_process(other.process)
         check_gguf(settings.path)
         self.settings = settings
-        self.process = os.getpid()
+        self.process: int = os.getpid()
         self.places = Places(settings.n_parallel)
         self._door = Door()
         params = parameters(settings)
@@ -55,6 +64,7 @@ class LlamaServer:
         # Answered once the server's loop runs: freed before that, a server would wait for ever.
         self._native.handle_metrics()
         self._door.opened(self._native.listening_address)
+        _alive.add(self)
 
     def chat(self, body: Mapping[str, Any], on_chunk: Callable[[dict[str, Any]], bool]) -> None:
         """Stream one chat completion; returns after the last chunk.
@@ -142,6 +152,15 @@ class LlamaServer:
     def _properties(self) -> dict[str, Any]:
         return self._ask("GET", "/props")
 
+    def leave(self) -> None:
+        """Leave it to the parent of this forked process.
+
+        Freed here, it would wait for threads that stayed behind.
+        """
+        _left.append(self)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._native))  # the end of Python frees lists
+        self._door.leave()
+
     def _stream(
         self,
         handle: Callable[..., Any],
@@ -173,6 +192,15 @@ class LlamaServer:
         answer = self._door.ask(method, path, body)
         raise_error(answer)
         return answer
+
+
+def _leave_all() -> None:
+    for server in list(_alive):
+        server.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)
 
 
 __all__ = ["LlamaServer"]

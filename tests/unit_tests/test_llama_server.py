@@ -201,6 +201,51 @@ def test_a_forked_process_does_not_share_it(
     assert find(server.settings) is server
 
 
+_FORKS = """
+import atexit, gc, os, sys, time
+from dataclasses import replace
+from pathlib import Path
+from langchain_gpu.llama.server import LlamaServer
+from tests.unit_tests.test_llama_server import settings
+
+wanted = settings(Path(sys.argv[1]))
+server = LlamaServer(wanted)
+if not (child := os.fork()):
+    try:
+        LlamaServer(replace(wanted, n_ctx=300))
+    except RuntimeError as error:
+        print(error, flush=True)
+    if sys.argv[2] == "dropped":
+        del server
+        gc.collect()
+    else:
+        atexit._run_exitfuncs()
+    os._exit(3)
+for _ in range(200):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        break
+    time.sleep(0.05)
+else:
+    os.kill(child, 9)
+    sys.exit("the child does not end")
+print(os.waitstatus_to_exitcode(status), len(server.tokenize("hello")))
+"""
+
+
+@pytest.mark.models
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("how", ["dropped", "exits"])
+def test_a_forked_process_ends_and_leaves_the_server_to_its_parent(how: str, weights: Path) -> None:
+    command = [sys.executable, "-c", _FORKS, str(weights), how]
+    done = subprocess.run(  # noqa: S603
+        command, check=False, capture_output=True, text=True, timeout=60
+    )
+    refused, _, ended = done.stdout.partition("\n")
+    assert "this one was forked from it" in refused  # freeing another one would abort the process
+    assert (ended.strip(), done.stderr) == ("3 1", "")
+
+
 @pytest.mark.models
 def test_it_is_silent_and_a_process_with_a_running_chat_ends(weights: Path) -> None:
     script = f"""

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.events import TruncationWarning
 from tests.unit_tests.tiny_models import WINDOW
 
 Tiny = Callable[[str], str]
@@ -125,6 +126,16 @@ def test_the_models_argument_for_fewer_dimensions(tiny: Tiny, backend: Any) -> N
     model = SentenceTransformer(tiny("bert"), device="cpu", truncate_dim=8)
     assert np.allclose(vectors, model.encode_document(texts), atol=1e-5)
     assert embeddings.dimension == 8
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_the_end_of_a_text_where_the_model_wants_that(tiny: Tiny, backend: Any) -> None:
+    embeddings = GPUEmbeddings(model=tiny("bert-left-cut"), dtype="float32", backend=backend)
+    text = "the gpu is fast and the cpu is slow " * WINDOW + "one two memory"
+    with pytest.warns(TruncationWarning):
+        vector = embeddings.embed_documents([text])
+    model = SentenceTransformer(tiny("bert-left-cut"), device="cpu")
+    assert np.allclose(vector, model.encode_document([text]), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert", "static"])

@@ -51,6 +51,7 @@ def build(folder: Path, name: str) -> str:
         "bert-without-prompt": _bert_without_prompt,
         "bert-two-heads": _bert_two_heads,
         "bert-short": _bert_short,
+        "bert-left-cut": _bert_left_cut,
         "roberta-cls": _roberta,
         "xlm-roberta": _xlm_roberta,
         "modernbert": _modernbert,
@@ -70,7 +71,7 @@ def build(folder: Path, name: str) -> str:
 
 
 def _tokenizer(
-    side: str = "right", *, bert: bool = True, window: int = WINDOW
+    side: str = "right", *, bert: bool = True, window: int = WINDOW, **more: Any
 ) -> PreTrainedTokenizerFast:
     vocabulary = SPECIAL + WORDS + LETTERS + [f"##{letter}" for letter in LETTERS]
     backend = Tokenizer(
@@ -88,6 +89,7 @@ def _tokenizer(
         model_max_length=window,
         padding_side=side,
         model_input_names=[*names, "token_type_ids"] if bert else names,
+        **more,
         **{f"{each.strip('[]').lower()}_token": each for each in SPECIAL},
     )
 
@@ -135,6 +137,14 @@ def _bert_short(folder: Path) -> SentenceTransformer:
     model = _bert(folder)
     model.truncate_dim = 8
     return model
+
+
+def _bert_left_cut(folder: Path) -> SentenceTransformer:
+    """A model that reads the end of a long text."""
+    bert = BertModel(BertConfig(max_position_embeddings=WINDOW, pad_token_id=0, **_SIZES))
+    tokenizer = _tokenizer(window=WINDOW - 2, truncation_side="left")
+    modules = [_transformer(folder, bert, tokenizer), Pooling(24, "mean"), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu")
 
 
 def _roberta(folder: Path) -> SentenceTransformer:

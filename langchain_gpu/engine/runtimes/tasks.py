@@ -118,8 +118,9 @@ class Embed:
             inputs=hugging_face.model_input_names,
             pad_id=hugging_face.pad_token_id or 0,
             left=hugging_face.padding_side == "left",
+            cut_left=hugging_face.truncation_side == "left",
         )
-        probes = [*_PROBES, "long " * ((window or 0) + 1)]  # the last one is truncated
+        probes = [*_PROBES, _beyond(window)]
         same = _same(
             fast, probes, self.options, lambda part: self.preprocess(model, part, self.options)
         )
@@ -211,7 +212,7 @@ class Score:
             pad_id=hugging_face.pad_token_id or 0,
             left=hugging_face.padding_side == "left",
         )
-        long = "long " * ((window or 0) + 1)
+        long = _beyond(window)
         probes = [(left, right) for left in (*_PROBES[1:], long) for right in (*_PROBES, long)]
         same = _same(
             fast, probes, self.options, lambda part: self.preprocess(model, part, self.options)
@@ -336,6 +337,11 @@ def _narrow_head(model: Any) -> None:
             narrow.bias.copy_(head.bias[words])
     language_model.lm_head = narrow
     last.true_token_id, last.false_token_id = 0, None if len(words) == 1 else 1
+
+
+def _beyond(window: int | None) -> str:
+    """Return a text that is cut, and of which no part is like another: it shows which is kept."""
+    return " ".join(map(str, range((window or 0) + 1)))
 
 
 def _hugging_face(model: Any) -> Any:

@@ -94,6 +94,7 @@ class TextTokenizer:
         inputs: Names of the features the model takes.
         pad_id: Token id that fills up shorter rows.
         left: Pad on the left, as decoder models want.
+        cut_left: Cut long texts on the left, and keep their end.
     """
 
     def __init__(
@@ -104,8 +105,10 @@ class TextTokenizer:
         inputs: Sequence[str],
         pad_id: int,
         left: bool,
+        cut_left: bool = False,
     ) -> None:
         self.window = window
+        self._cut_left = cut_left
         self._tokenizer = tokenizer
         self._size = tokenizer.get_vocab_size()
         self._inputs = tuple(inputs)
@@ -115,7 +118,8 @@ class TextTokenizer:
         if window is None:
             tokenizer.no_truncation()
         else:
-            tokenizer.enable_truncation(max_length=window)
+            side = "left" if cut_left else "right"
+            tokenizer.enable_truncation(max_length=window, direction=side)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""
@@ -200,7 +204,7 @@ class TextTokenizer:
         Tokens depend on their surroundings only up to the next space, so a prefix that ends there
         and overflows the window begins with the same window. One that does not is read in full.
         """
-        if self.window is None:
+        if self.window is None or self._cut_left:
             return self._encode(texts, start)
         limit = _CHARACTERS_PER_TOKEN * self.window
         heads = [text if len(text) <= limit else _head(text, limit) for text in texts]

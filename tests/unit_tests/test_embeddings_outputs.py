@@ -129,7 +129,8 @@ def test_a_buffer_for_vectors_that_encode_kwargs_change(
     assert model.embed_to_array(TEXTS, out=out) is out
     assert np.array_equal(out, model.embed_to_array(TEXTS))
     nothing = model.embed_to_array([])
-    assert (nothing.shape, nothing.dtype) == ((0, width), dtype)
+    assert nothing.shape == (0, width)
+    assert nothing.dtype == np.dtype(dtype)
 
 
 def test_a_bad_text_is_found_behind_the_first_part(

@@ -59,13 +59,14 @@ def test_the_first_wrong_row_is_named(
     ],
 )
 def test_what_holds_no_ids_is_named(row: Any) -> None:
-    for rows in ([[1], row], [np.array([1]), row]):
+    both: list[list[Any]] = [[[1], row], [np.array([1]), row]]
+    for rows in both:
         with pytest.raises(TypeError, match="^token row 11 is no row of whole numbers: "):
             flat_ids(rows, window=9, vocabulary=4, start=10)
 
 
 def test_numbers_of_other_kinds_are_whole_too() -> None:
-    rows = [[np.int32(1), np.uint8(2)], np.array([3], np.uint16), torch.tensor([2, 1])]
+    rows: list[Any] = [[np.int32(1), np.uint8(2)], np.array([3], np.uint16), torch.tensor([2, 1])]
     ids, lengths = flat_ids(rows, window=2, vocabulary=4, start=0)
     assert ids.tolist() == [1, 2, 3, 2, 1]
     assert lengths.tolist() == [2, 1, 2]

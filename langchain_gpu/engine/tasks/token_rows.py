@@ -50,7 +50,7 @@ def flat_ids(
     return ids, lengths
 
 
-def _joined(rows: Sequence[Sequence[int]], total: int) -> NDArray[np.int64]:
+def _joined(rows: Sequence[Any], total: int) -> NDArray[np.int64]:
     """Lay rows end to end, without taking a fraction for a whole number."""
     if any(isinstance(row, np.ndarray) for row in rows):
         arrays = [row if isinstance(row, np.ndarray) else _joined([row], len(row)) for row in rows]

@@ -138,6 +138,17 @@ def test_the_end_of_a_text_where_the_model_wants_that(tiny: Tiny, backend: Any) 
     assert np.allclose(vector, model.encode_document([text]), atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch", "openvino", "onnx"])
+def test_no_embedder_is_made_of_another_kind_of_model(
+    tiny: Tiny, tiny_reranker: Tiny, backend: Any
+) -> None:
+    with pytest.raises(ValueError, match="sparse is no embedder but a SparseEncoder: its vectors"):
+        GPUEmbeddings(model=tiny("sparse"), backend=backend).embed_query("gpu")
+    reranker = tiny_reranker("bert-identity")
+    with pytest.raises(ValueError, match="no embedder but a CrossEncoder: take GPURerank"):
+        GPUEmbeddings(model=reranker, backend=backend).embed_query("gpu")
+
+
 @pytest.mark.parametrize("name", ["bert", "static"])
 def test_counting_tokens_cuts_nothing(tiny: Tiny, name: str) -> None:
     embeddings = GPUEmbeddings(model=tiny(name))

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     Gemma3TextConfig,
     Gemma3TextModel,
@@ -46,12 +47,13 @@ LONG_WINDOW = 1024
 def build(folder: Path, name: str) -> str:
     """Save the tiny model called `name` under `folder` and return its path."""
     torch.manual_seed(0)
-    makers: dict[str, Callable[[Path], SentenceTransformer]] = {
+    makers: dict[str, Callable[[Path], SentenceTransformer | SparseEncoder]] = {
         "bert": _bert,
         "bert-without-prompt": _bert_without_prompt,
         "bert-two-heads": _bert_two_heads,
         "bert-short": _bert_short,
         "bert-left-cut": _bert_left_cut,
+        "sparse": _sparse,
         "roberta-cls": _roberta,
         "xlm-roberta": _xlm_roberta,
         "modernbert": _modernbert,
@@ -145,6 +147,14 @@ def _bert_left_cut(folder: Path) -> SentenceTransformer:
     tokenizer = _tokenizer(window=WINDOW - 2, truncation_side="left")
     modules = [_transformer(folder, bert, tokenizer), Pooling(24, "mean"), Normalize()]
     return SentenceTransformer(modules=modules, device="cpu")
+
+
+def _sparse(folder: Path) -> SparseEncoder:
+    """No embedder: a model with a number for each word of its vocabulary."""
+    parts = folder / "parts"
+    BertForMaskedLM(BertConfig(pad_token_id=0, **_SIZES)).save_pretrained(parts)
+    _tokenizer().save_pretrained(parts)
+    return SparseEncoder(str(parts), device="cpu")
 
 
 def _roberta(folder: Path) -> SentenceTransformer:

@@ -7,6 +7,7 @@ else the model's.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,12 @@ logger = logging.getLogger(__name__)
 
 # Texts that tell tokenizers apart: empty, space, casing, accents, scripts, controls.
 _PROBES = ("", " ", "A Probe.", "naïve  café\n\tÅ 漢字 🙂 \x00 don't")
+# Kinds of models that sentence-transformers would load as embedders, and what to do.
+_NO_EMBEDDERS = {
+    "CrossEncoder": "take GPURerank for it",
+    "MultiVectorEncoder": "it has a vector for each token; take a model with one for a text",
+    "SparseEncoder": "its vectors are sparse; take an embedder, and hybrid search for words",
+}
 _NO_LIMIT = 10**9  # what a tokenizer without a limit says is far above
 
 
@@ -100,7 +107,12 @@ class Embed:
     )
 
     def load(self, path: Path, options: Mapping[str, Any]) -> Any:
-        """See `Task.load`."""
+        """See `Task.load`.
+
+        Raises:
+            ValueError: The model is of another kind, of which no embedder can be made.
+        """
+        _check_kind(path)
         model = _load(SentenceTransformer, path, options)
         if model.truncate_dim is not None:  # `encode` does it, which is not called here
             model.append(Leading(model.truncate_dim))
@@ -281,6 +293,20 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     finally:
         if quiet:
             transformers_logging.enable_progress_bar()
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no embedder: one would be made of it, with a pooling that nobody trained.
+
+    Raises:
+        ValueError: The folder holds a model of another kind.
+    """
+    settings = path / "config_sentence_transformers.json"
+    if not settings.is_file():
+        return
+    kind = json.loads(settings.read_text("utf-8")).get("model_type")
+    if kind in _NO_EMBEDDERS:
+        raise ValueError(f"{path.name} is no embedder but a {kind}: {_NO_EMBEDDERS[kind]}")
 
 
 def _check_head(model: Any, path: Path) -> None:

@@ -7,7 +7,6 @@ else the model's.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +15,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.cross_encoder.modules import LogitScore
 from tokenizers import Tokenizer
-from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
-from langchain_gpu.engine.runtimes.leading import Leading
+from langchain_gpu.engine.runtimes.loading import load_embedder, load_reranker
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer, check_texts
 from langchain_gpu.engine.tasks.padding import Features
 from langchain_gpu.engine.tasks.score import Frame, PairTokenizer, ScoreOptions, check_pairs
@@ -34,12 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Texts that tell tokenizers apart: empty, space, casing, accents, scripts, controls.
 _PROBES = ("", " ", "A Probe.", "naïve  café\n\tÅ 漢字 🙂 \x00 don't")
-# Kinds of models that sentence-transformers would load as embedders, and what to do.
-_NO_EMBEDDERS = {
-    "CrossEncoder": "take GPURerank for it",
-    "MultiVectorEncoder": "it has a vector for each token; take a model with one for a text",
-    "SparseEncoder": "its vectors are sparse; take an embedder, and hybrid search for words",
-}
 _NO_LIMIT = 10**9  # what a tokenizer without a limit says is far above
 
 
@@ -112,11 +102,7 @@ class Embed:
         Raises:
             ValueError: The model is of another kind, of which no embedder can be made.
         """
-        _check_kind(path)
-        model = _load(SentenceTransformer, path, options)
-        if model.truncate_dim is not None:  # `encode` does it, which is not called here
-            model.append(Leading(model.truncate_dim))
-        return model
+        return load_embedder(path, options)
 
     def tokenizer(self, model: Any) -> TextTokenizer | None:
         """See `Task.tokenizer`."""
@@ -190,15 +176,7 @@ class Score:
         Raises:
             ValueError: The model has no single score, or none that it was trained for.
         """
-        model = _load(CrossEncoder, path, options)
-        _check_head(model, path)
-        if model.num_labels != 1:
-            raise ValueError(
-                f"{path.name} has {model.num_labels} labels, and a reranker has one score"
-            )
-        _give_padding(model)
-        _narrow_head(model)
-        return model
+        return load_reranker(path, options)
 
     def tokenizer(self, model: Any) -> PairTokenizer | PromptTokenizer | None:
         """See `Task.tokenizer`."""
@@ -280,89 +258,6 @@ def window_of(model: Any) -> int | None:
     """Return the tokens a model reads at most, special ones included; None for no limit."""
     limit = model.max_seq_length
     return None if limit is None or limit > _NO_LIMIT else int(limit)
-
-
-def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> Any:
-    """Load a folder on the CPU: safetensors only, no code unless asked for."""
-    options = dict(options)
-    weights = {"use_safetensors": True} | options.pop("model_kwargs", {})
-    quiet = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        return kind(str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options)
-    finally:
-        if quiet:
-            transformers_logging.enable_progress_bar()
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse what is no embedder: one would be made of it, with a pooling that nobody trained.
-
-    Raises:
-        ValueError: The folder holds a model of another kind.
-    """
-    settings = path / "config_sentence_transformers.json"
-    if not settings.is_file():
-        return
-    kind = json.loads(settings.read_text("utf-8")).get("model_type")
-    if kind in _NO_EMBEDDERS:
-        raise ValueError(f"{path.name} is no embedder but a {kind}: {_NO_EMBEDDERS[kind]}")
-
-
-def _check_head(model: Any, path: Path) -> None:
-    """Refuse a model whose files hold no head that scores: a new one, of random numbers, was made.
-
-    Raises:
-        ValueError: It is such a model, an embedder for example.
-    """
-    first = model[0]
-    made = type(getattr(first, "model", None)).__name__
-    stored = (getattr(first.config, "architectures", None) or [made])[0]
-    head = "ForSequenceClassification"
-    if made.endswith(head) and not stored.endswith(head):
-        raise ValueError(
-            f"{path.name} is no reranker: its files hold a {stored}, without a head that scores "
-            "pairs; take a cross-encoder, or GPUEmbeddings for an embedder"
-        )
-
-
-def _give_padding(model: Any) -> None:
-    """Have the end of a text fill up shorter rows, where a language model has no padding token.
-
-    Without one neither its tokenizer nor its classifying head takes two rows at once.
-    """
-    first = model[0]
-    tokenizer: Any = getattr(first, "tokenizer", None)
-    if not hasattr(tokenizer, "eos_token"):
-        return
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    config = getattr(first, "config", None)
-    if config is not None and getattr(config, "pad_token_id", 0) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-
-
-def _narrow_head(model: Any) -> None:
-    """Leave a language model the words it may answer with.
-
-    The head of a vocabulary of 150,000 is a third of the work of a small model, and its logits are
-    gigabytes for a large batch; a score needs two of them at most.
-    """
-    last, language_model = model[len(model) - 1], getattr(model[0], "model", None)
-    head = getattr(language_model, "lm_head", None)
-    if not isinstance(last, LogitScore) or type(head) is not torch.nn.Linear:
-        return
-    assert language_model is not None  # noqa: S101 - it has a head
-    words = [word for word in (last.true_token_id, last.false_token_id) if word is not None]
-    narrow = torch.nn.Linear(
-        head.in_features, len(words), bias=head.bias is not None, dtype=head.weight.dtype
-    )
-    with torch.no_grad():
-        narrow.weight.copy_(head.weight[words])
-        if head.bias is not None:
-            narrow.bias.copy_(head.bias[words])
-    language_model.lm_head = narrow
-    last.true_token_id, last.false_token_id = 0, None if len(words) == 1 else 1
 
 
 def _beyond(window: int | None) -> str:

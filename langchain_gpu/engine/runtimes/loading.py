@@ -1,0 +1,136 @@
+"""Models of sentence-transformers, loaded and made ready for our engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.cross_encoder.modules import LogitScore
+from transformers.utils import logging as transformers_logging
+
+from langchain_gpu.engine.runtimes.leading import Leading
+
+# Kinds of models that sentence-transformers would load as embedders, and what to do.
+_NO_EMBEDDERS = {
+    "CrossEncoder": "take GPURerank for it",
+    "MultiVectorEncoder": "it has a vector for each token; take a model with one for a text",
+    "SparseEncoder": "its vectors are sparse; take an embedder, and hybrid search for words",
+}
+
+
+def load_embedder(path: Path, options: Mapping[str, Any]) -> Any:
+    """Load a `SentenceTransformer` on the CPU; see `Task.load`.
+
+    Raises:
+        ValueError: The folder holds a model of another kind.
+    """
+    _check_kind(path)
+    model = _load(SentenceTransformer, path, options)
+    if model.truncate_dim is not None:  # `encode` does it, which is not called here
+        model.append(Leading(model.truncate_dim))
+    return model
+
+
+def load_reranker(path: Path, options: Mapping[str, Any]) -> Any:
+    """Load a `CrossEncoder` on the CPU; see `Task.load`.
+
+    Raises:
+        ValueError: The model has no single score, or none that it was trained for.
+    """
+    model = _load(CrossEncoder, path, options)
+    _check_head(model, path)
+    if model.num_labels != 1:
+        raise ValueError(f"{path.name} has {model.num_labels} labels, and a reranker has one score")
+    _give_padding(model)
+    _narrow_head(model)
+    return model
+
+
+def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> Any:
+    """Load a folder on the CPU: safetensors only, no code unless asked for."""
+    options = dict(options)
+    weights = {"use_safetensors": True} | options.pop("model_kwargs", {})
+    quiet = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        return kind(str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options)
+    finally:
+        if quiet:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no embedder: one would be made of it, with a pooling that nobody trained.
+
+    Raises:
+        ValueError: The folder holds a model of another kind.
+    """
+    settings = path / "config_sentence_transformers.json"
+    if not settings.is_file():
+        return
+    kind = json.loads(settings.read_text("utf-8")).get("model_type")
+    if kind in _NO_EMBEDDERS:
+        raise ValueError(f"{path.name} is no embedder but a {kind}: {_NO_EMBEDDERS[kind]}")
+
+
+def _check_head(model: Any, path: Path) -> None:
+    """Refuse a model whose files hold no head that scores: a new one, of random numbers, was made.
+
+    Raises:
+        ValueError: It is such a model, an embedder for example.
+    """
+    first = model[0]
+    made = type(getattr(first, "model", None)).__name__
+    stored = (getattr(first.config, "architectures", None) or [made])[0]
+    head = "ForSequenceClassification"
+    if made.endswith(head) and not stored.endswith(head):
+        raise ValueError(
+            f"{path.name} is no reranker: its files hold a {stored}, without a head that scores "
+            "pairs; take a cross-encoder, or GPUEmbeddings for an embedder"
+        )
+
+
+def _give_padding(model: Any) -> None:
+    """Have the end of a text fill up shorter rows, where a language model has no padding token.
+
+    Without one neither its tokenizer nor its classifying head takes two rows at once.
+    """
+    first = model[0]
+    tokenizer: Any = getattr(first, "tokenizer", None)
+    if not hasattr(tokenizer, "eos_token"):
+        return
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config = getattr(first, "config", None)
+    if config is not None and getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _narrow_head(model: Any) -> None:
+    """Leave a language model the words it may answer with.
+
+    The head of a vocabulary of 150,000 is a third of the work of a small model, and its logits are
+    gigabytes for a large batch; a score needs two of them at most.
+    """
+    last, language_model = model[len(model) - 1], getattr(model[0], "model", None)
+    head = getattr(language_model, "lm_head", None)
+    if not isinstance(last, LogitScore) or type(head) is not torch.nn.Linear:
+        return
+    assert language_model is not None  # noqa: S101 - it has a head
+    words = [word for word in (last.true_token_id, last.false_token_id) if word is not None]
+    narrow = torch.nn.Linear(
+        head.in_features, len(words), bias=head.bias is not None, dtype=head.weight.dtype
+    )
+    with torch.no_grad():
+        narrow.weight.copy_(head.weight[words])
+        if head.bias is not None:
+            narrow.bias.copy_(head.bias[words])
+    language_model.lm_head = narrow
+    last.true_token_id, last.false_token_id = 0, None if len(words) == 1 else 1
+
+
+__all__ = ["load_embedder", "load_reranker"]

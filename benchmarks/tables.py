@@ -55,7 +55,9 @@ def speed_page(results: Path) -> str:
 
 
 def _records(results: Path, name: str) -> list[Found]:
-    return [json.loads(path.read_text()) for path in sorted(results.glob(f"{name}-*.json"))]
+    # By the name without its ending: a run with fewer instructions comes after the whole one.
+    found = sorted(results.glob(f"{name}-*.json"), key=lambda path: path.stem)
+    return [json.loads(path.read_text()) for path in found]
 
 
 def _embedding(found: Sequence[Found]) -> list[str]:

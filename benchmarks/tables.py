@@ -34,6 +34,7 @@ def claim(results: Path) -> str:
     ratios = [
         row["ratio"]
         for found in _records(results, "embed-cpu")
+        if not found["device"].get("isa_limit")
         for workload in found["workloads"]
         for row in workload["rows"]
         if row["name"] == "GPUEmbeddings"

@@ -22,19 +22,23 @@ class FAISSRetriever(VectorStoreRetriever):
 
     `search_type` is `"similarity"`, `"mmr"`, `"similarity_score_threshold"` (with
     `search_kwargs={"score_threshold": 0.5}`, a relevance), or `"hybrid"` (vectors and words).
-    Documents are fresh copies with `metadata["score"]`: the store's score, the relevance where a
-    threshold was asked for, or the fused score.
+    Documents are fresh copies with a score: the store's own, the relevance where a threshold was
+    asked for, or the fused score.
 
     Attributes:
         vectorstore: The store.
         k: How many documents to return. `search_kwargs["k"]` overrides it, and `invoke(..., k=...)`
             overrides both.
+        score_key: The field of the metadata that takes the score. None leaves documents as they are
+            stored, for whoever compares them whole: `MultiQueryRetriever` takes one document found
+            by two queries for two documents, where their scores differ.
     """
 
     allowed_search_types: ClassVar[tuple[str, ...]] = SEARCH_TYPES
 
     vectorstore: Hybrid
     k: int = 4
+    score_key: str | None = "score"
 
     def _get_relevant_documents(
         self,
@@ -54,8 +58,9 @@ class FAISSRetriever(VectorStoreRetriever):
             found = store.similarity_search_with_relevance_scores(query, **options)
         else:
             found = store.similarity_search_with_score(query, **options)
-        for document, score in found:
-            document.metadata["score"] = score
+        if self.score_key is not None:
+            for document, score in found:
+                document.metadata[self.score_key] = score
         return unscored(found)
 
     async def _aget_relevant_documents(

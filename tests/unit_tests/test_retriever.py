@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import FakeListLLM
 
 from langchain_gpu import FAISSRetriever, FAISSVectorStore
 
@@ -54,6 +55,19 @@ def test_scores_stand_on_copies(store: FAISSVectorStore) -> None:
     assert [round(document.metadata["score"], 3) for document in documents] == [1, 0.995, 0.707]
     documents[0].metadata["score"] = "changed"
     assert store.similarity_search("1 0", k=1)[0].metadata["score"] == "mine"
+
+
+def test_the_score_goes_where_it_is_wanted(store: FAISSVectorStore) -> None:
+    (document,) = store.as_retriever(k=1, score_key="cosine").invoke("1 0")
+    assert document.metadata == {"n": 0, "score": "mine", "cosine": pytest.approx(1)}
+
+
+def test_without_scores_a_document_found_twice_is_the_same_one(store: FAISSVectorStore) -> None:
+    multi_query = pytest.importorskip("langchain_classic.retrievers.multi_query")
+    retriever = multi_query.MultiQueryRetriever.from_llm(
+        store.as_retriever(k=1, score_key=None), FakeListLLM(responses=["1 0\n1 0.01\n0 1"])
+    )
+    assert [document.metadata["n"] for document in retriever.invoke("any")] == [0, 3]
 
 
 def test_mmr_prefers_the_unlike(store: FAISSVectorStore) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from langchain_gpu.store.errors import DocumentError
+from langchain_gpu.store.json_text import decode, encode
 
-# Metadata is kept as JSON text: a third of a dictionary's memory, nothing for the garbage collector
-# to walk, and every reader gets a fresh copy.
-encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_decode = json.JSONDecoder().raw_decode
 _BAD_JSON = (TypeError, ValueError, RecursionError)
 
 
@@ -87,6 +83,8 @@ def random_ids(count: int) -> list[str]:
 def encode_metadata(metadata: Any, position: int) -> str:
     """Return metadata as JSON text that decodes to an equal dictionary.
 
+    Dates and datetimes stay what they are, and NumPy's numbers become Python's.
+
     Raises:
         DocumentError: It does not: a key that is no string, a tuple, NaN, any other object.
     """
@@ -99,7 +97,7 @@ def encode_metadata(metadata: Any, position: int) -> str:
         return "{}"
     try:
         text = encode(metadata)
-        if _decode(text)[0] == metadata:  # JSON turns 1 into "1" as a key and (1, 2) into [1, 2]
+        if decode(text) == metadata:  # JSON turns 1 into "1" as a key and (1, 2) into [1, 2]
             return text
     except _BAD_JSON:
         pass
@@ -110,12 +108,12 @@ def decode_metadata(text: str) -> dict[str, Any]:
     """Return a fresh dictionary."""
     if text == "{}":
         return {}
-    metadata: dict[str, Any] = _decode(text)[0]
+    metadata: dict[str, Any] = decode(text)
     return metadata
 
 
 def _not_json(metadata: dict[Any, Any], position: int) -> DocumentError:
-    remedy = "keep str, int, float, bool, None, and lists and dictionaries of them"
+    remedy = "keep str, int, float, bool, None, dates, and lists and dictionaries of them"
     for key, value in metadata.items():
         if not isinstance(key, str):
             return DocumentError(
@@ -123,7 +121,7 @@ def _not_json(metadata: dict[Any, Any], position: int) -> DocumentError:
             )
         try:
             text = encode({key: value})
-            why = None if _decode(text)[0] == {key: value} else "JSON would change it"
+            why = None if decode(text) == {key: value} else "JSON would change it"
         except _BAD_JSON as error:
             why = str(error)
         if why is not None:
@@ -162,7 +160,6 @@ __all__ = [
     "Batch",
     "check",
     "decode_metadata",
-    "encode",
     "encode_metadata",
     "random_ids",
     "strings",

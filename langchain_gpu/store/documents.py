@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.store.batch import Batch, encode, encode_metadata
+from langchain_gpu.store.batch import Batch, encode_metadata
+from langchain_gpu.store.json_text import decode_line, encode
 
 
 class Entry(NamedTuple):
@@ -177,7 +178,7 @@ def parse_line(line: bytes) -> tuple[int, Entry]:
         ValueError: It is not JSON, or its metadata is not.
         RecursionError: It is too deep.
     """
-    values: dict[str, Any] = json.loads(line)
+    values: dict[str, Any] = decode_line(line)
     row, id_, text = values["row"], values["id"], values["text"]
     if type(row) is not int or not isinstance(id_, str) or not isinstance(text, str):
         raise TypeError("row, id and text must be an integer and two strings")

@@ -1,8 +1,9 @@
 """Reads the pickle of a document store, and runs nothing.
 
 `pickle` is not used, not even restricted: what a file asks for is a name on a list, or the file is
-refused. A class is only ever a word here, an object its class's word and its state. One program
-both checks and builds, so no other reading of the same bytes can slip through.
+refused. A class is only ever a word here, an object its class's word and its state; dates alone are
+made, out of bytes and numbers. One program both checks and builds, so no other reading of the same
+bytes can slip through.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pickletools
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
 from typing import Any, BinaryIO
 
 from langchain_gpu.store.errors import StoreError
@@ -69,6 +71,13 @@ class _Mark:
 _MARK = _Mark()
 _PROTOCOLS = range(2, 6)  # what `pickle.dump` wrote by default since Python 3.0
 _SETS = {"builtins.set", "__builtin__.set"}  # before protocol 4 a set is a call
+_DATES: dict[str, Callable[..., Any]] = {
+    "datetime.datetime": datetime,
+    "datetime.date": date,
+    "datetime.timezone": timezone,
+    "datetime.timedelta": timedelta,
+}
+_OF_DATES = (bytes, int, timedelta, timezone)  # what these are made of
 _ATOMS = (str, int, float, bool, type(None))
 _WIDEST = 1 << 60  # larger whole numbers can be made to have one hash
 # What decoding may raise for bytes that are no pickle.
@@ -159,7 +168,7 @@ class _Machine:
                 )
             try:
                 call(constants.get(name, value))
-            except (IndexError, KeyError, ValueError, TypeError) as error:
+            except (IndexError, KeyError, ValueError, TypeError, OverflowError) as error:
                 if isinstance(error, RefusedPickleError):
                     raise
                 raise RefusedPickleError(f"is broken at byte {position} ({name})") from error
@@ -235,13 +244,13 @@ class _Machine:
 
     def _name(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
-        if full not in self._allowed and full not in _SETS:
+        if full not in self._allowed and full not in _SETS and full not in _DATES:
             raise RefusedPickleError(f"asks for {full[:100]!r}, which no document store needs")
         self._stack.append(Name(full))
 
     def _new(self) -> None:
         name, arguments = self._pop_last(2)
-        if type(name) is not Name or name in _SETS or arguments != ():
+        if type(name) is not Name or name in _SETS or name in _DATES or arguments != ():
             raise RefusedPickleError("makes an object with arguments, as no document is made")
         self._contain(Thing(name))
 
@@ -254,6 +263,9 @@ class _Machine:
 
     def _reduce(self) -> None:
         name, arguments = self._pop_last(2)
+        if type(name) is Name and name in _DATES:
+            self._contain(_date(name, arguments))
+            return
         if type(name) is not Name or name not in _SETS:
             raise RefusedPickleError("calls a function, as no document store does")
         ((values,),) = (arguments,)
@@ -264,6 +276,12 @@ class _Machine:
 
 def _nothing(_: Any) -> None:
     """Do nothing."""
+
+
+def _date(name: Name, arguments: Any) -> Any:
+    if type(arguments) is not tuple or any(type(part) not in _OF_DATES for part in arguments):
+        raise TypeError
+    return _DATES[name](*arguments)
 
 
 def _key(value: Any) -> Any:

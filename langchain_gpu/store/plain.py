@@ -6,6 +6,7 @@ It is counted as it goes: what is shared is small in a pickle, and large once it
 from __future__ import annotations
 
 import math
+from datetime import date
 from typing import Any
 
 from langchain_gpu.store.errors import DocumentError
@@ -78,6 +79,9 @@ class Plain:
             return value
         if isinstance(value, str):
             self.add(len(value) + 16)
+            return value
+        if isinstance(value, date):  # a datetime is one
+            self.add(64)
             return value
         if isinstance(value, int | float):
             if not math.isfinite(value):

@@ -55,9 +55,9 @@ class FAISSVectorStore(Moving):
     functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
     there are so many. `langchain_gpu.search.filters` says how each operator treats missing fields.
 
-    Adding is all or nothing for each call, and an id that is here is replaced. Metadata must be
-    JSON; documents come back as fresh copies. Threads may search while others add. The `a...`
-    methods run in a thread.
+    Adding is all or nothing for each call, and an id that is here is replaced. Metadata is
+    what JSON holds, dates and datetimes; documents come back as fresh copies. Threads may search
+    while others add. The `a...` methods run in a thread.
 
     Index kinds, by `index`; `langchain_gpu.search.kinds` has their memory, and any FAISS factory
     string of these families will do:

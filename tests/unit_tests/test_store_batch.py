@@ -117,7 +117,10 @@ def deep() -> list[Any]:
 @pytest.mark.parametrize(
     "value",
     [
-        dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        dt.timedelta(1),
+        dt.time(12),
+        np.datetime64("NaT"),
+        {"$date": "2026-01-31"},
         {1, 2},
         (1, 2),
         [(1, 2)],
@@ -126,9 +129,8 @@ def deep() -> list[Any]:
         object(),
         float("nan"),
         float("inf"),
+        np.float32("nan"),
         Decimal(1),
-        np.int64(3),
-        np.float32(3),
         np.zeros(2),
         10**5000,
         circle(),
@@ -149,3 +151,58 @@ def test_a_key_that_is_no_string_is_named() -> None:
 @pytest.mark.parametrize("value", [Color.RED, np.float64(0.5), np.str_("x"), True, "\ud800", "\0"])
 def test_what_json_holds_under_another_type_is_kept(value: Any) -> None:
     assert decode_metadata(check(["a"], [{"x": value}]).metadata[0]) == {"x": value}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        dt.date(2026, 1, 31),
+        dt.datetime(2026, 1, 31, 12, 30, 1, 5),  # noqa: DTZ001 - without a zone on purpose
+        dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC),
+        dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone(dt.timedelta(hours=-3, minutes=-30))),
+        dt.datetime.min,  # noqa: DTZ901 - as far back as it goes
+        dt.date.max,
+    ],
+    ids=str,
+)
+def test_dates_come_back_as_dates(value: Any) -> None:
+    metadata = {"x": value, "inner": [{"y": value}]}
+    found = decode_metadata(check(["a"], [metadata]).metadata[0])
+    assert found == metadata
+    assert type(found["x"]) is type(value)
+    assert getattr(found["x"], "tzinfo", None) == getattr(value, "tzinfo", None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.int64(3), np.float32(0.1), np.bool_(0), np.datetime64("2026-01-31T12:00:00.5")],
+)
+def test_numbers_of_numpy_come_back_as_equal_ones_of_python(value: Any) -> None:
+    found = decode_metadata(check(["a"], [{"x": value}]).metadata[0])["x"]
+    assert found == value
+    assert not isinstance(found, np.generic)
+
+
+class Moment(dt.datetime):
+    """A subclass, as pandas has one."""
+
+
+class Never(dt.datetime):
+    """Not a time, which pandas has too."""
+
+    def isoformat(self, *_: Any, **__: Any) -> str:
+        return "NaT"
+
+
+def test_moments_of_other_libraries_are_datetimes() -> None:
+    moment = Moment(2026, 1, 31, tzinfo=dt.UTC)
+    found = decode_metadata(check(["a"], [{"x": moment}]).metadata[0])["x"]
+    assert found == moment
+    assert type(found) is dt.datetime
+    with pytest.raises(DocumentError, match="JSON would change it"):
+        check(["a"], [{"x": Never(2026, 1, 31, tzinfo=dt.UTC)}])
+
+
+@pytest.mark.parametrize("own", [{"$datetime": "soon"}, {"$date": 3}, {"$date": "x", "y": 1}])
+def test_dictionaries_that_look_like_dates_stay_dictionaries(own: Any) -> None:
+    assert decode_metadata(check(["a"], [{"x": own}]).metadata[0]) == {"x": own}

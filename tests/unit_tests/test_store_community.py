@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import datetime as dt
 import io
 import os
 import pickle
@@ -510,6 +511,46 @@ def refuse(data: bytes, said: str, limits: Limits | None = None) -> None:
 def test_what_runs_is_refused(hidden: Any, said: str, protocol: int) -> None:
     for place in (hidden, [hidden], {"a": (hidden,)}, store_of({"a": hidden})):
         refuse(written(place, protocol), said)
+
+
+MOMENTS = [
+    dt.date(2026, 1, 31),
+    dt.datetime(2026, 1, 31, 12, 30, 1, 5),  # noqa: DTZ001 - without a zone on purpose
+    dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC),
+    dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone(dt.timedelta(hours=-3))),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize("live", [True, False])
+def test_dates_move_in(moment: dt.date, *, live: bool, tmp_path: Path) -> None:
+    metadata = {"at": moment, "inner": [moment]}
+    right = community.FAISS.from_texts(["a"], EMBEDDING, [metadata])
+    source = right if live else saved(right, tmp_path)
+    (document,) = FAISSVectorStore.from_community(source, EMBEDDING).similarity_search("a")
+    assert document.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("hidden", "said"),
+    [
+        (Calls(dt.datetime, "2026"), "broken"),
+        (Calls(dt.datetime, b"short"), "broken"),
+        (Calls(dt.timedelta, 10**12), "broken"),
+        (Calls(dt.timezone, dt.timedelta(days=3)), "broken"),
+        (Calls(dt.datetime, [2026, 1, 1]), "broken"),
+        (Calls(dt.datetime.fromisoformat, "2026-01-31"), "asks for|getattr"),
+        (Calls(dt.datetime, 2026, 1, 1, 0, 0, 0, 0, Calls(os.system, "true")), "system"),
+    ],
+)
+def test_broken_dates_are_refused(hidden: Any, said: str) -> None:
+    refuse(written(store_of({"a": hidden}), 5), said)
+
+
+def test_a_length_of_time_is_no_metadata(tmp_path: Path) -> None:
+    right = community.FAISS.from_texts(["a"], EMBEDDING, [{"x": dt.timedelta(1)}])
+    with pytest.raises(DocumentError, match="holds a timedelta"):
+        FAISSVectorStore.from_community(saved(right, tmp_path), EMBEDDING)
 
 
 OPCODES = {opcode.name: opcode.code.encode("latin-1") for opcode in pickletools.opcodes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -154,6 +155,27 @@ def test_filters_come_before_the_cut() -> None:
         "id3",
         "id4",
     ]
+
+
+def test_dates_are_compared_and_saved(tmp_path: Path) -> None:
+    held = FAISSVectorStore(Plane())
+    days = [dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
+    held.add_texts(["1 0"] * 3, [{"at": day} for day in days], ids=["a", "b", "c"])
+    late = {"at": {"$gt": dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)}}
+    held.save_local(tmp_path / "store")
+    for mmap in (False, True):
+        found = FAISSVectorStore.load_local(tmp_path / "store", Plane(), mmap=mmap)
+        assert [document.id for document in found.iter_documents(late)] == ["b", "c"]
+        assert {document.metadata["at"] for document in found.similarity_search("1 0")} == {*days}
+
+
+def test_a_retriever_that_keeps_dates_in_its_store_can_use_this_one() -> None:
+    retrievers = pytest.importorskip("langchain_classic.retrievers")
+    retriever = retrievers.TimeWeightedVectorStoreRetriever(
+        vectorstore=FAISSVectorStore(Plane()), decay_rate=0.01, k=1
+    )
+    retriever.add_documents([Document("1 0"), Document("0 1")])
+    assert texts_of(retriever.invoke("0 1")) == ["0 1"]
 
 
 def test_a_filter_gets_a_copy_of_the_metadata() -> None:

@@ -12,6 +12,8 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
+from langchain_gpu.generators.held import schema_of
+
 
 class Grammars:
     """Makes grammars for one tokenizer.
@@ -36,15 +38,11 @@ class Grammars:
         Raises:
             ValueError: An unknown format, or a schema that cannot be enforced.
         """
-        kind = response_format.get("type")
-        if kind == "json_schema":
-            schema = response_format["json_schema"]["schema"]
-        elif kind == "json_object":
-            schema = response_format.get("schema") or {"type": "object"}
-        else:
+        schema = schema_of(response_format)
+        if schema is None:
             raise ValueError(
-                f"response_format of type {kind!r} is not known: take 'json_schema' or "
-                f"'json_object'"
+                f"response_format of type {response_format.get('type')!r} is not known: take "
+                f"'json_schema' or 'json_object'"
             )
         with self._lock:  # about a second for a large vocabulary, once
             if self._tokenizer is None:

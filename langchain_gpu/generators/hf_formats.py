@@ -8,11 +8,12 @@ from typing import Any
 
 from langchain_gpu._extras import require
 from langchain_gpu.generators.base import Completion, Delta, Request
+from langchain_gpu.generators.held import held_format
 from langchain_gpu.generators.hermes import Parsed, calls_in_text
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import Stage, collect
-from langchain_gpu.generators.toolcalls import Recovery, forced_format
+from langchain_gpu.generators.toolcalls import Recovery
 
 
 class Formats:
@@ -30,10 +31,8 @@ class Formats:
             ImportError: llguidance is not installed.
             ValueError: The format cannot be enforced.
         """
-        wanted = request.response_format
-        if request.must_call:
-            wanted = forced_format(request.tools, request.tool_choice)
-        if wanted is None or not request.held:
+        wanted = held_format(request)
+        if wanted is None:
             return None
         require("llguidance", extra="grammar")
         from langchain_gpu.generators.grammar import Grammars
@@ -54,7 +53,7 @@ class Formats:
         templates teach, or in bare JSON.
         """
         tools = request.callable_tools
-        if not tools or request.must_call:
+        if not tools or request.held:
             return Recovery(tools)
         tokenizer = self._hf.tokenizer
         if not getattr(tokenizer, "response_template", None):

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu.generators.base import Request
-from langchain_gpu.generators.toolcalls import forced_format, no_tools
+from langchain_gpu.generators.held import held_format
+from langchain_gpu.generators.toolcalls import no_tools
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.llama.server import LlamaServer
 
@@ -61,12 +62,12 @@ def body_of(request: Request, server: LlamaServer) -> dict[str, Any]:
         if not server.knows_tools:
             raise no_tools(f"the chat template of {server.settings.path.name}")
         body["tools"] = list(request.tools)
-        # llama.cpp does not enforce a forced choice for every template; a grammar does.
-        if request.tool_choice not in ("auto", "none"):
-            body["response_format"] = forced_format(request.tools, request.tool_choice)
-            body["tool_choice"] = "none"
-        else:
-            body["tool_choice"] = request.tool_choice
+        # llama.cpp does not enforce a forced choice for every template, and a format hinders calls;
+        # a grammar of our own does both.
+        wanted = held_format(request)
+        if wanted is not None:
+            body["response_format"] = wanted
+        body["tool_choice"] = request.tool_choice if wanted is None else "none"
     return body
 
 

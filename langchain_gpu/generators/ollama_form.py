@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, FinishReason, Message, Request, ToolCall, Usage
-from langchain_gpu.generators.toolcalls import forced_format, new_call_id, with_objects
+from langchain_gpu.generators.held import held_format, schema_of
+from langchain_gpu.generators.toolcalls import new_call_id, with_objects
 from langchain_gpu.servers.errors import BadAnswerError
 
 # Loading again is what a change of these costs, and what we know of the window would be wrong.
@@ -68,14 +69,13 @@ def body_of(
     body: dict[str, Any] = {"truncate": False, "shift": False, **beside}
     if keep_alive is not None:
         body.setdefault("keep_alive", keep_alive)
-    if request.response_format is not None:
-        if "format" in body:
-            raise ValueError("'format' and response_format say the same: give one of them")
-        body["format"] = _format(request.response_format)
+    if request.response_format is not None and "format" in body:
+        raise ValueError("'format' and response_format say the same: give one of them")
     if request.callable_tools:
         body["tools"] = list(request.tools)
-        if request.tool_choice != "auto":  # Ollama has no such choice; a schema enforces it
-            body["format"] = _format(forced_format(request.tools, request.tool_choice))
+    # Ollama has no choice of tools; a schema enforces it.
+    if (wanted := held_format(request)) is not None:
+        body["format"] = _format(wanted)
     asked = _asked(request, beside)
     return body | asked | {"model": model, "stream": True, "options": {**options, **load}}
 
@@ -217,9 +217,8 @@ def _sorted(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _format(wanted: Mapping[str, Any]) -> Any:
-    if wanted.get("type") == "json_schema":
-        return wanted["json_schema"]["schema"]
-    return "json" if wanted.get("type") == "json_object" else None
+    any_json = wanted.get("type") == "json_object" and not wanted.get("schema")
+    return "json" if any_json else schema_of(wanted)
 
 
 __all__ = ["LOADING", "LOAD_OPTIONS", "Pieces", "body_of", "messages_of", "path_of"]

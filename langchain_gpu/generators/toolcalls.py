@@ -60,74 +60,6 @@ def _with_object(call: Mapping[str, Any], at: int) -> dict[str, Any]:
     return {**call, "function": function}
 
 
-def forced_format(tools: Sequence[Tool], choice: str) -> dict[str, Any]:
-    """Return a response format that lets the model write nothing but a call.
-
-    Args:
-        tools: Tool definitions in the OpenAI format.
-        choice: `"required"`, or the name of one tool.
-
-    Raises:
-        ValueError: There is no tool of that name.
-    """
-    functions = [tool["function"] for tool in tools]
-    if choice != "required":
-        named = [function for function in functions if function["name"] == choice]
-        if not named:
-            known = [function["name"] for function in functions]
-            raise ValueError(f"tool_choice={choice!r} is none of the tools {known}")
-        functions = named
-    definitions: dict[str, Any] = {}
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": function["name"]},
-                "arguments": _lifted(function.get("parameters"), f"tool{at}_", definitions),
-            },
-            "required": ["name", "arguments"],
-        }
-        for at, function in enumerate(functions)
-    ]
-    schema: dict[str, Any] = {"anyOf": calls}
-    if definitions:
-        schema["$defs"] = definitions
-    return {"type": "json_schema", "json_schema": {"name": "tool_call", "schema": schema}}
-
-
-def _lifted(
-    parameters: Mapping[str, Any] | None, prefix: str, definitions: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a schema that may stand inside another one: its definitions go to `definitions`."""
-    if not parameters:
-        return {"type": "object"}
-    own = {name: parameters.get(name, {}) for name in ("$defs", "definitions")}
-
-    def renamed(part: Any) -> Any:
-        if isinstance(part, Mapping):
-            return {
-                name: _target(value, prefix) if name == "$ref" else renamed(value)
-                for name, value in part.items()
-            }
-        return [renamed(each) for each in part] if isinstance(part, list) else part
-
-    for each in own.values():
-        definitions |= {prefix + name: renamed(value) for name, value in each.items()}
-    schema: dict[str, Any] = renamed({k: v for k, v in parameters.items() if k not in own})
-    if '"#/$defs/' + prefix + '"' in json.dumps(schema) + json.dumps(definitions):  # to the root
-        definitions[prefix] = schema
-    return schema
-
-
-def _target(reference: Any, prefix: str) -> Any:
-    if reference == "#":
-        return f"#/$defs/{prefix}"
-    for place in ("#/$defs/", "#/definitions/"):
-        if isinstance(reference, str) and reference.startswith(place):
-            return f"#/$defs/{prefix}{reference.removeprefix(place)}"
-    return reference
-
-
 class Recovery:
     """Turns an answer that is nothing but JSON calls of known tools into tool calls.
 
@@ -182,4 +114,4 @@ def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-__all__ = ["Recovery", "Tool", "forced_format", "new_call_id", "no_tools", "with_objects"]
+__all__ = ["Recovery", "Tool", "new_call_id", "no_tools", "with_objects"]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from langchain_gpu.generators.base import Delta, Timings, ToolCall, Usage
+from langchain_gpu.generators.held import forced_format
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.generators.toolcalls import Recovery, Tool, forced_format
+from langchain_gpu.generators.toolcalls import Recovery, Tool
 
 ADD: dict[str, Any] = {
     "type": "function",

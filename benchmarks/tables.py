@@ -19,27 +19,40 @@ ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
 _PAGE = re.compile(r"(?<=^<!-- Made by `python -m benchmarks.tables`. -->\n\n).*", _SECTION.flags)
 _CLAIM = re.compile(r"(?<=embedding ran at )\S+ to \S+(?= times)")
+_PADDING = re.compile(r"(?<=padding added ).*?(?=, which needs widths in steps)")
 Found = dict[str, Any]
 
 
 def readme_speed(results: Path) -> str:
     """Return the text of README's section on speed: embedding, and the rest in a line each."""
     others = (_records(results, name) for name in ("rerank", "search", "generate"))
-    whole = [each for each in _records(results, "embed") if not each["device"].get("isa_limit")]
-    return "\n".join([*_embedding(whole), summary(*others)]).rstrip() + "\n"
+    return "\n".join([*_embedding(_whole(results, "embed")), summary(*others)]).rstrip() + "\n"
 
 
 def claim(results: Path) -> str:
     """Return the least and the most of what `GPUEmbeddings` gained on a CPU, for README's start."""
-    ratios = [
-        row["ratio"]
-        for found in _records(results, "embed-cpu")
-        if not found["device"].get("isa_limit")
+    ratios = _of(results, "GPUEmbeddings", "ratio")
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def padding(results: Path) -> str:
+    """Return the least and the most of what padding added on a CPU, for README's text."""
+    texts = []
+    for runtime, name in (("torch", "GPUEmbeddings, torch"), ("OpenVINO", "GPUEmbeddings")):
+        added = [100 * (each - 1) for each in _of(results, name, "padding")]
+        texts.append(f"{min(added):.0f}–{max(added):.0f}% with {runtime}")  # noqa: RUF001
+    return ", and ".join(texts)
+
+
+def _of(results: Path, name: str, figure: str) -> list[float]:
+    """Return a figure of one contestant, for each workload that was measured on a CPU."""
+    return [
+        row[figure]
+        for found in _whole(results, "embed-cpu")
         for workload in found["workloads"]
         for row in workload["rows"]
-        if row["name"] == "GPUEmbeddings"
+        if row["name"] == name
     ]
-    return f"{min(ratios):.1f} to {max(ratios):.1f}"
 
 
 def speed_page(results: Path) -> str:
@@ -59,6 +72,11 @@ def _records(results: Path, name: str) -> list[Found]:
     # By the name without its ending: a run with fewer instructions comes after the whole one.
     found = sorted(results.glob(f"{name}-*.json"), key=lambda path: path.stem)
     return [json.loads(path.read_text()) for path in found]
+
+
+def _whole(results: Path, name: str) -> list[Found]:
+    """Return the records of runs that could use all instructions of their machine."""
+    return [each for each in _records(results, name) if not each["device"].get("isa_limit")]
 
 
 def _embedding(found: Sequence[Found]) -> list[str]:
@@ -268,6 +286,7 @@ def main() -> None:
     results = ROOT / "benchmarks" / "results"
     _write(ROOT / "README.md", _SECTION, readme_speed(results) + "\n")
     _write(ROOT / "README.md", _CLAIM, claim(results))
+    _write(ROOT / "README.md", _PADDING, padding(results))
     _write(ROOT / "docs" / "speed.md", _PAGE, speed_page(results))
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit_tests.conftest import MINILM
+from tests.unit_tests.tiny_gguf import decoder, gguf
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,18 +26,27 @@ PAGES = [
 CLI = "from langchain_gpu.cli import main; main()"
 GUIDES = [f"docs/{name}.md" for name in ("planning", "embeddings", "store", "reranking", "chat")]
 """Pages whose blocks follow README's, in this order."""
-PYTHON = [
-    code
-    for page in ("README.md", *GUIDES)
-    for language, code in FENCE.findall((ROOT / page).read_text())
-    if language == "python"
-]
-SHELL = [
-    line
-    for name in ("README.md", "CONTRIBUTING.md", *GUIDES, "docs/cli.md")
-    for language, code in FENCE.findall((ROOT / name).read_text())
-    if language == "sh"
+ALONE = [f"docs/{name}.md" for name in ("community", "migrating", "triton", "troubleshooting")]
+"""Pages whose blocks follow no other page's."""
+
+
+def blocks(page: str, wanted: str) -> list[str]:
+    """The blocks of a page in one language: `python` is run, `py` runs with what it names."""
+    found = FENCE.findall((ROOT / page).read_text())
+    return [code for language, code in found if language == wanted]
+
+
+def run(code: str, page: str, session: dict[str, Any]) -> None:
+    exec(compile(code, page, "exec"), session)  # noqa: S102 - our own pages
+
+
+PYTHON = [code for page in ("README.md", *GUIDES) for code in blocks(page, "python")]
+COMMANDS = [
+    command
+    for page in PAGES
+    for code in blocks(page, "sh")
     for line in code.splitlines()
+    for command in line.split(" && ")
 ]
 
 
@@ -46,12 +58,52 @@ def test_every_python_block_runs(
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {}
     for code in PYTHON:
-        exec(compile(code, "README.md", "exec"), session)  # noqa: S102 - our own pages
+        run(code, "a guide", session)
     printed = capsys.readouterr().out
     assert "nine" in printed, "the first answer"
     assert "(3, 384)" in printed
     assert "closes at five" in printed
     session["chat"].close()
+
+
+def test_no_page_with_python_is_left_out() -> None:
+    assert {page for page in PAGES if blocks(page, "python")} == {"README.md", *GUIDES, *ALONE}
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("page", ALONE)
+def test_every_python_block_of_a_page_that_stands_alone_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what its reader has by then: an embedder, a chat model, a store of community's."""
+    from langchain_community.vectorstores import FAISS
+
+    from langchain_gpu import ChatGPU, GPUEmbeddings
+
+    monkeypatch.chdir(tmp_path)
+    chat = ChatGPU(model="HuggingFaceTB/SmolLM2-135M-Instruct", n_ctx=256, n_parallel=1)
+    with GPUEmbeddings(model=MINILM) as embeddings, chat:
+        session: dict[str, Any] = {"embeddings": embeddings, "chat": chat}
+        if "old_store" in (ROOT / page).read_text():
+            store = FAISS.from_texts(["The desk opens at nine."], embeddings)
+            store.save_local("old_folder")
+            session |= {"embedding": embeddings, "old_store": store}
+        for code in blocks(page, "python"):
+            run(code, page, session)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "py")])
+def test_what_a_page_shows_of_other_models_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is loaded: constructing does not, and a plan reads headers."""
+    from langchain_gpu import ChatGPU, GPUEmbeddings
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama.gguf").write_bytes(gguf(*decoder()))
+    session = {"ChatGPU": ChatGPU, "GPUEmbeddings": GPUEmbeddings, "key": "k"}
+    for code in blocks(page, "py"):
+        run(code, page, session)
 
 
 def test_the_first_block_is_short() -> None:
@@ -70,10 +122,10 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_the_first_commands_are_the_two() -> None:
-    assert SHELL[:2] == ["make demo", "make test"]
+    assert COMMANDS[:2] == ["make demo", "make test"]
 
 
-@pytest.mark.parametrize("line", SHELL)
+@pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_exists(line: str) -> None:
     words = shlex.split(line, comments=True)
     if words[0] == "make":

@@ -152,7 +152,9 @@ class TestBadDocuments:
         with pytest.raises(RefusedError, match="document 33 was refused: .*no, thanks"):
             builds(batch_size=16).score("q", documents)
 
-    def test_a_limit_on_the_number(self, server: Scripted, builds: Builds) -> None:
+    def test_a_limit_on_the_number(
+        self, server: Scripted, builds: Builds, caplog: pytest.LogCaptureFixture
+    ) -> None:
         server.script = lambda asked: (
             Reply(status=413, body={"error": "too many"})
             if len(asked.body["documents"]) > 10
@@ -160,6 +162,7 @@ class TestBadDocuments:
         )
         reranker = builds(batch_size=32)
         assert np.array_equal(reranker.score("q", DOCUMENTS), expected("q", DOCUMENTS))
+        assert "gets 8 documents per request from now" in caplog.text
         before = len(server.asked)
         reranker.score("q", DOCUMENTS)
         sizes = [len(asked.body["documents"]) for asked in server.asked[before:]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,14 +17,9 @@ from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.remote.cuts import Cuts
 from langchain_gpu.engine.remote.failing import Suspicion
-from langchain_gpu.engine.remote.halves import by_halves
+from langchain_gpu.engine.remote.halves import by_halves, fewer_items, refused_alone
 from langchain_gpu.engine.remote.request import PROBE, Fields, Items, Request, estimate
-from langchain_gpu.engine.tasks.embed import (
-    EmbedOptions,
-    TextTooLongError,
-    check_surrogates,
-    check_texts,
-)
+from langchain_gpu.engine.tasks.embed import EmbedOptions, check_surrogates, check_texts
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import (
@@ -35,8 +29,6 @@ from langchain_gpu.servers.errors import (
     RefusedError,
     ServerError,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class RemoteEncoder(ABC):
@@ -229,16 +221,8 @@ class RemoteEncoder(ABC):
         position = request.positions[0]
         if not isinstance(error, RefusedError):
             return FailedItemError(request.what, position, error)
-        text = f"{request.what} {position} was refused: {error}"
-        if not error.too_long:
-            return RefusedError(text, status=error.status or 0, detail=error.detail)
-        remedy = "split it, or choose on_long='truncate'"
-        if request.options.on_long == "truncate":
-            remedy = "the server does not cut it, so split it"
-        return TextTooLongError(f"{text}. It is longer than the model's window: {remedy}")
+        what = f"{request.what} {position}"
+        return refused_alone(what, error, request.options.on_long)
 
     def _too_many(self, items: int) -> None:
-        if items > self._max_items:  # planned before the limit was found
-            return
-        self._max_items = max(1, items // 2)
-        logger.warning("%s gets %d texts per request from now", self._client.host, self._max_items)
+        self._max_items = fewer_items(items, self._max_items, self._client.host, "texts")

@@ -1,7 +1,8 @@
-"""Which item of a refused request is the bad one."""
+"""Which item of a refused request is the bad one, and what is said about it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, Self, TypeVar
@@ -9,7 +10,10 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.servers.errors import RefusedError, ServerError
+
+logger = logging.getLogger(__name__)
 
 
 class Sliceable(Protocol):
@@ -71,3 +75,40 @@ async def by_halves(
     if not np.isnan(rows).any():  # where an item was skipped, their number was not the reason
         too_many(len(items))
     return rows
+
+
+def refused_alone(
+    what: str, error: RefusedError, on_long: str, *, beside: str = ""
+) -> RefusedError | TextTooLongError:
+    """Return the error for one item that was refused alone.
+
+    Args:
+        what: The item and its position, such as `"text 3"`.
+        error: How the server refused it.
+        on_long: What the caller chose for items beyond the model's window.
+        beside: What shares the window with the item, such as `"with the query "`.
+    """
+    text = f"{what} was refused: {error}"
+    if not error.too_long:
+        return RefusedError(text, status=error.status or 0, detail=error.detail)
+    remedy = "split it, or choose on_long='truncate'"
+    if on_long == "truncate":
+        remedy = "the server does not cut it, so split it"
+    subject = f"{beside}it".capitalize()
+    return TextTooLongError(f"{text}. {subject} is longer than the model's window: {remedy}")
+
+
+def fewer_items(refused: int, most: int, host: str, what: str) -> int:
+    """Return how many items a request may hold from now on, and log a change.
+
+    Args:
+        refused: Items of a request that a server did not take, though it took each half.
+        most: Items a request could hold until now.
+        host: The server, for the log.
+        what: The items, for the log.
+    """
+    if refused > most:  # planned before the limit was found
+        return most
+    fewer = max(1, refused // 2)
+    logger.warning("%s gets %d %s per request from now", host, fewer, what)
+    return fewer

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.remote.halves import by_halves
-from langchain_gpu.engine.tasks.embed import TextTooLongError, check_texts, surrogate_problem
+from langchain_gpu.engine.remote.halves import by_halves, fewer_items, refused_alone
+from langchain_gpu.engine.tasks.embed import check_texts, surrogate_problem
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
 
@@ -127,20 +127,13 @@ class Reranker(ABC):
         return scores
 
     def _named(self, part: Part, error: ServerError) -> Exception:
-        text = f"document {part.start} was refused: {error}"
         assert isinstance(error, RefusedError)  # noqa: S101 - nothing else is suspected
-        if error.too_long:
-            remedy = "split it, or choose on_long='truncate'"
-            if part.on_long == "truncate":
-                remedy = "the server does not cut it, so split it"
-            return TextTooLongError(
-                f"{text}. With the query it is longer than the model's window: {remedy}"
-            )
-        return RefusedError(text, status=error.status or 0, detail=error.detail)
+        return refused_alone(
+            f"document {part.start}", error, part.on_long, beside="with the query "
+        )
 
     def _too_many(self, items: int) -> None:
-        if items <= self._max_items:
-            self._max_items = max(1, items // 2)
+        self._max_items = fewer_items(items, self._max_items, self._client.host, "documents")
 
 
 def _check_sendable(query: str, documents: Sequence[str]) -> None:

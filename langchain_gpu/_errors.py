@@ -9,4 +9,10 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-__all__ = ["first_line"]
+def named_line(error: BaseException) -> str:
+    """Return the name of an error's type, with the first line of its message if it has one."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
+__all__ = ["first_line", "named_line"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,6 +30,10 @@ from langchain_gpu.cli.output import (
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
+
+    from langchain_gpu.chat_models import ChatGPU
+    from langchain_gpu.rerank import GPURerank
+    from langchain_gpu.vectorstores import FAISSVectorStore
 
 ChatOption = Annotated[
     str,
@@ -86,16 +91,13 @@ def ask(
     A score is the cosine of question and source, 1 at most; with --rerank it is the reranker's,
     whose scale is its own.
     """
+    place = models.Place(device, fallback)
     parts = _parts(
         question,
-        store,
-        models.Place(device, fallback),
-        chat_model=chat_model,
-        backend=backend,
-        base_url=base_url,
-        embedding_model=embedding_model,
-        k=k,
-        rerank=rerank,
+        partial(_opened, store, embedding_model, place),
+        partial(models.make_chat, chat_model, place, backend=backend, base_url=base_url),
+        None if rerank is None else partial(models.make_reranker, rerank, place, top_n=k),
+        k,
     )
     with quiet_stdout(active=json), closing(parts):
         if json:
@@ -114,18 +116,38 @@ def ask(
 
 def _parts(
     question: str,
-    store: Path,
-    place: models.Place,
-    *,
-    chat_model: str,
-    backend: str,
-    base_url: str | None,
-    embedding_model: str | None,
+    open_store: Callable[[], AbstractContextManager[FAISSVectorStore]],
+    make_chat: Callable[[], ChatGPU],
+    make_reranker: Callable[[], GPURerank] | None,
     k: int,
-    rerank: str | None,
 ) -> Generator[dict[str, Any]]:
-    """Stream what the chain yields: the sources as `context`, then pieces of the `answer`."""
+    """Stream what the chain yields: the sources as `context`, then pieces of the `answer`.
+
+    Nothing is made before the first is asked for, nor kept after the last.
+    """
     from langchain_gpu.rag import create_rag_chain
+
+    with ExitStack() as made:
+        vectors = made.enter_context(open_store())
+        chat = made.enter_context(closing(make_chat()))
+        reranker = None
+        if make_reranker is not None:
+            reranker = made.enter_context(closing(make_reranker()))
+        fetched = k if reranker is None else max(_FEWEST, _CANDIDATES * k)
+        retriever = vectors.as_retriever(k=fetched)
+        yield from create_rag_chain(retriever, chat, reranker=reranker).stream({"input": question})
+
+
+@contextmanager
+def _opened(
+    store: Path, embedding_model: str | None, place: models.Place
+) -> Iterator[FAISSVectorStore]:
+    """Open a store with its embedding model, or with the one that is named.
+
+    Raises:
+        ValueError: There is no store, or no name of its model.
+        StoreError: The store cannot be read, or was built with another model.
+    """
     from langchain_gpu.vectorstores import FAISSVectorStore
 
     if not models.is_store(store):
@@ -135,19 +157,8 @@ def _parts(
     model = models.stored_model(store) if embedding_model is None else embedding_model
     if model is None:
         raise ValueError(f"{store} does not name its model; pass --embedding-model")
-    embeddings = models.make_embeddings(model, place)
-    vectors = FAISSVectorStore.load_local(store, embeddings, device=place.search)
-    chat = models.make_chat(chat_model, place, backend=backend, base_url=base_url)
-    reranker = None if rerank is None else models.make_reranker(rerank, place, top_n=k)
-    fetched = k if reranker is None else max(_FEWEST, _CANDIDATES * k)
-    retriever = vectors.as_retriever(k=fetched)
-    try:
-        yield from create_rag_chain(retriever, chat, reranker=reranker).stream({"input": question})
-    finally:
-        chat.close()
-        embeddings.close()
-        if reranker is not None:
-            reranker.close()
+    with closing(models.make_embeddings(model, place)) as embeddings:
+        yield FAISSVectorStore.load_local(store, embeddings, device=place.search)
 
 
 def _collect(

@@ -1,4 +1,4 @@
-"""What comes in is texts, what goes out is finite."""
+"""What goes in and comes out of the engine is checked, and counted in a bar."""
 
 from __future__ import annotations
 
@@ -76,7 +76,18 @@ def non_finite(vectors: NDArray[Any]) -> list[int]:
 
 @contextmanager
 def progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None] | None]:
-    """Open a progress bar, or nothing."""
+    """Count finished texts in a bar on stderr while the block runs.
+
+    Args:
+        total: Texts that the bar counts to.
+        shown: Whether there is a bar at all.
+
+    Yields:
+        Called with the number of texts finished since the last call; None where no bar is shown.
+
+    Raises:
+        ImportError: tqdm is not installed; the message has the pip line.
+    """
     if not shown:
         yield None
         return

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
+from langchain_gpu.engine.ask import Ask
 from langchain_gpu.engine.checks import (
     NonFiniteVectorError,
     as_list,
@@ -26,15 +27,14 @@ from langchain_gpu.engine.checks import (
     iterate,
     non_finite,
     progress_bar,
-    text_problem,
 )
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
 from langchain_gpu.engine.outputs import Output, Precision
-from langchain_gpu.engine.report import Report, Rows, Skipped
-from langchain_gpu.engine.skipping import run_skipping
-from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
+from langchain_gpu.engine.report import Report, Rows
+from langchain_gpu.engine.skipping import run_skipping, spread_rows, texts_among
+from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.running import RunsModel, started
@@ -43,35 +43,6 @@ from langchain_gpu.running import RunsModel, started
 _SMALL = 32
 # Texts that are embedded between two writes into a buffer of another precision.
 _STRETCH = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One request, read before the model is there and completed once it is."""
-
-    kind: Kind
-    kwargs: EncodeKwargs
-    output: Output
-    on_long: Literal["truncate", "mean", "error"]
-
-    def options(self, embedder: Embedder) -> EmbedOptions:
-        prompt = self.kwargs.resolve_prompt(embedder.encoder, self.kind)
-        return EmbedOptions(prompt=prompt, task=self.kind, on_long=self.on_long)
-
-    @property
-    def plain(self) -> bool:
-        """Whether vectors go out as the engine made them."""
-        return self.output.plain and not self.kwargs.finishes
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.kwargs.dtype if self.output.precision == "float32" else self.output.dtype
-
-    def width(self, dimension: int) -> int:
-        return self.output.width(self.kwargs.width(dimension))
-
-    def finish(self, vectors: NDArray[Any]) -> NDArray[Any]:
-        return self.output.apply(self.kwargs.finish(vectors))
 
 
 class GPUEmbeddings(RunsModel, Embeddings):
@@ -300,33 +271,14 @@ class GPUEmbeddings(RunsModel, Embeddings):
         if on_error == "raise":
             return Rows(*self._embed(items, "document", merge=False))
         ask = self._ask("document")
-        form = ask.kwargs.precision if ask.output.precision == "float32" else ask.output.precision
-        if form not in ("float32", "float16"):
-            raise ValueError(f"on_error='skip' marks rows with NaN, which {form} cannot hold")
-        skipped = {
-            index: problem
-            for index, item in enumerate(items)
-            if (problem := text_problem(item)) is not None
-        }
-        good = [index for index in range(len(items)) if index not in skipped]
-        part, report = self._embed(
-            [items[index] for index in good], "document", merge=False, skip=True
-        )
-        skipped |= {good[each.index]: each.reason for each in report.skipped}
-        for row in non_finite(part):
-            skipped.setdefault(good[row], "the model returned NaN or infinity")
-        vectors = np.full((len(items), part.shape[1]), np.nan, part.dtype)
-        vectors[good] = part
-        vectors[list(skipped)] = np.nan
-        return Rows(
-            vectors,
-            replace(
-                report,
-                items=len(items),
-                truncated=tuple(good[row] for row in report.truncated),
-                skipped=tuple(Skipped(*each) for each in sorted(skipped.items())),
-            ),
-        )
+        if ask.precision not in ("float32", "float16"):
+            raise ValueError(
+                f"on_error='skip' marks rows with NaN, which {ask.precision} cannot hold"
+            )
+        places, skipped = texts_among(items)
+        texts = [items[place] for place in places]
+        rows = Rows(*self._embed(texts, "document", merge=False, skip=True))
+        return spread_rows(rows, places, skipped)
 
     def stream(
         self,
@@ -406,14 +358,14 @@ class GPUEmbeddings(RunsModel, Embeddings):
                 rows = await asyncio.wrap_future(future)
                 return self._finish(rows, ask, embedder, check=True)
 
-    def _ask(self, kind: Kind) -> _Ask:
+    def _ask(self, kind: Kind) -> Ask:
         kwargs = EncodeKwargs.of(
             (self.query_encode_kwargs if kind == "query" else {}) or self.encode_kwargs
         )
         output = self._output()
         if kwargs.precision != "float32" and output.precision != "float32":
             raise ValueError("precision and encode_kwargs['precision'] are both given; take one")
-        return _Ask(kind, kwargs, output, self.on_long)
+        return Ask(kind, kwargs, output, self.on_long)
 
     def _output(self) -> Output:
         return Output(self.truncate_dim, self.precision)
@@ -422,7 +374,7 @@ class GPUEmbeddings(RunsModel, Embeddings):
         check_texts(texts)
         return [text.replace("\n", " ") for text in texts] if self.replace_newlines else texts
 
-    def _finish(self, rows: Rows, ask: _Ask, embedder: Embedder, *, check: bool) -> NDArray[Any]:
+    def _finish(self, rows: Rows, ask: Ask, embedder: Embedder, *, check: bool) -> NDArray[Any]:
         if check and (broken := non_finite(rows.vectors)):
             raise NonFiniteVectorError(
                 f"the model returned NaN or infinity for text {broken[0]} ({len(broken)} such texts"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from langchain_gpu.engine.blame import about_items
-from langchain_gpu.engine.checks import non_finite
+from langchain_gpu.engine.checks import non_finite, text_problem
 from langchain_gpu.engine.encoder import Encoder, Vectors
 from langchain_gpu.engine.engine import LARGEST_CHUNK, Engine, Progress
 from langchain_gpu.engine.report import Rows, Skipped, Tally
@@ -51,6 +52,41 @@ def run_skipping(
     report = sieve.tally.report(items=len(texts), seconds=perf_counter() - began)
     skipped = tuple(Skipped(*each) for each in sorted(sieve.skipped.items()))
     return Rows(vectors, replace(report, skipped=skipped))
+
+
+def texts_among(items: Sequence[Any]) -> tuple[Places, dict[int, str]]:
+    """Return the places of the texts that can be sent on, and by place why others cannot."""
+    skipped = {
+        place: problem
+        for place, item in enumerate(items)
+        if (problem := text_problem(item)) is not None
+    }
+    return [place for place in range(len(items)) if place not in skipped], skipped
+
+
+def spread_rows(rows: Rows, places: Places, skipped: Mapping[int, str]) -> Rows:
+    """Put rows to their places among those that were skipped, whose rows are NaN.
+
+    Args:
+        rows: Of the texts at `places`. What they leave out, or give no finite row, is skipped too.
+        places: In the order of the rows.
+        skipped: Why there is no row, by place.
+    """
+    skipped = dict(skipped)
+    size = len(places) + len(skipped)
+    skipped |= {places[each.index]: each.reason for each in rows.report.skipped}
+    for row in non_finite(rows.vectors):
+        skipped.setdefault(places[row], "the model returned NaN or infinity")
+    vectors = np.full((size, rows.vectors.shape[1]), np.nan, rows.vectors.dtype)
+    vectors[places] = rows.vectors
+    vectors[list(skipped)] = np.nan
+    report = replace(
+        rows.report,
+        items=size,
+        truncated=tuple(places[row] for row in rows.report.truncated),
+        skipped=tuple(Skipped(*each) for each in sorted(skipped.items())),
+    )
+    return Rows(vectors, report)
 
 
 @dataclass(slots=True)
@@ -151,4 +187,4 @@ def _attempt(work: Callable[[Places], object], places: Places) -> str | None:
     return None
 
 
-__all__ = ["run_skipping"]
+__all__ = ["run_skipping", "spread_rows", "texts_among"]

@@ -281,7 +281,9 @@ def test_a_batch_has_the_model_loaded_once_even_where_that_fails(
 
     def fail(*_: object) -> Generator:
         loads.append(1)
-        threading.Event().wait(1)  # longer than the threads of a batch take to start
+        lease = chat.loaded.keeper._lease
+        while lease is not None and lease.users < len(WORDS):  # until all of them wait for it
+            threading.Event().wait(0.001)
         raise TimeoutError("the server said nothing")
 
     monkeypatch.setattr(generating, "create", fail)

@@ -121,10 +121,9 @@ def test_an_interrupt_stops_all_chats(press_ctrl_c: Callable[[], None]) -> None:
             time.sleep(0.05)  # the main thread has begun to wait
             press_ctrl_c()
         try:
-            for _ in range(100):
+            while True:  # until it is closed: a busy machine may take a while to interrupt
                 time.sleep(0.01)
                 yield Delta(text="and ")
-            yield LAST
         finally:
             closed.append(name)
 
@@ -141,6 +140,7 @@ class Silent:
         self.press_ctrl_c = press_ctrl_c
         self.begun = False
         self.stopped = threading.Event()
+        self.ended_by_itself = threading.Event()
 
     def __call__(
         self, put: Callable[[Delta], object], end: Callable[[BaseException | None], object]
@@ -150,7 +150,8 @@ class Silent:
                 self.begun = True
                 time.sleep(0.05)  # the main thread has begun to wait
                 self.press_ctrl_c()
-            self.stopped.wait(3)
+            if not self.stopped.wait(30):
+                self.ended_by_itself.set()
             put(LAST)
             end(None)
 
@@ -160,11 +161,10 @@ class Silent:
 
 def test_an_interrupt_stops_what_says_nothing(press_ctrl_c: Callable[[], None]) -> None:
     silent = Silent(press_ctrl_c)
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         generate_all(lambda _: Stoppable(silent), requests("a", "b"), width=1)
     assert silent.stopped.is_set()
-    assert time.monotonic() - began < 2
+    assert not silent.ended_by_itself.is_set()
 
 
 async def test_all_chats_are_answered_in_order_and_told_without_blocking() -> None:

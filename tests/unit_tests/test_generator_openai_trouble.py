@@ -165,8 +165,8 @@ class TestAgain:
         script(server, refusal("busy", 429, **{"Retry-After": after}))
         began = time.monotonic()
         with pytest.raises(ServerError, match="answered 429: busy"):
-            opens().generate([ask(timeout=5)])
-        assert time.monotonic() - began < 4
+            opens().generate([ask(timeout=25)])
+        assert time.monotonic() - began < 20
 
     def test_a_stream_that_broke_before_it_brought_anything(
         self, server: Scripted, opens: Opens

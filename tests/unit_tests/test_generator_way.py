@@ -92,10 +92,10 @@ async def test_a_task_may_too(server: Scripted, opens: Opens) -> None:
 def test_the_time_of_the_reader_does_not_count(server: Scripted, opens: Opens) -> None:
     parts: list[bytes | float] = [chunk("a"), 0.05, *_WHOLE]
     script(server, Reply(parts=parts))
-    stream = opens().stream(ask(timeout=0.5))
+    stream = opens().stream(ask(timeout=2))
     texts = []
     for piece in stream:
-        time.sleep(0.4)
+        time.sleep(0.75)  # three times, and the server has all of the time-out for itself
         texts.append(piece.text)
     assert texts == ["a", "b", ""]
 
@@ -194,7 +194,14 @@ def test_ctrl_c_ends_it_at_once(
 ) -> None:
     script(server, Reply(parts=parts))
     generator = opens()
-    threading.Timer(0.4, press_ctrl_c).start()
+
+    def press() -> None:
+        while not server.of(CHAT):
+            time.sleep(0.01)
+        time.sleep(0.2)  # for the first piece, where there is one
+        press_ctrl_c()
+
+    threading.Thread(target=press, daemon=True).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         generator.generate([ask()])

@@ -200,11 +200,13 @@ async def test_the_first_calls_load_once_and_keep_no_thread_of_the_loop(
 async def test_what_is_closed_while_it_loads_is_loaded_once_and_freed(
     model: GPUEmbeddings | GPURerank, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, loads, freed = threading.Event(), list[threading.Thread](), threading.Event()
+    begun, go, freed = threading.Event(), threading.Event(), threading.Event()
+    loads = list[threading.Thread]()
     make = type(model)._make
 
     def slowly(self: Any, config: Any) -> Any:
         loads.append(threading.current_thread())
+        begun.set()
         assert go.wait(20)
         made = make(self, config)
         monkeypatch.setattr(type(made), "close", lambda _: freed.set())
@@ -212,7 +214,7 @@ async def test_what_is_closed_while_it_loads_is_loaded_once_and_freed(
 
     monkeypatch.setattr(type(model), "_make", slowly)
     task = asyncio.create_task(call("one"))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(begun.wait, 20)
     model.close()
     go.set()
     await task

@@ -92,7 +92,13 @@ def test_a_wait_that_ends_loses_no_place() -> None:
         with pytest.raises(TimeoutError), places.taken(seat, soon(0.05)):
             pass
         given_up = Seat()
-        threading.Timer(0.05, lambda: given_up.turn and given_up.turn.cancel()).start()
+
+        def give_up() -> None:
+            while given_up.turn is None:
+                time.sleep(0.005)
+            given_up.turn.cancel()
+
+        threading.Thread(target=give_up).start()
         with pytest.raises(CancelledError), places.taken(given_up, soon()):
             pass
     assert free(places, 1)
@@ -111,8 +117,13 @@ def test_who_does_not_want_it_any_more_takes_none() -> None:
 
 def test_an_interrupt_loses_no_place(press_ctrl_c: Callable[[], None]) -> None:
     places = Places(1)
+
+    def press() -> None:
+        waiting(places, 1)
+        press_ctrl_c()
+
     with places.taken(Seat(), soon()):
-        threading.Timer(0.1, press_ctrl_c).start()
+        threading.Thread(target=press).start()
         with pytest.raises(KeyboardInterrupt), places.taken(Seat(), soon()):
             pass
     assert free(places, 1)

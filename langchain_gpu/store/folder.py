@@ -6,14 +6,11 @@ the new one. No file that a manifest names is ever written to again.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -23,11 +20,11 @@ from numpy.typing import NDArray
 from langchain_gpu.store import manifest as manifests
 from langchain_gpu.store.documents import Documents, parse
 from langchain_gpu.store.errors import DamagedStoreError, StoreChangedError, StoreNotFoundError
+from langchain_gpu.store.files import seal, sync_folder, verified, write_lines
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT, locked
 from langchain_gpu.store.manifest import (
     REMEDY,
-    File,
     Manifest,
     documents_name,
     index_name,
@@ -36,7 +33,6 @@ from langchain_gpu.store.manifest import (
 from langchain_gpu.store.mapped import MappedDocuments, write_places
 
 _OURS = re.compile(r"index-\d+\.faiss|documents-\d+\.jsonl|places-\d+\.npy|manifest-\d+\.tmp")
-_LINES = 1024  # lines a write: a system call each would cost more than the encoding
 
 
 class SavedIndex(Protocol):
@@ -133,7 +129,7 @@ def _save(
     files = (index_path, documents_path, places_path, temporary)
     with _removed_on_failure(folder, generation, files):
         index.save(index_path)
-        ends = _write_lines(documents_path, documents.lines())
+        ends = write_lines(documents_path, documents.lines())
         write_places(places_path, documents, ends)
         manifest = Manifest(
             generation=generation,
@@ -143,16 +139,16 @@ def _save(
             count=len(documents),
             next_row=documents.next_row,
             identity=identity,
-            index=_seal(index_path),
-            documents=_seal(documents_path),
-            places=_seal(places_path),
+            index=seal(index_path),
+            documents=seal(documents_path),
+            places=seal(places_path),
             parameters=index.parameters,
         )
         temporary.write_text(manifest.to_json(), encoding="utf-8")
-        _seal(temporary)
-        _sync_folder(folder)  # the names of the new files, before the manifest tells them
+        seal(temporary)
+        sync_folder(folder)  # the names of the new files, before the manifest tells them
         os.replace(temporary, folder / manifests.NAME)  # noqa: PTH105 - the word that is meant
-    _sync_folder(folder)
+    sync_folder(folder)
     _remove_others(folder, manifest)
     return manifest
 
@@ -214,7 +210,7 @@ def _load(
     *,
     whole: bool,
 ) -> Loaded[IndexT]:
-    index_path = _verified(folder, manifest.index, whole=whole)
+    index_path = verified(folder, manifest.index, whole=whole)
     documents = _load_documents(folder, manifest, whole=whole)
     try:
         index = read_index(index_path, manifest)
@@ -239,8 +235,8 @@ def _load(
 def _load_documents(
     folder: Path, manifest: Manifest, *, whole: bool
 ) -> Documents | MappedDocuments:
-    places = None if manifest.places is None else _verified(folder, manifest.places, whole=whole)
-    path = _verified(folder, manifest.documents, whole=whole or places is None)
+    places = None if manifest.places is None else verified(folder, manifest.places, whole=whole)
+    path = verified(folder, manifest.documents, whole=whole or places is None)
     try:
         if places is not None and not whole:
             return MappedDocuments(path, places, manifest.next_row)
@@ -257,59 +253,6 @@ def _same(left: Manifest, right: Manifest) -> bool:
         right.index,
         right.documents,
     )
-
-
-def _verified(folder: Path, file: File, *, whole: bool = True) -> Path:
-    path = folder / file.name
-    try:
-        found = _digest(path, file.name) if whole else _unread(path, file)
-    except OSError as error:
-        raise DamagedStoreError(f"{path} is missing or unreadable ({error}): {REMEDY}") from error
-    if found.size != file.size:
-        raise DamagedStoreError(
-            f"{path} has {found.size} bytes, {file.size} were written: it is cut off or replaced; "
-            f"{REMEDY}"
-        )
-    if found.sha256 != file.sha256:
-        raise DamagedStoreError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
-    return path
-
-
-def _unread(path: Path, file: File) -> File:
-    return replace(file, size=path.stat().st_size)
-
-
-def _digest(path: Path, name: str) -> File:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return File(name, file.tell(), sha256)
-
-
-def _write_lines(path: Path, lines: Iterator[bytes]) -> NDArray[np.int64]:
-    """Write lines; return where each of them ends."""
-    sizes = array("q")
-    with path.open("wb") as file:
-        while block := list(islice(lines, _LINES)):
-            file.write(b"".join(block))
-            sizes.extend(map(len, block))
-    return np.cumsum(np.array(sizes, dtype=np.int64))
-
-
-def _seal(path: Path) -> File:
-    """Bring a file to the disk, and say what it holds."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    return _digest(path, path.name)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows has no handle of a folder to sync
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

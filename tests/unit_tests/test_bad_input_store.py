@@ -328,7 +328,7 @@ def test_a_full_disk(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     if step == "index":
         monkeypatch.setattr("langchain_gpu.search.kinds.index.FaissIndex.save", full)
     elif step == "documents":
-        monkeypatch.setattr(folders, "_write_lines", full)
+        monkeypatch.setattr(folders, "write_lines", full)
     else:
         monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left on device"):

@@ -29,6 +29,7 @@ from langchain_gpu.store.errors import (
     StoreNotFoundError,
     StoreVersionError,
 )
+from langchain_gpu.store.files import digest
 from langchain_gpu.store.identity import Identity
 
 IDENTITY = Identity("model", None, (1.0, 0.0))
@@ -389,7 +390,7 @@ def reseal(folder: Path) -> None:
     sealed = {
         key: {"name": name, "size": found.size, "sha256": found.sha256}
         for key, name in [("index", "index-1.faiss"), ("documents", "documents-1.jsonl")]
-        for found in [folders._digest(folder / name, name)]
+        for found in [digest(folder / name, name)]
     }
     change(folder, **sealed)
 

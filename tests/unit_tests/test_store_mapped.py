@@ -15,7 +15,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_gpu import FAISSVectorStore
 from langchain_gpu.store import documents as tables
-from langchain_gpu.store import folder as folders
+from langchain_gpu.store import files
 from langchain_gpu.store import manifest as manifests
 from langchain_gpu.store import mapped as mapping
 from langchain_gpu.store.documents import Documents, Entry
@@ -29,7 +29,7 @@ TEXT = st.text(max_size=5) | st.sampled_from(["\ud800", "\n", "\u2028", "é漢�
 
 def write(folder: Path, documents: Documents) -> MappedDocuments:
     lines, places = folder / "documents.jsonl", folder / "places.npy"
-    mapping.write_places(places, documents, folders._write_lines(lines, documents.lines()))
+    mapping.write_places(places, documents, files.write_lines(lines, documents.lines()))
     return MappedDocuments(lines, places, documents.next_row)
 
 
@@ -70,7 +70,7 @@ def test_they_are_what_was_in_memory(tmp_path: Path, held: dict[str, str], gone:
 def test_a_mapped_table_is_written_as_it_is(tmp_path: Path) -> None:
     mapped = write(tmp_path, numbered(COUNT))
     lines, places = tmp_path / "other.jsonl", tmp_path / "other.npy"
-    mapping.write_places(places, mapped, folders._write_lines(lines, mapped.lines()))
+    mapping.write_places(places, mapped, files.write_lines(lines, mapped.lines()))
     assert lines.read_bytes() == (tmp_path / "documents.jsonl").read_bytes()
     assert places.read_bytes() == (tmp_path / "places.npy").read_bytes()
     assert mapped._whole is None

@@ -6,76 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import Batch, decode_metadata
+from langchain_gpu.store.contracts import (
+    Fuse,
+    Hits,
+    Index,
+    Matrix,
+    Near,
+    Predicate,
+    Rows,
+    Search,
+    Words,
+)
 from langchain_gpu.store.documents import Documents, Entry
 from langchain_gpu.store.gate import Gate
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.mapped import MappedDocuments
-
-Matrix: TypeAlias = NDArray[np.float32]  # [n, dimension]
-Rows: TypeAlias = NDArray[np.int64]  # [n]
-Predicate: TypeAlias = Callable[[dict[str, Any]], bool]
-
-
-class Index(folders.SavedIndex, Protocol):
-    """What a collection asks of an index."""
-
-    @property
-    def shape(self) -> str:
-        """What it is now."""
-
-    def improve(self, incoming: Matrix | None = None) -> Callable[[], None] | None:
-        """Do slow work beside the searches; what comes back takes the result over."""
-
-    def add(self, rows: Rows, vectors: Matrix) -> None:
-        """Add vectors under new rows."""
-
-    def remove(self, rows: Rows) -> None:
-        """Remove rows; unknown ones are ignored."""
-
-    def vectors(self, rows: Rows) -> Matrix:
-        """Return the vectors of rows."""
-
-
-Search: TypeAlias = Callable[..., tuple[NDArray[np.float32], Rows]]
-
-
-class Words(Protocol):
-    """What a collection asks of an index of words."""
-
-    def is_at(self, next_row: int, count: int) -> bool:
-        """Say whether it knows the documents of this moment."""
-
-    def follow(self, next_row: int, rows: Rows, texts: Sequence[str]) -> None:
-        """Take over what came and went."""
-
-
-# (candidates by vector, all admitted rows) -> (scores, rows), best first
-Fuse: TypeAlias = Callable[[Rows, Rows | None], tuple[NDArray[np.floating], Rows]]
-
-
-class Near(NamedTuple):
-    """What is nearest to some queries: those of the first, best first, then those of the next."""
-
-    scores: list[float]
-    rows: list[int]
-    counts: list[int]
-    """How many each query has."""
-
-
-class Hits(NamedTuple):
-    """Documents that were found, in columns, as most of it is only handed on."""
-
-    documents: Batch
-    near: Near
 
 
 class Collection:
@@ -396,4 +349,4 @@ def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
     documents.remove(rows.tolist())
 
 
-__all__ = ["Collection", "Hits", "Index", "Near", "Predicate"]
+__all__ = ["Collection"]

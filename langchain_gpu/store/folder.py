@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_gpu.store import manifest as manifests
+from langchain_gpu.store.contracts import SavedIndex
 from langchain_gpu.store.documents import Documents, parse
 from langchain_gpu.store.errors import DamagedStoreError, StoreChangedError, StoreNotFoundError
 from langchain_gpu.store.files import seal, sync_folder, verified, write_lines
@@ -33,32 +33,6 @@ from langchain_gpu.store.manifest import (
 from langchain_gpu.store.mapped import MappedDocuments, write_places
 
 _OURS = re.compile(r"index-\d+\.faiss|documents-\d+\.jsonl|places-\d+\.npy|manifest-\d+\.tmp")
-
-
-class SavedIndex(Protocol):
-    """What a folder asks of an index."""
-
-    @property
-    def kind(self) -> str:
-        """Index kind."""
-
-    @property
-    def metric(self) -> str:
-        """Metric."""
-
-    @property
-    def dimension(self) -> int:
-        """Width of the vectors."""
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Numbers the kind was given."""
-
-    def rows(self) -> NDArray[np.int64]:
-        """Return the rows, in any order."""
-
-    def save(self, path: Path) -> None:
-        """Write the index to `path`."""
 
 
 IndexT = TypeVar("IndexT", bound=SavedIndex)
@@ -285,4 +259,4 @@ def _remove_others(folder: Path, manifest: Manifest) -> None:
                 path.unlink(missing_ok=True)
 
 
-__all__ = ["Loaded", "SavedIndex", "load", "save"]
+__all__ = ["Loaded", "load", "save"]

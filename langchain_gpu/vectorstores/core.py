@@ -37,7 +37,8 @@ from langchain_gpu.search.route import DType, Route
 from langchain_gpu.search.vectors import empty, gather, prepare_one, sliced
 from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
-from langchain_gpu.store.collection import Collection, Hits
+from langchain_gpu.store.collection import Collection
+from langchain_gpu.store.contracts import Hits
 from langchain_gpu.vectorstores.arguments import refuse
 from langchain_gpu.whole import at_least_one
 

@@ -18,7 +18,8 @@ from langchain_gpu.search import kinds
 from langchain_gpu.search.route import Route
 from langchain_gpu.store import folder as folders
 from langchain_gpu.store.batch import Batch, check
-from langchain_gpu.store.collection import Collection, Hits, Near
+from langchain_gpu.store.collection import Collection
+from langchain_gpu.store.contracts import Hits, Near
 from langchain_gpu.store.identity import Identity
 
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"_host_table", "_move", "llama", "servers"},
     {"engine", "generators", "search", "store"},
     {"schemas"},
-    {"calls", "leaving", "messages", "settings"},
+    {"calls", "fitting", "leaving", "messages", "settings"},
     {"generating", "generations", "running", "structured"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders"},

@@ -1,0 +1,169 @@
+"""What of a conversation and of retrieved documents goes into a prompt, and how it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.messages import BaseMessage, get_buffer_string
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.runnables import Runnable, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.configurable import DynamicRunnable
+
+from langchain_gpu.events import ContextWarning
+
+# Tokens kept free for the answer where the model names no limit of its own.
+_ANSWER_TOKENS = 512
+# A guess on the safe side for a model that cannot count: English has about four.
+_CHARACTERS_PER_TOKEN = 3
+
+Model = Runnable[Any, Any]
+
+
+def format_documents(documents: Sequence[Document]) -> str:
+    """Return the text that stands for `{context}`: numbered chunks with their source and page."""
+    return "".join(_format(number, each) for number, each in enumerate(documents, 1)).rstrip()
+
+
+def _format(number: int, document: Document) -> str:
+    named = {name: document.metadata.get(name) for name in ("source", "page")}
+    origin = ", ".join(f"{name}: {value}" for name, value in named.items() if value is not None)
+    head = f"[{number}] ({origin})" if origin else f"[{number}]"
+    return f"{head}\n{document.page_content}\n\n"
+
+
+def search_question(inputs: Mapping[str, Any]) -> str:
+    """Return the question to search for: the rewritten one, unless the model wrote nothing."""
+    rewritten: str = inputs["question"].strip()
+    return rewritten or inputs["input"]
+
+
+def variables(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a prompt may name: what was given, and the question as it was searched for."""
+    context = format_documents(inputs["context"])
+    return {**inputs, "input": search_question(inputs), "context": context}
+
+
+class ContextWindow:
+    """How much of a history and of the retrieved chunks a model can read.
+
+    Args:
+        llm: The model, or what is bound to one or falls back from one.
+        prompt: Template of the prompt.
+        max_context_tokens: Most tokens of the prompt; None asks the model.
+    """
+
+    def __init__(
+        self, llm: Model, prompt: BasePromptTemplate[Any], max_context_tokens: int | None
+    ) -> None:
+        self._prompt = prompt
+        self._limit = max_context_tokens
+        self._settings: dict[str, Any] = {}
+        while (inner := _inside(llm)) is not None:
+            if isinstance(llm, RunnableBindingBase):
+                self._settings = {**llm.kwargs, **self._settings}
+            llm = inner
+        self._llm = llm
+
+    def cut_documents(self, inputs: Mapping[str, Any]) -> list[Document]:
+        """Return the documents that fit, best first; a later one may fit where a longer did not.
+
+        Raises:
+            TypeError: The retriever gave something else than documents.
+            ValueError: Not one of them fits.
+        """
+        documents = list(inputs["context"])
+        for document in documents:
+            if not isinstance(document, Document):
+                raise TypeError(f"the retriever gave a {type(document).__name__}, not a Document")
+        limit = self._prompt_tokens()
+        if limit is None or not documents:
+            return documents
+        empty = self._prompt.invoke(variables({**inputs, "context": []}))
+        left = limit - self._count(empty.to_messages())
+        kept: list[Document] = []
+        dropped: list[Document] = []
+        for document in documents:
+            tokens = self._count(_format(len(kept) + 1, document))
+            left -= tokens
+            if left >= 0:
+                kept.append(document)
+            else:
+                left += tokens
+                dropped.append(document)
+        if not kept:
+            raise ValueError(
+                f"none of the {len(dropped)} retrieved chunks fits the {limit} tokens the prompt "
+                f"may have: make the chunks smaller, or the window larger"
+            )
+        if dropped:
+            names = ", ".join(str(each.metadata.get("source", "?")) for each in dropped)
+            warnings.warn(
+                f"{len(dropped)} of {len(documents)} retrieved chunks do not fit the {limit} "
+                f"tokens the prompt may have, and were left out: {names}",
+                ContextWarning,
+                stacklevel=2,
+            )
+        return kept
+
+    def cut_history(self, inputs: Mapping[str, Any]) -> dict[str, str]:
+        """Return the conversation as text, its latest part where all of it is too long."""
+        history: list[BaseMessage] = inputs["chat_history"]
+        limit = self._prompt_tokens()
+        while limit is not None and len(history) > 1 and self._count(history) > limit // 2:
+            history = history[1:]
+        return {"chat_history": get_buffer_string(history), "input": inputs["input"]}
+
+    def _prompt_tokens(self) -> int | None:
+        """Tokens a prompt may have; None where nobody knows."""
+        if self._limit is not None:
+            return self._limit
+        try:
+            window: int | None = getattr(self._llm, "context_length", None)
+        except NotImplementedError:  # its server does not say
+            window = None
+        if window is None:
+            return None
+        asked: int | None = self._settings.get("max_tokens") or getattr(
+            self._llm, "max_tokens", None
+        )
+        return window - (asked or min(_ANSWER_TOKENS, window // 4))
+
+    def _count(self, text: str | list[BaseMessage]) -> int:
+        """Tokens of a text or of messages, estimated where the model has no tokenizer of its own.
+
+        LangChain's own default would fetch GPT-2's from the hub, and count in another language.
+        """
+        if isinstance(self._llm, BaseLanguageModel) and _can_count(self._llm):
+            with contextlib.suppress(NotImplementedError):  # its server does not count
+                if isinstance(text, str):
+                    return self._llm.get_num_tokens(text)
+                return self._llm.get_num_tokens_from_messages(text)
+        text = text if isinstance(text, str) else get_buffer_string(text)
+        return len(text) // _CHARACTERS_PER_TOKEN + 1
+
+
+def _inside(llm: Model) -> Model | None:
+    """Return what is bound, tried again, or asked first; None for a model itself."""
+    if isinstance(llm, RunnableBindingBase):
+        return llm.bound
+    if isinstance(llm, RunnableWithFallbacks):
+        return llm.runnable
+    return llm.default if isinstance(llm, DynamicRunnable) else None
+
+
+def _can_count(model: BaseLanguageModel[Any]) -> bool:
+    own = type(model)
+    return (
+        model.custom_get_token_ids is not None
+        or own.get_num_tokens is not BaseLanguageModel.get_num_tokens
+        or own.get_token_ids is not BaseLanguageModel.get_token_ids
+    )
+
+
+__all__ = ["ContextWindow", "Model", "format_documents", "search_question", "variables"]

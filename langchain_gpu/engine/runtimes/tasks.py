@@ -8,7 +8,7 @@ else the model's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -119,10 +119,7 @@ class Embed:
             cut_left=hugging_face.truncation_side == "left",
         )
         probes = [*_PROBES, _beyond(window)]
-        same = _same(
-            fast, probes, self.options, lambda part: self.preprocess(model, part, self.options)
-        )
-        return fast if same else None
+        return fast if _same(fast, probes, self, model) else None
 
     def check(self, items: Sequence[Any], *, start: int = 0) -> None:
         """See `Task.check`."""
@@ -204,10 +201,7 @@ class Score:
         )
         long = _beyond(window)
         probes = [(left, right) for left in (*_PROBES[1:], long) for right in (*_PROBES, long)]
-        same = _same(
-            fast, probes, self.options, lambda part: self.preprocess(model, part, self.options)
-        )
-        return fast if same else None
+        return fast if _same(fast, probes, self, model) else None
 
     def check(self, items: Sequence[Any], *, start: int = 0) -> None:
         """See `Task.check`."""
@@ -279,17 +273,12 @@ def _copy(hugging_face: Any) -> Any:
     return type(backend).from_str(backend.to_str())
 
 
-def _same(
-    fast: FastTokenizer,
-    probes: Sequence[Any],
-    options: Any,
-    preprocess: Callable[[Sequence[Any]], dict[str, Any]],
-) -> bool:
+def _same(fast: FastTokenizer, probes: Sequence[Any], task: Task, model: Any) -> bool:
     """Whether our features are those of the model, one by one and together."""
-    wanted = [preprocess([probe]) for probe in probes]
-    wanted.append(preprocess(probes))
+    parts = [*([probe] for probe in probes), probes]
+    wanted = [task.preprocess(model, part, task.options) for part in parts]
+    tokens = fast.tokenize(probes, task.options)
     rows = [np.array([row]) for row in range(len(probes))] + [np.arange(len(probes))]
-    tokens = fast.tokenize(probes, options)
     for features, part in zip(wanted, rows, strict=True):
         ours = fast.batch(tokens, part)
         theirs = {k: v.numpy() for k, v in features.items() if isinstance(v, torch.Tensor)}

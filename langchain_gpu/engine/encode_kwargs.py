@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from langchain_gpu._extras import require
 from langchain_gpu.engine.backends import TextEncoder
 from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.whole import at_least_one
 
 Kind = Literal["query", "document"]
 
@@ -30,6 +31,8 @@ _PRECISIONS = {
 }
 _RANGED = ("int8", "uint8")
 _BITS = ("binary", "ubinary")
+_WHOLE = ("batch_size", "truncate_dim")
+_NAMES = ("prompt", "prompt_name")
 # They choose the container of the result, which is fixed here.
 _CONTAINERS = {"convert_to_numpy", "convert_to_tensor"}
 _ELSEWHERE = {
@@ -67,6 +70,7 @@ class EncodeKwargs:
         """Read a dictionary of keyword arguments.
 
         Raises:
+            TypeError: A value is of another type; the message names it.
             ValueError: A name or a value has no meaning here; the message says what has.
         """
         for name in kwargs:
@@ -75,13 +79,16 @@ class EncodeKwargs:
             if name not in cls.__slots__ and name not in _CONTAINERS:
                 known = ", ".join(cls.__slots__)
                 raise ValueError(f"encode_kwargs[{name!r}] is unknown; known: {known}")
-        found = cls(**{name: kwargs[name] for name in kwargs if name not in _CONTAINERS})
+        given = {name: kwargs[name] for name in kwargs if name not in _CONTAINERS}
+        for name, value in given.items():
+            called = f"encode_kwargs[{name!r}]"
+            if name in _WHOLE and value is not None:
+                given[name] = at_least_one(called, value)
+            if name in _NAMES and not isinstance(value, str | None):
+                raise TypeError(f"{called} must be a str, not {value!r}")
+        found = cls(**given)
         if found.precision not in _PRECISIONS:
             raise ValueError(f"precision {found.precision!r} is not one of {tuple(_PRECISIONS)}")
-        for name in ("batch_size", "truncate_dim"):
-            value = getattr(found, name)
-            if value is not None and value < 1:
-                raise ValueError(f"encode_kwargs[{name!r}] must be >= 1, got {value}")
         return found
 
     def resolve_prompt(self, encoder: TextEncoder, kind: Kind) -> str:

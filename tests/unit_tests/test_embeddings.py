@@ -163,7 +163,7 @@ class TestResults:
             ({"batchsize": 3}, "unknown; known: .*batch_size"),
             ({"device": "cpu"}, "use the argument device="),
             ({"output_value": None}, "only sentence embeddings"),
-            ({"batch_size": 0}, "must be >= 1"),
+            ({"batch_size": 0}, "'batch_size'\\] must be at least 1, not 0"),
             ({"precision": "int4"}, "not one of"),
         ],
     )
@@ -171,6 +171,21 @@ class TestResults:
         self, embeddings: GPUEmbeddings, kwargs: dict[str, Any], match: str
     ) -> None:
         with pytest.raises(ValueError, match=match):
+            embeddings.model_copy(update={"encode_kwargs": kwargs}).embed_query("a")
+
+    @pytest.mark.parametrize(
+        ("kwargs", "match"),
+        [
+            ({"batch_size": "2"}, "'batch_size'\\] must be a whole number, not '2'"),
+            ({"truncate_dim": 3.5}, "'truncate_dim'\\] must be a whole number, not 3.5"),
+            ({"prompt": 3}, "'prompt'\\] must be a str, not 3"),
+            ({"prompt_name": ["query"]}, "'prompt_name'\\] must be a str"),
+        ],
+    )
+    def test_encode_kwargs_of_another_type_are_named(
+        self, embeddings: GPUEmbeddings, kwargs: dict[str, Any], match: str
+    ) -> None:
+        with pytest.raises(TypeError, match=match):
             embeddings.model_copy(update={"encode_kwargs": kwargs}).embed_query("a")
 
     def test_dtype_can_be_set_in_either_place(self, tiny: Tiny) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,6 +150,22 @@ def test_no_embedder_is_made_of_another_kind_of_model(
     reranker = tiny_reranker("bert-identity")
     with pytest.raises(ValueError, match="no embedder but a CrossEncoder: take GPURerank"):
         GPUEmbeddings(model=reranker, backend=backend).embed_query("gpu")
+
+
+def test_a_reranker_without_settings_is_no_embedder_either(
+    tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path
+) -> None:
+    """As most lie on the hub. What classifies texts is taken, as sentence-transformers does."""
+    folder = tmp_path / "plain"
+    shutil.copytree(tiny_reranker("bert-identity"), folder)
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="plain is no embedder but a CrossEncoder: take GPURerank"):
+        GPUEmbeddings(model=str(folder)).embed_query("gpu")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "bad", "1": "good"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len(GPUEmbeddings(model=str(folder), backend="torch").embed_query("gpu")) == 24
 
 
 @pytest.mark.parametrize("name", ["bert", "static"])

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.runtimes.leading import Leading
 
+_HEAD = "ForSequenceClassification"
 # Kinds of models that sentence-transformers would load as embedders, and what to do.
 _NO_EMBEDDERS = {
     "CrossEncoder": "take GPURerank for it",
@@ -70,11 +71,22 @@ def _check_kind(path: Path) -> None:
         ValueError: The folder holds a model of another kind.
     """
     settings = path / "config_sentence_transformers.json"
-    if not settings.is_file():
-        return
-    kind = json.loads(settings.read_text("utf-8")).get("model_type")
+    if settings.is_file():
+        kind = json.loads(settings.read_text("utf-8")).get("model_type")
+    else:
+        kind = "CrossEncoder" if _is_plain_reranker(path) else None
     if kind in _NO_EMBEDDERS:
         raise ValueError(f"{path.name} is no embedder but a {kind}: {_NO_EMBEDDERS[kind]}")
+
+
+def _is_plain_reranker(path: Path) -> bool:
+    """Whether the folder has no settings of sentence-transformers, and a head with one score."""
+    config = path / "config.json"
+    if (path / "modules.json").is_file() or not config.is_file():
+        return False
+    stored = json.loads(config.read_text("utf-8"))
+    architectures = stored.get("architectures") or [""]
+    return architectures[0].endswith(_HEAD) and len(stored.get("id2label") or ()) == 1
 
 
 def _check_head(model: Any, path: Path) -> None:
@@ -86,8 +98,7 @@ def _check_head(model: Any, path: Path) -> None:
     first = model[0]
     made = type(getattr(first, "model", None)).__name__
     stored = (getattr(first.config, "architectures", None) or [made])[0]
-    head = "ForSequenceClassification"
-    if made.endswith(head) and not stored.endswith(head):
+    if made.endswith(_HEAD) and not stored.endswith(_HEAD):
         raise ValueError(
             f"{path.name} is no reranker: its files hold a {stored}, without a head that scores "
             "pairs; take a cross-encoder, or GPUEmbeddings for an embedder"

@@ -94,7 +94,11 @@ def onnx_session(kind: str, index: int, cores: int) -> dict[str, Any]:
         cores: `Device.cores`, 0 for unknown.
     """
     import onnx
-    import onnxruntime
+
+    from langchain_gpu.engine.runtimes.untold import untold_import
+
+    with untold_import():
+        import onnxruntime
 
     from langchain_gpu.engine.runtimes.providers import (
         ProviderMissingError,

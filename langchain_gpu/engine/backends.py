@@ -200,8 +200,11 @@ def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
 
 @register("onnx", scores=True)
 def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
+    from langchain_gpu.engine.runtimes.untold import untold_import
+
     extra = onnx_extra(device.kind)
-    require("onnxruntime", extra=extra)
+    with untold_import():
+        require("onnxruntime", extra=extra)
     require("onnx", extra=extra)
     require_local()
     from langchain_gpu.engine.runtimes.onnx import OnnxEncoder

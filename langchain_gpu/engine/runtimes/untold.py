@@ -1,16 +1,20 @@
-"""OpenVINO's tools, without their reports to the vendor.
+"""OpenVINO's tools and ONNX Runtime, without their reports to the vendors.
 
-The converter and the quantizer send what they did to an analytics server unless the user opted out,
-and write an identification into the home folder. Nothing this package does is told to anybody.
+OpenVINO's converter and quantizer, and ONNX Runtime from its first session on, send what they did
+to an analytics server unless the user opted out, and write an identification into the home folder.
+Nothing this package does is told to anybody.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _lock = threading.RLock()
+_SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
 @contextmanager
@@ -34,4 +38,25 @@ def untold() -> Iterator[None]:
             checker.check, sender.send = check, send
 
 
-__all__ = ["untold"]
+@contextmanager
+def untold_import() -> Iterator[None]:
+    """Import ONNX Runtime in here, as if the user had declined its telemetry.
+
+    A choice of the user, by the variable that ONNX Runtime reads, stays what it is. Where somebody
+    has imported it already, it ends its reports but for the first, which it may have sent.
+    """
+    if _SWITCH in os.environ:
+        yield
+        return
+    with _lock:
+        os.environ[_SWITCH] = "1"  # read once, by the import; other processes are not ours to set
+        try:
+            yield
+        finally:
+            os.environ.pop(_SWITCH, None)
+    runtime = sys.modules.get("onnxruntime")
+    if runtime is not None:
+        runtime.disable_telemetry_events()
+
+
+__all__ = ["untold", "untold_import"]

@@ -154,7 +154,7 @@ class TestConversion:
             results = list(pool.map(lambda _: make_once(folder, make), range(2)))
         assert results == [(folder, None)] * 2
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
-        assert [path.name for path in folder.iterdir()] == ["model.xml"]
+        assert sorted(path.name for path in folder.iterdir()) == ["files.json", "model.xml"]
 
 
 class TestBatches:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+logger = logging.getLogger(__name__)
+_LIST = "files.json"  # what a folder holds, in bytes by name
 
 
 def kept_folder(kind: str) -> Path:
@@ -33,16 +38,18 @@ def make_once(
 ) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     """Return a folder that `make` has filled: an earlier process's, or one made now.
 
-    It appears whole or not at all. Where the cache cannot be written, a warning says so and the
-    files lie in a temporary folder, which is returned too and is to be kept as long as they are
-    needed.
+    It appears whole or not at all; one that has lost something since is made anew. Where the cache
+    cannot be written, a warning says so and the files lie in a temporary folder, which is returned
+    too and is to be kept as long as they are needed.
 
     Args:
         folder: Where it belongs.
         make: Fills an empty folder; whatever it raises leaves no trace.
     """
-    if folder.is_dir():
+    if _whole(folder):
         return folder, None
+    if folder.is_dir():
+        logger.warning("the converted model in %s is damaged; it is made again", folder)
     scratch: tempfile.TemporaryDirectory[str]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +67,38 @@ def make_once(
         made = Path(scratch.name) / "made"
         made.mkdir()
         make(made)
+        _seal(made)
+        if folder.is_dir() and not _whole(folder):
+            with suppress(OSError):  # another process was faster
+                folder.rename(made.with_name("damaged"))
         try:
             made.rename(folder)
         except OSError:  # another process was faster; its files are as good
-            if not folder.is_dir():
+            if not _whole(folder):
                 raise
     return folder, None
+
+
+def _seal(folder: Path) -> None:
+    """Have the files on the disk, and write down how large they are."""
+    sizes = {}
+    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())  # else power lost later leaves names without contents
+        sizes[file.relative_to(folder).as_posix()] = file.stat().st_size
+    with (folder / _LIST).open("w", encoding="utf-8") as opened:
+        json.dump(sizes, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _whole(folder: Path) -> bool:
+    """Whether the files of a folder are there, as large as they were written.
+
+    Power that was lost, full disks and tools that clear caches by age leave less.
+    """
+    try:
+        sizes = json.loads((folder / _LIST).read_text("utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False

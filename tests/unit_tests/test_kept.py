@@ -1,0 +1,84 @@
+"""Converted models on disk: whole, or made again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from langchain_gpu.embeddings import GPUEmbeddings
+from langchain_gpu.engine.runtimes.kept import make_once
+
+Tiny = Callable[[str], str]
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+DAMAGES = [Path.unlink, _empty, _cut]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("way", ["openvino float32", "openvino int8", "onnx float32", "onnx int8"])
+def test_a_damaged_model_is_made_again(
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    way: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend, dtype = way.split()
+    given: dict[str, Any] = {"model": tiny("bert"), "backend": backend, "dtype": dtype}
+    with GPUEmbeddings(**given) as embeddings:
+        vector = embeddings.embed_query("the gpu")
+    for file in [each for each in (tmp_path / "langchain-gpu").rglob("*") if each.is_file()]:
+        damage(file)
+    with GPUEmbeddings(**given) as embeddings:
+        assert np.allclose(embeddings.embed_query("the gpu"), vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_file_that_lost_something_is_noticed(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "cache" / "model"
+
+    def make(place: Path) -> None:
+        (place / "model.xml").write_text("graph")
+        (place / "model.bin").write_text("weights")
+
+    make_once(folder, make)
+    for name in sorted(each.name for each in folder.iterdir()):
+        damage(folder / name)
+        assert make_once(folder, make) == (folder, None)
+        assert (folder / "model.xml").read_text() == "graph"
+        assert (folder / "model.bin").read_text() == "weights"
+        assert [each.name for each in folder.parent.iterdir()] == ["model"]
+    make_once(folder, lambda _: pytest.fail("it is whole"))
+
+
+def test_two_that_meet_a_damaged_one(tmp_path: Path) -> None:
+    folder, both = tmp_path / "cache" / "model", threading.Barrier(2)
+    folder.mkdir(parents=True)
+
+    def make(place: Path) -> None:
+        both.wait(timeout=30)
+        (place / "model.xml").write_text("whole")
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: make_once(folder, make), range(2)))
+    assert results == [(folder, None)] * 2
+    assert (folder / "model.xml").read_text() == "whole"
+    assert [each.name for each in folder.parent.iterdir()] == ["model"]

@@ -13,6 +13,7 @@ from langchain_gpu.servers.errors import (
     RefusedError,
     ServerError,
     ServerTimeoutError,
+    no_ollama,
 )
 from langchain_gpu.servers.ollama import OllamaClient
 
@@ -59,6 +60,8 @@ async def fetch(client: OllamaClient, name: str, seconds: float, *, pull: bool) 
     except RefusedError as error:
         if error.status != 404:  # noqa: PLR2004
             raise
+        if error.no_such_place:
+            raise no_ollama(client.host, error) from None
         if not pull:
             raise await missing(client, name, error) from None
         await _pull(client, name, seconds)

@@ -120,6 +120,16 @@ class RefusedError(ServerError):
         return self.status in _NO_SUCH_PLACE and "model" not in self.detail.lower()
 
 
+def no_ollama(host: str, error: RefusedError) -> RefusedError:
+    """Return what to raise where a server has none of the places that Ollama has."""
+    return RefusedError(
+        f"{host} does not answer as Ollama does at this base_url: leave out /v1 and all else that "
+        f"follows the port, or take backend='openai' ({error.detail})",
+        status=error.status or 404,
+        detail=error.detail,
+    )
+
+
 def says_too_long(detail: str) -> bool:
     """Say whether a server's words mean that an item is longer than the model's window."""
     return _TOO_LONG.search(detail) is not None

@@ -270,6 +270,13 @@ def test_an_unknown_model_says_how_to_fetch_it_and_what_is_there(server: Scripte
     assert caught.value.status == 404
 
 
+def test_an_address_that_ends_as_others_do(server: Scripted) -> None:
+    server.script = lambda _: Reply(status=404, body=b"404 page not found")
+    with pytest.raises(RefusedError, match=r"leave out /v1 .*404 page not found") as caught:
+        chat(base_url=f"{URL}/v1").invoke("x")
+    assert "pull" not in str(caught.value)
+
+
 def test_a_model_removed_under_way_says_so_too(
     fake: FakeOllama, make: Callable[..., OllamaGenerator]
 ) -> None:

@@ -92,6 +92,12 @@ def test_a_model_that_is_not_pulled(loads: Loads) -> None:
         loads(model="nope")
 
 
+def test_an_address_that_ends_as_others_do(loads: Loads) -> None:
+    with pytest.raises(RefusedError, match="leave out /v1 .*404 page not found") as caught:
+        loads(url="http://far.example:11434/v1")
+    assert "pull" not in str(caught.value)
+
+
 def test_a_model_that_vanishes(server: Scripted, loads: Loads) -> None:
     embedder = loads()
     server.script = lambda _: Reply(status=404, body={"error": 'model "m" not found'})

@@ -10,7 +10,12 @@ from langchain_gpu.engine.remote.encoder import RemoteEncoder
 from langchain_gpu.engine.remote.failing import FAILED
 from langchain_gpu.engine.remote.request import Request, read_vectors
 from langchain_gpu.servers import address
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerUnreachableError
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    RefusedError,
+    ServerUnreachableError,
+    no_ollama,
+)
 from langchain_gpu.servers.http import JsonClient
 
 
@@ -58,6 +63,8 @@ class OllamaEncoder(RemoteEncoder):
     def _explained(self, error: RefusedError) -> RefusedError:
         if error.status != 404:  # noqa: PLR2004 - a model that is not there
             return error
+        if error.no_such_place:
+            return no_ollama(self._client.host, error)
         return RefusedError(
             f"{self._client.host} has no model {self._model!r}; fetch it with: ollama pull "
             f"{self._model} ({error.detail})",

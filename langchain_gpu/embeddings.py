@@ -38,6 +38,7 @@ from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.running import RunsModel, started
+from langchain_gpu.whole import at_least_one
 
 # Texts of a call up to which it is merged with others that wait; more fill batches by themselves.
 _SMALL = 32
@@ -297,8 +298,7 @@ class GPUEmbeddings(RunsModel, Embeddings):
         Yields:
             Rows in the order of the texts, each with a report of its own.
         """
-        if chunk < 1:
-            raise ValueError(f"chunk must be >= 1, got {chunk}")
+        chunk = at_least_one("chunk", chunk)
         check_on_error(on_error)
         iterator, start = iterate(texts), 0
         while group := list(islice(iterator, chunk)):

@@ -295,8 +295,10 @@ class TestReports:
             next(embeddings.stream([], on_error=policy))
 
     def test_a_stream_of_chunks_of_no_size(self, embeddings: GPUEmbeddings) -> None:
-        with pytest.raises(ValueError, match="chunk must be >= 1"):
+        with pytest.raises(ValueError, match="chunk must be at least 1, not 0"):
             next(embeddings.stream(["one"], chunk=0))
+        with pytest.raises(TypeError, match="chunk must be a whole number, not '3'"):
+            next(embeddings.stream(["one"], chunk="3"))  # type: ignore[arg-type]
 
     def test_a_bad_item_of_a_stream_is_placed(self, embeddings: GPUEmbeddings) -> None:
         texts: Any = ["one"] * 25 + [None]

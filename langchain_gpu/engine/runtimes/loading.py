@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers.utils import logging as transformers_logging
 
+from langchain_gpu._errors import first_line
 from langchain_gpu.engine.runtimes.leading import Leading
 
 _HEAD = "ForSequenceClassification"
@@ -52,16 +54,38 @@ def load_reranker(path: Path, options: Mapping[str, Any]) -> Any:
 
 
 def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> Any:
-    """Load a folder on the CPU: safetensors only, no code unless asked for."""
+    """Load a folder on the CPU: safetensors only, no code unless asked for.
+
+    Raises:
+        ValueError: A file of the model is damaged.
+    """
     options = dict(options)
     weights = {"use_safetensors": True} | options.pop("model_kwargs", {})
     quiet = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         return kind(str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options)
+    except (SafetensorError, json.JSONDecodeError) as error:  # they name neither file nor model
+        raise _damaged(path, error) from error
+    except Exception as error:
+        error.add_note(f"while the model in {path} was loaded")
+        raise
     finally:
         if quiet:
             transformers_logging.enable_progress_bar()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise _damaged(file, error) from error
+    return found
+
+
+def _damaged(place: Path, error: Exception) -> ValueError:
+    what = f"the model in {place}" if place.is_dir() else str(place)
+    return ValueError(f"{what} is damaged; fetch it again: {first_line(error)}")
 
 
 def _check_kind(path: Path) -> None:
@@ -72,7 +96,7 @@ def _check_kind(path: Path) -> None:
     """
     settings = path / "config_sentence_transformers.json"
     if settings.is_file():
-        kind = json.loads(settings.read_text("utf-8")).get("model_type")
+        kind = _read(settings).get("model_type")
     else:
         kind = "CrossEncoder" if _is_plain_reranker(path) else None
     if kind in _NO_EMBEDDERS:
@@ -84,7 +108,7 @@ def _is_plain_reranker(path: Path) -> bool:
     config = path / "config.json"
     if (path / "modules.json").is_file() or not config.is_file():
         return False
-    stored = json.loads(config.read_text("utf-8"))
+    stored = _read(config)
     architectures = stored.get("architectures") or [""]
     return architectures[0].endswith(_HEAD) and len(stored.get("id2label") or ()) == 1
 

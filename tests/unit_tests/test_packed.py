@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -352,6 +353,50 @@ class TestAttention:
         k = torch.empty(10, 2, 16, device="meta", dtype=torch.bfloat16)
         offsets = torch.empty(4, device="meta", dtype=torch.int32)
         assert kernel.run(q, k, k, Segments(offsets, 5, 0.25, window)).shape == q.shape
+
+    @pytest.mark.parametrize("heads", [2, 6])
+    def test_a_torch_that_is_not_told_of_groups_of_heads(
+        self, monkeypatch: pytest.MonkeyPatch, heads: int
+    ) -> None:
+        def of_2_11(  # noqa: PLR0917 - its signature
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            cu_seq_q: torch.Tensor,
+            cu_seq_k: torch.Tensor,
+            max_q: int,
+            max_k: int,
+            *,
+            return_aux: Any = None,
+            scale: float | None = None,
+            window_size: tuple[int, int] = (-1, -1),
+        ) -> torch.Tensor:
+            assert cu_seq_q is cu_seq_k
+            assert (max_q, return_aux) == (max_k, None)
+            return flash(query, key, value, Segments(cu_seq_q, max_q, scale or 0.0, window_size))
+
+        monkeypatch.setattr(varlen, "varlen_attn", of_2_11)
+        kernel = attention._torch_kernel()
+        assert kernel is not None
+        q, k = torch.randn(5, 6, 16), torch.randn(5, heads, 16)
+        segments = Segments(torch.tensor([0, 2, 5], dtype=torch.int32), 3, 0.25, (1, 0))
+        assert torch.equal(kernel.run(q, k, k, segments), flash(q, k, k, segments))
+
+    def test_a_torch_that_knows_no_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def of_2_10(  # noqa: PLR0917 - its signature
+            query: Any,
+            key: Any,
+            value: Any,
+            cu_seq_q: Any,
+            cu_seq_k: Any,
+            max_q: int,
+            max_k: int,
+            is_causal: bool = False,  # noqa: FBT001, FBT002
+            return_aux: Any = None,
+        ) -> None: ...
+
+        monkeypatch.setattr(varlen, "varlen_attn", of_2_10)
+        assert attention._torch_kernel() is None
 
     def test_who_gets_the_kernel(self) -> None:
         assert kernel_for("cuda", torch.bfloat16) is flash_kernel()

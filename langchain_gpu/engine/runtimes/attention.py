@@ -182,17 +182,17 @@ def _torch_kernel() -> Kernel | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    if not {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters):
-        return None  # its first releases had neither windows nor groups of heads
+    known = inspect.signature(varlen_attn).parameters.keys()
+    if not {"scale", "window_size"} <= known:
+        return None  # torch 2.10 has neither
+    # torch 2.11 takes groups of heads without being told; later releases refuse them then.
+    told = "enable_gqa" in known
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
         offsets, longest = segments.offsets, segments.longest
-        groups = q.shape[1] != k.shape[1]
-        options: dict[str, Any] = {
-            "scale": segments.scale,
-            "window_size": segments.window,
-            "enable_gqa": groups,
-        }
+        options: dict[str, Any] = {"scale": segments.scale, "window_size": segments.window}
+        if told:
+            options["enable_gqa"] = q.shape[1] != k.shape[1]
         found: Any = varlen_attn(q, k, v, offsets, offsets, longest, longest, **options)
         out: torch.Tensor = found
         return out

@@ -13,8 +13,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.runtimes import attention
 from langchain_gpu.engine.runtimes.buckets import TOKENS, Bucket, Features, Filled, bucket_for, fill
 from langchain_gpu.engine.runtimes.graphs import ASKED, MOST, Graphs, Recording, Run
 from langchain_gpu.engine.runtimes.packed import PackedBatch
@@ -208,6 +211,60 @@ def test_what_is_not_faster_is_dropped_and_not_filled_up_again(tiny: Tiny) -> No
     assert isinstance(batch_of(model, [20, 10]), PackedBatch)
     assert isinstance(batch_of(model, [20] * 20), Filled), "another bucket has its own chance"
     assert model.graphs == "on: 0 shapes recorded, 1 not faster that way"
+
+
+@pytest.mark.parametrize(("first", "forgotten"), [(3.0, 1), (1.0, 0)])
+def test_what_no_recording_holds_any_more_is_not_shared_with_the_next(
+    tiny: Tiny, first: float, forgotten: int
+) -> None:
+    """A pool of memory without a graph takes no new one."""
+    recorder = Fake(again=first)
+    model = made(tiny("bert"), recorder)
+    for lengths in ([20, 10], [20] * 20):
+        for _ in range(ASKED):
+            model.forward(batch_of(model, lengths))()
+        assert recorder.forgotten == forgotten
+        recorder.times = [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "bert-without-prompt", "roberta-cls", "modernbert", "qwen3-last-token"]
+)
+def test_nothing_that_is_recorded_waits_for_the_card(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Tensors without contents fail whoever asks for a value; the kernel is torch's own."""
+    model = TorchEncoder(Path(tiny(name)), CPU, dtype="bfloat16", options={"attention": "packed"})
+    filled = Graphs(model._compute_packed, Fake(), 0).prepare(
+        model._pack(rows_of(model, [30, 17, 9, 1]), np.arange(4))
+    )
+    assert isinstance(filled, Filled)
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: attention.flash_kernel())
+    model._model.to("meta")
+    monkeypatch.setattr(Device, "torch_name", "meta")
+    static = {
+        key: value.to("meta") if isinstance(value, torch.Tensor) else value
+        for key, value in filled.features.items()
+    }
+    with torch.inference_mode(), OnTheCard() as seen:
+        rows = model._compute_packed(static)
+    assert rows.shape == (filled.bucket.rows, model.dimension)
+    assert "torch_attn._varlen_attn.default" in seen.calls
+
+
+class OnTheCard(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Refuses tensors on the host: recorded, a copy of one would repeat what it held then."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(str(func))
+        made = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, made)):
+            assert not isinstance(value, torch.Tensor) or value.is_meta, f"{func} on the host"
+        return made
 
 
 def test_a_batch_that_was_filled_before_its_bucket_was_dropped(tiny: Tiny) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
 
 from langchain_gpu.engine.runtimes.buckets import Features
 from langchain_gpu.engine.runtimes.graphs import Recording, Run
+
+_one_at_a_time = Lock()  # torch records one graph of a process at a time, whatever the card
 
 
 class CudaRecorder:
@@ -29,7 +32,7 @@ class CudaRecorder:
 
     def record(self, run: Run, features: Features) -> Recording:
         """See `Recorder`. Runs twice before, as libraries set themselves up on first use."""
-        with torch.cuda.device(self._device), torch.inference_mode():
+        with _one_at_a_time, torch.cuda.device(self._device), torch.inference_mode():
             static = {
                 name: value.to(self._device) if isinstance(value, torch.Tensor) else value
                 for name, value in features.items()
@@ -40,9 +43,13 @@ class CudaRecorder:
                 run(static)
             self._stream.synchronize()
             graph: Any = torch.cuda.CUDAGraph()
+            # The stream around it: torch leaves its own on a thread whose recording broke off.
             # Thread-local: feeders pin memory meanwhile, which a global capture forbids.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ),
             ):
                 rows = run(static)
             self._pool = self._pool or graph.pool()

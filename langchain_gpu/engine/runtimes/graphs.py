@@ -137,6 +137,8 @@ class Graphs:
                 self.kept[bucket] = recording
             else:
                 self.dropped.add(bucket)
+                if not self.kept:
+                    self.recorder.forget()
             logger.debug("%s: %.2g s repeated, %.2g s started anew", bucket, again, anew)
             return
         if full:

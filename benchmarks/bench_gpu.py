@@ -6,8 +6,9 @@ Text to vectors, token ids to vectors, and lists, for all-MiniLM-L6-v2 (the inst
 folder) and for BERT-base with random weights, beside HuggingFaceEmbeddings and a tuned
 sentence-transformers; the vectors' parity; memory after `close`; the end of a batch that does not
 fit. Every contestant gets as many texts as it embeds in `--seconds`, fresh in every round. The
-result goes into benchmarks/results/; the last line is the same as JSON. Without a GPU the exit
-status is 2; `--device cpu --quick` shows that it would run.
+result goes into benchmarks/results/ part by part, so that a run that is cut short leaves what it
+has measured; the last line is the same as JSON. Without a GPU the exit status is 2;
+`--device cpu --quick` shows that it would run.
 """
 
 from __future__ import annotations
@@ -61,10 +62,13 @@ class Run:
     Args:
         chosen: The command line.
         scratch: An empty folder.
+        keep: Called with all there is so far, after every part.
     """
 
-    def __init__(self, chosen: argparse.Namespace, scratch: Path) -> None:
-        self._chosen, self._scratch = chosen, scratch
+    def __init__(
+        self, chosen: argparse.Namespace, scratch: Path, keep: Callable[[dict[str, Any]], object]
+    ) -> None:
+        self._chosen, self._scratch, self._keep = chosen, scratch, keep
         self._end = monotonic() + 60 * chosen.minutes
         self._size = QUICK if chosen.quick else Size(chosen.seconds, rounds=chosen.rounds)
         self._folders: dict[str, Path] = {}
@@ -83,6 +87,7 @@ class Run:
             "versions": machine.versions() | cuda_version(),
             "rounds": self._size.rounds,
             "cases": [],
+            "left_out": self.left_out,
         }
         minilm = self._setup(MINILM)
         rng = np.random.default_rng(3)
@@ -93,29 +98,33 @@ class Run:
             "parity", _CHECK, lambda: gpu_checks.parity(minilm, mixed, self._counter.ids(mixed))
         )
         gpu_checks.clean()
+        self._keep(record)
         for model, workload in CASES:
-            setup = self._setup(model)
             name = f"{Path(model).name}, {workload.name}"
 
-            def measure(
-                model: str = model, setup: Setup = setup, workload: Any = workload
-            ) -> dict[str, Any]:
-                return case(model, setup, workload, self._size, self._corpus)
+            def measure(model: str = model, workload: Any = workload) -> dict[str, Any]:
+                setup = self._setup(model)
+                try:
+                    return case(model, setup, workload, self._size, self._corpus)
+                finally:
+                    release(setup)
 
             found = self._part(name, _CASE, measure)
             if found is not None:
                 record["cases"].append(found)
                 print(tables.plain_case(found), flush=True)
-            release(setup)
+            gpu_checks.clean()
+            self._keep(record)
         if best.kind in {"cuda", "rocm"}:
-            setup = self._setup(BERT_BASE)
-            texts = self._corpus.texts([WINDOW] * 2048)
-            record["out_of_memory"] = self._part(
-                "out of memory", _CHECK, lambda: gpu_checks.out_of_memory(setup, texts)
-            )
+
+            def overfill() -> dict[str, Any]:
+                texts = self._corpus.texts([WINDOW] * 2048)
+                return gpu_checks.out_of_memory(self._setup(BERT_BASE), texts)
+
+            record["out_of_memory"] = self._part("out of memory", _CHECK, overfill)
         else:
             self.left_out.append({"name": "out of memory", "reason": "no card to fill"})
-        record["left_out"] = self.left_out
+        self._keep(record)
         return record
 
     def _part(
@@ -138,7 +147,8 @@ class Run:
     def _setup(self, model: str) -> Setup:
         if model not in self._folders:
             source = self._chosen.model if model == MINILM else model
-            self._folders[model] = prepare(source, self._scratch)
+            words = self._folders.get(MINILM)  # BERT's own, in whichever folder that is
+            self._folders[model] = prepare(source, self._scratch, tokenizer=words)
         return Setup(self._folders[model], self._chosen.device)
 
 
@@ -164,11 +174,14 @@ def main() -> int:
     if not usable(best) and not (chosen.device == "cpu" and chosen.quick):
         print(f"no GPU to measure: {best.reason}")
         return NO_GPU
-    with tempfile.TemporaryDirectory() as scratch:
-        record = Run(chosen, Path(scratch)).go()
     folder = chosen.results or (results.RESULTS if usable(best) else None)
-    if folder is not None:
-        print(f"written: {results.write(record, folder)}")
+
+    def keep(record: dict[str, Any]) -> None:
+        if folder is not None:
+            print(f"written: {results.write(record, folder)}", flush=True)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        record = Run(chosen, Path(scratch), keep).go()
     print(json.dumps(record))
     return 0
 

@@ -15,6 +15,7 @@ from langchain_gpu.events import BatchDone, Event
 
 BASE = "HuggingFaceEmbeddings"  # every ratio is against it
 REFERENCE = "sentence-transformers"  # float32: every cosine is against it
+HALF = "sentence-transformers, half"
 AUTO = "GPUEmbeddings"
 _TUNED = "with the best of several batch sizes for each workload"
 _TORCH_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}  # of OpenVINO's
@@ -171,7 +172,7 @@ class Tuned:
         self.best = min(self.sizes, key=lambda size: spent[size])
 
 
-@enter("sentence-transformers, half")
+@enter(HALF)
 def _half(setup: Setup) -> Contestant:
     model = _sentence_transformer(setup, setup.half)
     on_cpu = setup.torch_device == "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import flops, gpu_checks, machine
-from benchmarks.contestants import BASE, Setup, load, loaded
+from benchmarks.contestants import BASE, HALF, Contestant, NotHereError, Setup, load, loaded
 from benchmarks.corpus import Corpus, WordCounter
 from benchmarks.measure import order
 from benchmarks.weights import BERT_BASE, MINILM
@@ -71,6 +72,13 @@ class Texts:
     corpus: Corpus
     counter: WordCounter
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    _shared: dict[int, tuple[list[str], list[list[int]]]] = field(default_factory=dict, init=False)
+
+    def shared(self, count: int) -> tuple[list[str], list[list[int]]]:
+        """Return that many, the same at every call: fresh ones take longer than warming up."""
+        if count not in self._shared:
+            self._shared[count] = self.take(count)
+        return self._shared[count]
 
     def take(self, count: int) -> tuple[list[str], list[list[int]]]:
         """Return that many, never seen before."""
@@ -78,19 +86,44 @@ class Texts:
         return texts, self.counter.ids(texts)
 
 
-def runners(setup: Setup) -> list[Runner]:
-    """Load everybody who takes part on a GPU."""
-    base = load(setup, BASE)
-    half = load(setup, "sentence-transformers, half")
+def runners(setup: Setup) -> tuple[list[Runner], list[dict[str, str]]]:
+    """Load everybody who takes part on a GPU.
+
+    Returns:
+        Those who do, and the names of peers that cannot, with the reasons.
+    """
+    found: list[Runner] = []
+    left_out: list[dict[str, str]] = []
+    for name in (BASE, HALF):
+        try:
+            peer = load(setup, name)
+        except NotHereError as error:
+            left_out.append(gone(name, error))
+        else:
+            found.append(Runner(peer.name, peer.dtype, partial(_texts_only, peer), peer.tune))
+    return [*found, *own(setup)], left_out
+
+
+def own(setup: Setup) -> list[Runner]:
+    """Load ours, in the forms in which it takes texts and gives vectors."""
     ours = loaded(setup, "auto", "auto")[0]
     kind = ours.computed_in
     return [
-        Runner(BASE, base.dtype, lambda texts, _: base.documents(texts)),
-        Runner(half.name, half.dtype, lambda texts, _: half.documents(texts), half.tune),
         Runner("GPUEmbeddings, lists", kind, lambda texts, _: ours.embed_documents(texts)),
         Runner("GPUEmbeddings, to array", kind, lambda texts, _: ours.embed_to_array(texts)),
         Runner("GPUEmbeddings, ids to array", kind, lambda _, ids: ours.embed_tokens(ids)),
     ]
+
+
+def _texts_only(peer: Contestant, texts: list[str], _: list[list[int]]) -> Any:
+    return peer.documents(texts)
+
+
+def gone(name: str, error: Exception) -> dict[str, str]:
+    """Return what a result says of somebody who fails, and say it."""
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    print(f"left out: {name}: {reason}", flush=True)
+    return {"name": name, "reason": reason}
 
 
 def suitable(runner: Runner, texts: Texts, size: Size, device: str) -> int:
@@ -101,10 +134,10 @@ def suitable(runner: Runner, texts: Texts, size: Size, device: str) -> int:
     """
     count = min(128, size.most)
     if runner.tune is not None:
-        runner.tune(texts.take(min(4096, size.most))[0])
-    runner.run(*texts.take(count))
+        runner.tune(texts.shared(min(4096, size.most))[0])
+    runner.run(*texts.shared(count))
     while True:
-        part = texts.take(count)
+        part = texts.shared(count)
         began = machine.clock(device)
         runner.run(*part)
         spent = machine.clock(device) - began
@@ -117,33 +150,62 @@ def case(name: str, setup: Setup, workload: Workload, size: Size, corpus: Corpus
     """Measure everybody on one model and one length."""
     device = setup.torch_device
     texts = Texts(workload, corpus, WordCounter(setup.folder, WINDOW))
-    names = runners(setup)
-    counts = [suitable(each, texts, size, device) for each in names]
-    peaks = {dtype: machine.peak_rate(device, dtype) for dtype in {each.dtype for each in names}}
-    spent: list[list[float]] = [[] for _ in names]
+    here, left_out = runners(setup)
+    counts: dict[str, int] = {}
+    spent: dict[str, list[float]] = {each.name: [] for each in here}
     lengths: list[Lengths] = []
+
+    def attempt(each: Runner, do: Callable[[], None]) -> None:
+        """Go on without a contestant that fails: a card is rare."""
+        try:
+            do()
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            left_out.append(gone(each.name, error))
+            here.remove(each)
+        else:
+            return
+        gpu_checks.clean()
+
+    def size_up(each: Runner) -> None:
+        counts[each.name] = suitable(each, texts, size, device)
+
+    def measure(each: Runner, fresh: list[str], ids: list[list[int]]) -> None:
+        part = fresh[: counts[each.name]], ids[: counts[each.name]]
+        began = machine.clock(device)
+        each.run(*part)
+        spent[each.name].append(machine.clock(device) - began)
+
+    for each in list(here):
+        attempt(each, partial(size_up, each))
+    fresh: list[str] = []
     for number in range(size.rounds):
-        fresh, ids = texts.take(max(counts))
+        fresh, ids = texts.take(max((counts[each.name] for each in here), default=0))
         lengths.append(np.array([len(each) for each in ids], np.int64))
-        for place in order(len(names), number):
-            count = counts[place]
-            part = fresh[:count], ids[:count]
-            began = machine.clock(device)
-            names[place].run(*part)
-            spent[place].append(machine.clock(device) - began)
+        turn = list(here)
+        for place in order(len(turn), number):
+            attempt(turn[place], partial(measure, turn[place], fresh, ids))
+    if not here:
+        raise RuntimeError("; ".join(f"{each['name']}: {each['reason']}" for each in left_out))
+    peaks = {dtype: machine.peak_rate(device, dtype) for dtype in {each.dtype for each in here}}
     config = flops.read_config(setup.folder)
     everything = np.concatenate(lengths)
     tokens = int(everything.sum())
-    base = counts[0] / np.array(spent[0])
+    rates = {each.name: counts[each.name] / np.array(spent[each.name]) for each in here}
+    base = rates.get(BASE)
     rows = [
         {
             "name": each.name,
             "dtype": each.dtype,
-            "texts": count,
-            **_rates(config, [sizes[:count] for sizes in lengths], seconds, peaks[each.dtype]),
-            "ratio": round(median((count / np.array(seconds) / base).tolist()), 2),
+            "texts": counts[each.name],
+            **_rates(
+                config,
+                [sizes[: counts[each.name]] for sizes in lengths],
+                spent[each.name],
+                peaks[each.dtype],
+            ),
+            "ratio": base if base is None else round(median((rates[each.name] / base).tolist()), 2),
         }
-        for each, count, seconds in zip(names, counts, spent, strict=True)
+        for each in here
     ]
     return {
         "model": f"{Path(name).name}{', random weights' if name == BERT_BASE else ''}",
@@ -151,8 +213,9 @@ def case(name: str, setup: Setup, workload: Workload, size: Size, corpus: Corpus
         "tokens_per_text": round(tokens / len(everything), 1),
         "mflop_per_token": round(flops.flops(config, everything) / tokens / 1e6, 1),
         "peak_flops": {dtype: round(rate) for dtype, rate in peaks.items()},
-        "ours": said(setup, texts.take(max(counts))[0]),
+        "ours": said(setup, fresh),
         "rows": rows,
+        "left_out": left_out,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Setup, load
+from benchmarks.contestants import HALF, Setup, load
 from benchmarks.machine import synchronize
 from benchmarks.measure import units
 from langchain_gpu import GPUEmbeddings
@@ -23,7 +23,7 @@ _SINGLE = 32  # texts embedded one by one
 def parity(setup: Setup, texts: list[str], ids: list[list[int]]) -> dict[str, Any]:
     """Compare with sentence-transformers in float32, and one order of the texts with another."""
     exact = units(load(setup, "sentence-transformers").documents(texts))
-    half = load(setup, "sentence-transformers, half")
+    half = load(setup, HALF)
     found = {half.name: units(half.documents(texts))}
     with GPUEmbeddings(model=str(setup.folder), device=setup.device) as ours:
         found["GPUEmbeddings"] = together = units(ours.embed_to_array(texts))

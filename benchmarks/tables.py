@@ -126,7 +126,8 @@ def plain_case(found: Found) -> str:
     ]
     lines += [
         f"{row['name']:34}{row['texts']:>8,}{row['documents_per_second']:>10,.0f}"
-        f"{row['tokens_per_second']:>12,}{row['ratio']:>7.2f}x{_percent(row['peak_share']):>9}"
+        f"{row['tokens_per_second']:>12,}{_number(row['ratio'], '.2f'):>7}x"
+        f"{_percent(row['peak_share']):>9}"
         for row in found["rows"]
     ]
     return "\n".join(lines)

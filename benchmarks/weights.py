@@ -15,16 +15,17 @@ BERT_BASE = "bert-base"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def prepare(name: str, scratch: Path) -> Path:
+def prepare(name: str, scratch: Path, *, tokenizer: Path | None = None) -> Path:
     """Return the folder of a model that reads WINDOW tokens.
 
     Args:
         name: A folder, a model's name, or `"bert-base"` for random weights of that configuration:
             speed does not depend on the weights, and no hub is needed.
         scratch: An empty folder to write to.
+        tokenizer: Folder that has BERT's tokenizer, for `"bert-base"`; MiniLM's package if None.
     """
     if name == BERT_BASE:
-        return _bert_base(scratch / "bert-base")
+        return _bert_base(scratch / "bert-base", tokenizer or resolve(MINILM).path)
     return _widened(resolve(name).path, scratch / Path(name).name)
 
 
@@ -54,7 +55,7 @@ def _widened(source: Path, target: Path) -> Path:
     return target
 
 
-def _bert_base(target: Path) -> Path:
+def _bert_base(target: Path, tokenizer: Path) -> Path:
     """Write BERT-base with random weights and MiniLM's tokenizer, which is BERT's own."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -64,7 +65,6 @@ def _bert_base(target: Path) -> Path:
 
     parts = target / "parts"
     parts.mkdir(parents=True)
-    tokenizer = resolve(MINILM).path
     for name in _TOKENIZER:
         if (tokenizer / name).exists():
             shutil.copyfile(tokenizer / name, parts / name)

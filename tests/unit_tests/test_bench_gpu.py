@@ -1,0 +1,139 @@
+"""What is left of a run on a card when a part of it fails, or the run is cut short."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_gpu, gpu_cases, gpu_checks, machine, tables, weights
+from benchmarks.contestants import BASE, HALF, NotHereError, Setup
+from benchmarks.corpus import Corpus
+from benchmarks.gpu_cases import Runner, Size
+from benchmarks.weights import BERT_BASE, MINILM
+from benchmarks.workloads import Workload
+from langchain_gpu import Device
+from langchain_gpu.models.resolve import resolve
+from tests.unit_tests.conftest import MINILM as PACKAGE
+
+CARD = Device(kind="xpu", index=0, name="A Card", reason="the test says so", dtype="bfloat16")
+SHORT = Workload("short", 12, 0.25, 512)
+PARAGRAPHS = [f"paragraph {number} speaks of nothing much at all" for number in range(400)]
+
+
+class TestARun:
+    @pytest.fixture
+    def kept(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """Where a run on a card keeps its result; the parts are the test's."""
+        monkeypatch.setattr(bench_gpu, "select_device", lambda _: CARD)
+        monkeypatch.setattr(gpu_checks, "freed", lambda *_: {"before": 0})
+        monkeypatch.setattr(gpu_checks, "parity", lambda *_: {"texts": 1, "min_cosine": {}})
+        monkeypatch.setattr(bench_gpu, "Corpus", lambda count: Corpus(count, PARAGRAPHS))
+        monkeypatch.setattr("sys.argv", ["bench_gpu", "--quick", "--results", str(tmp_path)])
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return tmp_path / "embed-gpu-a-card.json"
+
+    def test_that_is_cut_short_keeps_what_it_measured(
+        self, monkeypatch: pytest.MonkeyPatch, kept: Path
+    ) -> None:
+        def case(model: str, _: Setup, workload: Workload, *__: Any) -> dict[str, Any]:
+            if model == BERT_BASE:
+                raise KeyboardInterrupt
+            return {"model": model, "workload": workload.name, "tokens_per_text": 1, "rows": []}
+
+        monkeypatch.setattr(bench_gpu, "case", case)
+        with pytest.raises(KeyboardInterrupt):
+            bench_gpu.main()
+        found = json.loads(kept.read_text())
+        assert found["freed"] == {"before": 0}
+        assert [each["model"] for each in found["cases"]] == [MINILM]
+
+    def test_a_model_that_cannot_be_made_stops_no_other_part(
+        self, monkeypatch: pytest.MonkeyPatch, kept: Path
+    ) -> None:
+        def prepare(name: str, scratch: Path, **options: Any) -> Path:
+            if name == BERT_BASE:
+                raise OSError("no room left")
+            return weights.prepare(name, scratch, **options)
+
+        monkeypatch.setattr(bench_gpu, "prepare", prepare)
+        monkeypatch.setattr(
+            bench_gpu,
+            "case",
+            lambda model, *_: {"model": model, "tokens_per_text": 1, "rows": []},
+        )
+        assert bench_gpu.main() == 0
+        found = json.loads(kept.read_text())
+        assert [each["model"] for each in found["cases"]] == [MINILM]
+        reasons = [each["reason"] for each in found["left_out"]]
+        assert reasons == ["OSError: no room left", "OSError: no room left", "no card to fill"]
+
+
+def test_bert_takes_its_tokenizer_where_minilm_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = resolve(PACKAGE).path
+
+    def nowhere(name: str) -> Any:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(weights, "resolve", nowhere)
+    made = weights.prepare(BERT_BASE, tmp_path, tokenizer=folder)
+    assert (made / "tokenizer.json").is_file()
+
+
+class TestACase:
+    @pytest.fixture
+    def setup(self) -> Setup:
+        return Setup(resolve(PACKAGE).path, "cpu")
+
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpu_cases, "own", lambda _: [self.runner("ours")])
+        monkeypatch.setattr(gpu_cases, "said", lambda *_: {})
+        monkeypatch.setattr(machine, "peak_rate", lambda *_: 1e12)
+
+    def runner(self, name: str, error: Exception | None = None, after: int = 0) -> Runner:
+        calls: list[int] = []
+
+        def run(texts: list[str], ids: list[list[int]]) -> Any:
+            calls.append(len(texts))
+            if error is not None and len(calls) > after:
+                raise error
+            return np.zeros((len(ids), 3))
+
+        return Runner(name, "float32", run)
+
+    def measured(self, setup: Setup) -> dict[str, Any]:
+        size = Size(seconds=0.01, most=8, rounds=2, checked=8)
+        return gpu_cases.case(MINILM, setup, SHORT, size, Corpus(len_of_words, PARAGRAPHS))
+
+    def test_peers_that_are_not_here(self, monkeypatch: pytest.MonkeyPatch, setup: Setup) -> None:
+        def load(_: Setup, name: str) -> Any:
+            raise NotHereError(f"no module for {name}")
+
+        monkeypatch.setattr(gpu_cases, "load", load)
+        found = self.measured(setup)
+        assert [row["name"] for row in found["rows"]] == ["ours"]
+        assert found["rows"][0]["ratio"] is None
+        assert [each["name"] for each in found["left_out"]] == [BASE, HALF]
+        assert "ours" in tables.plain_case(found)
+
+    @pytest.mark.parametrize("after", [0, 3])
+    def test_a_peer_that_fails(
+        self, monkeypatch: pytest.MonkeyPatch, setup: Setup, after: int
+    ) -> None:
+        error = RuntimeError("CUDA out of memory.\nmore")
+        here = [self.runner(BASE), self.runner(HALF, error, after), self.runner("ours")]
+        monkeypatch.setattr(gpu_cases, "runners", lambda _: (here, []))
+        found = self.measured(setup)
+        assert [row["name"] for row in found["rows"]] == [BASE, "ours"]
+        assert found["rows"][0]["ratio"] == 1.0
+        assert found["left_out"] == [{"name": HALF, "reason": "RuntimeError: CUDA out of memory."}]
+
+
+def len_of_words(words: Any) -> list[int]:
+    return [1] * len(words)

@@ -27,6 +27,8 @@ _PHRASES = (
     r"\b(CUDA|HIP|MPS|XPU)( backend| error:| driver error:)? out of memory",
     r"\b(cuda|hip)ErrorOutOfMemory\b",
     r"\bcudaErrorMemoryAllocation\b",
+    # what torch compiles: a kernel that is loaded when the card is full
+    r"Triton Error \[(CUDA|HIP)\]: out of memory",
     # torch on the CPU: "can't allocate memory" on Linux, "not enough memory" on Windows
     r"DefaultCPUAllocator: (can't allocate|not enough) memory",
     # the vendors' libraries below torch
@@ -44,6 +46,7 @@ _PHRASES = (
     # ONNX Runtime
     r"Failed to allocate memory for requested buffer",
     r"BFCArena::\w+.*(Failed to allocate|smaller than requested)",
+    r"\b(CUDA|HIP) failure \d+: out of memory",  # a call below its arena
     # FAISS
     r"faiss::gpu::StandardGpuResourcesImpl::allocMemory.*fail",
     r"\bcudaMalloc error out of memory",

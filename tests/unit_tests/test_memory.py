@@ -30,6 +30,7 @@ REAL = [
     torch.cuda.OutOfMemoryError("HIP out of memory. Tried to allocate 2.00 GiB."),
     torch.OutOfMemoryError("XPU out of memory. Tried to allocate 2.00 GiB."),
     torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported", 2),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.3 GB, other allocations: 1 GB)"),
     RuntimeError("XPU out of memory, please use `empty_cache` to release all unoccupied memory"),
     RuntimeError("level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
@@ -65,6 +66,10 @@ REAL = [
     OrtError(
         "onnxruntime::BFCArena::AllocateRawInternal Available memory of 0 is smaller than "
         "requested bytes of 1024"
+    ),
+    OrtError(
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Attention "
+        "node. CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc(&p, size);"
     ),
     MemoryError(),
     OSError(errno.ENOMEM, "Cannot allocate memory"),

@@ -295,6 +295,24 @@ def test_recording_that_fails_is_said_once_and_the_rest_goes_on(
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+def broken_off(first: Exception) -> Exception:
+    """What comes of an error while torch records: the end of the recording fails, too."""
+    last = torch.AcceleratorError(
+        "CUDA error: operation failed due to a previous error during capture"
+    )
+    last.__context__ = first
+    return last
+
+
+def test_what_broke_a_recording_off_is_said(tiny: Tiny) -> None:
+    recorder = Fake()
+    recorder.error = broken_off(RuntimeError("operation not permitted when stream is capturing"))
+    model = made(tiny("bert"), recorder)
+    for _ in range(ASKED):
+        model.forward(batch_of(model, [20, 10]))()
+    assert model.graphs == "off: operation not permitted when stream is capturing"
+
+
 class TestMemoryThatRunsOut:
     """What is recorded keeps its memory, which a batch needs more; but only now."""
 
@@ -314,8 +332,11 @@ class TestMemoryThatRunsOut:
             rows = model.forward(batch_of(model, [20, 10], seed))()
             assert np.allclose(rows, eager(model, [20, 10], seed), atol=1e-5)
 
-    def test_while_a_bucket_is_recorded(self, model: TorchEncoder, recorder: Fake) -> None:
-        recorder.error = FULL
+    @pytest.mark.parametrize("ended", [True, False])
+    def test_while_a_bucket_is_recorded(
+        self, model: TorchEncoder, recorder: Fake, *, ended: bool
+    ) -> None:
+        recorder.error = FULL if ended else broken_off(FULL)
         for _ in range(ASKED):
             rows = model.forward(batch_of(model, [20] * 20))()
         assert np.allclose(rows, eager(model, [20] * 20), atol=1e-5)

@@ -129,9 +129,9 @@ class Graphs:
             again = self.recorder.seconds(lambda: recording.replay(filled.features), REPLAYS)
             anew = self.recorder.seconds(lambda: self.run(filled.batch.features), REPLAYS)
         except RuntimeError as error:
-            full = is_out_of_memory(error)
+            full, reason = _judge(error)
             if not full:
-                self.failure = first_line(error)
+                self.failure = reason
         else:
             if again < anew:
                 self.kept[bucket] = recording
@@ -145,3 +145,12 @@ class Graphs:
             self._wait()
         else:
             logger.warning("CUDA graphs are off: %s", self.failure)
+
+
+def _judge(error: RuntimeError) -> tuple[bool, str]:
+    """Say whether memory ran out while torch recorded, and what it says.
+
+    What is raised last may be that the recording could not be ended either.
+    """
+    causes = [error, *filter(None, [error.__context__])]
+    return any(map(is_out_of_memory, causes)), first_line(causes[-1])

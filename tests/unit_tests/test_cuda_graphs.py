@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from langchain_gpu.engine.runtimes import cuda_graphs
 from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
 
 CARD = torch.device("cuda", 0)
 BROKEN = "CUDA error: operation failed due to a previous error during capture"
-Step = Callable[[], None]
 
 
 class Stream:
@@ -66,7 +66,7 @@ class Card:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     card = Card()
     played: dict[str, Any] = {
         "Stream": lambda _: Stream(),
@@ -82,7 +82,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.cuda.StreamContext, "__init__", stream_context)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
-    return card
+    cuda_graphs._stream_of.cache_clear()
+    yield card
+    cuda_graphs._stream_of.cache_clear()
 
 
 def stream_context(self: Any, stream: Any) -> None:
@@ -114,6 +116,14 @@ def test_a_recording_that_breaks_off_leaves_the_thread_on_its_stream(card: Card)
         recorder.record(lambda _: torch.zeros(2, 3), {})
     assert card.current is card.default
     assert recorder._pool is None
+
+
+@pytest.mark.usefixtures("card")
+def test_models_share_the_stream_on_which_they_record() -> None:
+    """cuBLAS keeps memory for every stream, for ever."""
+    first, second = CudaRecorder("cuda:0"), CudaRecorder("cuda:0")
+    assert first._stream is second._stream
+    assert first._stream is not CudaRecorder("cuda:1")._stream
 
 
 def test_cards_record_one_after_the_other(card: Card) -> None:

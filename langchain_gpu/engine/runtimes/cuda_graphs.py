@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -27,7 +28,7 @@ class CudaRecorder:
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
-        self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream = _stream_of(self._device)
         self._pool: Any = None  # one for all: graphs never run at the same time
 
     def record(self, run: Run, features: Features) -> Recording:
@@ -72,6 +73,16 @@ class CudaRecorder:
             ended.record(stream)
             ended.synchronize()
             return float(began.elapsed_time(ended)) / 1000
+
+
+@cache
+def _stream_of(device: torch.device) -> Any:
+    """Return where all models of the process record on a card.
+
+    cuBLAS keeps up to 32 MiB for every stream it was used on, until the process ends: a stream for
+    each model would take as much again with every model that is loaded.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,14 +133,16 @@ class HFModel:
         check_taken(planned, str(self.device), before, after, self._options.listener)
 
     def _to_cpu(self, model: Any, reason: str) -> Any:
-        source, cpu = str(self.device), select_device("cpu")
+        source, cpu = self.device, select_device("cpu")
         self.device = replace(cpu, reason=f"{source} ran out of memory: {reason}")
         warn_fallback(
-            self._options.listener, what="chat", source=source, target="cpu", reason=reason
+            self._options.listener, what="chat", source=str(source), target="cpu", reason=reason
         )
         if model.dtype != self._dtype:  # else whatever transformers keeps in float32 stays so
             move_model(model, "cpu", self._dtype)
-        return model.to("cpu")
+        moved = model.to("cpu")
+        release(source)  # the weights have left it: nobody else gives their memory back
+        return moved
 
     @property
     def _dtype(self) -> torch.dtype:

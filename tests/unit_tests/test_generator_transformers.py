@@ -467,6 +467,25 @@ def test_memory_that_ends_in_mid_answer_moves_to_the_cpu_and_goes_on(
     assert "out of memory" in generator.device.reason
 
 
+def test_the_card_is_given_back_once_the_model_has_left_it(
+    small_card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, _ = small_card(rows=1, tokens=1)
+    steps: list[str] = []
+    model = generator._open.model
+    move = model.to
+
+    def to(place: Any) -> Any:
+        steps.append(f"moved to {place}")
+        return move(place)
+
+    monkeypatch.setattr(model, "to", to)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: steps.append("emptied"))
+    with pytest.warns(FallbackWarning, match="out of memory"):
+        generator.generate(REQUESTS[:1])
+    assert steps[-2:] == ["moved to cpu", "emptied"]
+
+
 def test_with_fallback_error_it_is_raised(small_card: Callable[..., Any]) -> None:
     generator, _ = small_card(rows=1, tokens=1, fallback="error")
     with pytest.raises(torch.OutOfMemoryError):

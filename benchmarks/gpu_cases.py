@@ -54,7 +54,7 @@ class Size:
     checked: int = 512
 
 
-QUICK = Size(seconds=0.2, most=8, rounds=1, checked=16)
+QUICK = Size(seconds=0.2, most=2, rounds=1, checked=8)
 
 
 @dataclass(slots=True)

@@ -14,8 +14,8 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from langchain_gpu.batches import AnswersBatches, Configs
 from langchain_gpu.calls import langchain_errors
-from langchain_gpu.generating import RunsGenerator
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.messages import BrokenCalls, to_chunk, to_dicts, to_message
@@ -23,7 +23,7 @@ from langchain_gpu.schemas import to_tool, to_tool_choice
 from langchain_gpu.structured import StructuredChat
 
 
-class ChatGPU(RunsGenerator, StructuredChat):
+class ChatGPU(AnswersBatches, StructuredChat):
     """Chat with a model on the GPU, or on the CPU where there is none, and know which and why.
 
     Setup:
@@ -124,7 +124,7 @@ class ChatGPU(RunsGenerator, StructuredChat):
     def batch_as_completed(  # type: ignore[override]  # it has overloads
         self,
         inputs: Sequence[LanguageModelInput],
-        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        config: Configs = None,
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
@@ -145,13 +145,22 @@ class ChatGPU(RunsGenerator, StructuredChat):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Do the same as `batch` without blocking."""
-        if not inputs:
-            return []
-        with self._batched(len(inputs), config) as configs:
-            return await super().abatch(
-                list(inputs), configs, return_exceptions=return_exceptions, **kwargs
-            )
+        """Do the same as `batch` without blocking; canceling it stops all of them."""
+        ask = partial(self.ainvoke, **kwargs)
+        return await self._batch_async(ask, inputs, config, return_exceptions=return_exceptions)
+
+    @override
+    def abatch_as_completed(  # type: ignore[override]  # it has overloads
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[int, AIMessage | Exception]]:
+        """Do the same as `batch_as_completed` without blocking."""
+        ask = partial(self.ainvoke, **kwargs)
+        return self._answers_async(ask, inputs, config, return_exceptions=return_exceptions)
 
     @property
     def _llm_type(self) -> str:

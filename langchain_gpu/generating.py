@@ -13,14 +13,12 @@ from contextlib import (
     contextmanager,
 )
 from functools import partial
-from operator import itemgetter
-from typing import Any, Self, cast
+from typing import Any, Self
 
-from langchain_core.runnables import RunnableConfig
 from pydantic import Field
 
 from langchain_gpu._extras import is_installed
-from langchain_gpu.calls import InputT, OutputT, as_answered, configs_of, langchain_errors
+from langchain_gpu.calls import langchain_errors
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
 from langchain_gpu.generators.checks import check_text
@@ -162,49 +160,6 @@ class RunsGenerator(GeneratorSettings):
         loaded = self._current()
         with loaded.keeper.expected(), loaded.announced.coming(count, width):
             yield
-
-    def _answers(
-        self,
-        ask: Callable[[InputT, RunnableConfig], OutputT],
-        inputs: Sequence[InputT],
-        config: RunnableConfig | Sequence[RunnableConfig] | None,
-        *,
-        return_exceptions: bool,
-    ) -> Iterator[tuple[int, OutputT | Exception]]:
-        """Yield the position and the answer, or the error, of each input as they come."""
-
-        def asked(each: InputT, config: RunnableConfig) -> OutputT | Exception:
-            try:
-                return ask(each, config)
-            except Exception as error:
-                if not return_exceptions:
-                    raise
-                return error
-
-        if inputs:
-            with self._batched(len(inputs), config) as configs:
-                yield from as_answered(asked, inputs, configs)
-
-    def _batch(
-        self,
-        ask: Callable[[InputT, RunnableConfig], OutputT],
-        inputs: Sequence[InputT],
-        config: RunnableConfig | Sequence[RunnableConfig] | None,
-        *,
-        return_exceptions: bool,
-    ) -> list[OutputT]:
-        """Return the answers in order; errors among them are not in the type, as in LangChain's."""
-        answers = self._answers(ask, inputs, config, return_exceptions=return_exceptions)
-        return [cast("OutputT", answer) for _, answer in sorted(answers, key=itemgetter(0))]
-
-    @contextmanager
-    def _batched(
-        self, count: int, config: RunnableConfig | Sequence[RunnableConfig] | None
-    ) -> Iterator[list[RunnableConfig]]:
-        """Announce a batch of `count` inputs, and give each of them its config."""
-        configs, width = configs_of(count, config)
-        with self._announced(count, width):
-            yield configs
 
     @contextmanager
     def _streamed(self, request: Request) -> Iterator[tuple[Generator, Deltas]]:

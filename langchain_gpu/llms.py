@@ -18,8 +18,9 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from langchain_gpu.batches import AnswersBatches, Configs
 from langchain_gpu.calls import configs_of, langchain_errors, tell_async, told
-from langchain_gpu.generating import RunsGenerator, check_plain
+from langchain_gpu.generating import check_plain
 from langchain_gpu.generations import to_generation_chunk, to_result
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.checks import check_text
@@ -33,7 +34,7 @@ _KEYED = tuple(name for name in PER_CALL if name != "timeout")
 _LEFT = ("tags", "metadata", "run_name", "run_id", "model", "stream", "timeout")
 
 
-class GPULLM(RunsGenerator, BaseLLM):
+class GPULLM(AnswersBatches, BaseLLM):
     """Go on with a text, outside any chat template, on the GPU or on the CPU where there is none.
 
     A drop-in for `HuggingFacePipeline`, `LlamaCpp` and `OllamaLLM`. Base models work too. To talk
@@ -143,7 +144,7 @@ class GPULLM(RunsGenerator, BaseLLM):
     def batch_as_completed(  # type: ignore[override]  # it has overloads
         self,
         inputs: Sequence[LanguageModelInput],
-        config: RunnableConfig | Sequence[RunnableConfig] | None = None,
+        config: Configs = None,
         *,
         return_exceptions: bool = False,
         **kwargs: Any,
@@ -169,13 +170,22 @@ class GPULLM(RunsGenerator, BaseLLM):
             return []
         if not return_exceptions:
             configs_of(len(inputs), config)
-            return await super().abatch(
-                inputs, config, return_exceptions=return_exceptions, **kwargs
-            )
-        with self._batched(len(inputs), config) as configs:
-            return await super(BaseLLM, self).abatch(
-                inputs, configs, return_exceptions=True, **kwargs
-            )
+            return await super().abatch(inputs, config, **kwargs)
+        ask = partial(self.ainvoke, **kwargs)
+        return await self._batch_async(ask, inputs, config, return_exceptions=True)
+
+    @override
+    def abatch_as_completed(  # type: ignore[override]  # it has overloads
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[int, str | Exception]]:
+        """Do the same as `batch_as_completed` without blocking."""
+        ask = partial(self.ainvoke, **kwargs)
+        return self._answers_async(ask, inputs, config, return_exceptions=return_exceptions)
 
     def _holding(self, kwargs: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """Return a copy with the settings of one call as its own, and what is left of `kwargs`.

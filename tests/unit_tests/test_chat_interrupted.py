@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import wraps
 from typing import Any
 
@@ -66,6 +67,11 @@ def pressed_after(begun: threading.Event, press: Press) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_chat(tmp_path_factory.mktemp("chat"))
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """The tasks that run beside this one."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 class Forwards:
@@ -130,6 +136,44 @@ def test_answers_as_they_come_share_forwards_and_end(
             break
         soon(lambda: at_rest("langchain-gpu"))
         assert len(forwards.heights) < 30 + 30  # what still waited was stopped
+
+
+@pytest.mark.parametrize("kind", [ChatGPU, GPULLM])
+async def test_answers_to_a_task_as_they_come_share_forwards_and_end(
+    path: str, kind: type[ChatGPU | GPULLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kind(model=path, device="cpu", max_tokens=3) as model:
+        forwards = Forwards(model, monkeypatch)
+        answers = {at: answer async for at, answer in model.abatch_as_completed(PROMPTS)}
+        assert sorted(answers) == list(range(24))
+        assert set(forwards.heights) == {16, 8}
+        wrong: list[Any] = ["hello", 5]
+        errors = model.abatch_as_completed(wrong, return_exceptions=True)
+        assert isinstance(dict([each async for each in errors])[1], ValueError)
+        forwards.heights.clear()
+        left: Any = model.abatch_as_completed(PROMPTS, max_tokens=30)
+        async with aclosing(left):
+            await anext(left)
+        assert others() == set()
+        assert len(forwards.heights) < 30 + 30  # what still waited was stopped
+        assert [each async for each in model.abatch_as_completed([])] == []
+
+
+async def test_a_task_that_fails_or_is_canceled_ends_the_others(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ChatGPU(model=path, device="cpu", max_tokens=90) as chat:
+        forwards = Forwards(chat, monkeypatch)
+        with pytest.raises(ValueError, match="the list of messages is empty"):
+            await chat.abatch([*PROMPTS, []])
+        assert others() == set()
+        batch = asyncio.create_task(chat.abatch(PROMPTS))
+        await asyncio.to_thread(forwards.begun.wait, 20)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert others() == set()
+        assert len(forwards.heights) < 90
 
 
 def test_a_chain_ends_too(

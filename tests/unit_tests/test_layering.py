@@ -20,6 +20,7 @@ FLOORS = [
     {"schemas"},
     {"calls", "fitting", "leaving", "messages", "settings"},
     {"generating", "generations", "running", "structured"},
+    {"batches"},
     {"embeddings", "rerank", "chat_models", "llms", "vectorstores"},
     {"rag", "retrievers", "loaders"},
     {"cli", "demo", "doctor", "verify", "__init__", "__main__"},

@@ -61,6 +61,7 @@ ModelOption = Annotated[
     typer.Option("--embedding-model", help="Name or folder.", show_default="the store's"),
 ]
 KOption = Annotated[int, typer.Option("-k", min=1, help="Chunks to answer from.")]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")]
 RerankOption = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +82,7 @@ def ask(
     base_url: BaseUrlOption = None,
     embedding_model: ModelOption = None,
     k: KOption = 4,
+    max_tokens: MaxTokensOption = models.MAX_ANSWER_TOKENS,
     rerank: RerankOption = None,
     device: DeviceOption = "auto",
     fallback: FallbackOption = "cpu",
@@ -95,7 +97,14 @@ def ask(
     parts = _parts(
         question,
         partial(_opened, store, embedding_model, place),
-        partial(models.make_chat, chat_model, place, backend=backend, base_url=base_url),
+        partial(
+            models.make_chat,
+            chat_model,
+            place,
+            max_tokens=max_tokens,
+            backend=backend,
+            base_url=base_url,
+        ),
         None if rerank is None else partial(models.make_reranker, rerank, place, top_n=k),
         k,
     )

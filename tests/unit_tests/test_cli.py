@@ -76,8 +76,10 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
         made.append((model, place))
         return Embedding(model=model, on_event=on_event)
 
-    def make_chat(model: str, place: Place, *, backend: str, base_url: str | None) -> Chat:
-        assert (backend, base_url) == ("auto", None)
+    def make_chat(
+        model: str, place: Place, *, max_tokens: int, backend: str, base_url: str | None
+    ) -> Chat:
+        assert (max_tokens, backend, base_url) == (512, "auto", None)
         made.append((model, place))
         return Chat()
 
@@ -293,16 +295,17 @@ def test_a_server_can_run_the_chat_model(
 ) -> None:
     asked: list[Any] = []
 
-    def make_chat(model: str, place: Place, **server: Any) -> Chat:
-        asked.append((model, place, server))
+    def make_chat(model: str, place: Place, **options: Any) -> Chat:
+        asked.append((model, place, options))
         return Chat()
 
     monkeypatch.setattr(models, "make_chat", make_chat)
     call("index", "docs", "--store", "store")
     url = "http://localhost:11434"
     words = ["--chat-model", "qwen3:8b", "--backend", "ollama", "--base-url", url]
-    assert call("ask", "What?", "--store", "store", *words) == 0
-    assert asked == [("qwen3:8b", Place(), {"backend": "ollama", "base_url": url})]
+    assert call("ask", "What?", "--store", "store", "--max-tokens", "9", *words) == 0
+    options = {"max_tokens": 9, "backend": "ollama", "base_url": url}
+    assert asked == [("qwen3:8b", Place(), options)]
     capsys.readouterr()
 
 
@@ -326,6 +329,7 @@ def test_a_server_is_told_no_device_of_this_machine(backend: str, base_url: str 
         ["index", "docs", "--store", "s", "--chunk-tokens", "0"],
         ["ask", "--store", "s"],
         ["ask", "What?", "--store", "s", "-k", "0"],
+        ["ask", "What?", "--store", "s", "--max-tokens", "0"],
         ["ask", "What?", "--store", "s", "--backend", "torch"],
         ["what"],
         ["--what"],

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from langchain_gpu.cli import main, models
+from langchain_gpu.cli import main
 
 pytestmark = pytest.mark.models
 
@@ -30,7 +29,6 @@ def call(*arguments: str) -> int:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "make_chat", partial(models.make_chat, max_tokens=12))
     docs = tmp_path / "docs"
     docs.mkdir()
     for name, text in CITIES.items():
@@ -48,7 +46,8 @@ def test_index_change_ask(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert call("index", "docs", "--store", "store", "--json") == 0
     done = json.loads(capsys.readouterr().out)
     assert done == nothing | {"added": 0, "updated": 1, "deleted": 1, "unchanged": 2}
-    assert call("ask", "Which river flows through Paris?", "--store", "store", "--json") == 0
+    question = ["ask", "Which river flows through Paris?", "--max-tokens", "12"]
+    assert call(*question, "--store", "store", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["answer"].strip()
     best = found["sources"][0]
@@ -63,7 +62,8 @@ def test_an_answer_is_shown_with_its_sources(
 ) -> None:
     call("index", str(folder), "--store", "store")
     capsys.readouterr()
-    assert call("ask", "What is the capital of Norway?", "--store", "store", "-k", "1") == 0
+    question = ["ask", "What is the capital of Norway?", "--max-tokens", "12"]
+    assert call(*question, "--store", "store", "-k", "1") == 0
     answer, sources = capsys.readouterr().out.split("\nSources\n")
     assert answer.strip()
     assert sources.splitlines()[0].endswith("docs/oslo.txt")

@@ -60,7 +60,7 @@ class TritonPythonModel:
     def stream(self, request: object, sender: object) -> str | None:
         """Send the answer in pieces, and return what went wrong."""
         body = _body(request)
-        problem, reason, usage = None, "stop", {}
+        problem, reason, usage, calls = None, "stop", {}, _Calls()
 
         def take(chunk: dict) -> bool:
             nonlocal problem, reason, usage
@@ -69,7 +69,9 @@ class TritonPythonModel:
                 return True
             usage = chunk.get("usage") or usage
             for choice in chunk.get("choices", ()):
-                text = (choice.get("delta") or {}).get("content") or choice.get("text")
+                delta = choice.get("delta") or {}
+                text = delta.get("content") or choice.get("text") or ""
+                text += calls.read(delta.get("tool_calls") or ())
                 reason = choice.get("finish_reason") or reason
                 if text:
                     sender.send(_response(text_output=text, finish_reason="None"))
@@ -87,8 +89,33 @@ class TritonPythonModel:
                     "num_input_tokens": usage["prompt_tokens"],
                     "num_output_tokens": usage["completion_tokens"],
                 }
-            sender.send(_response(text_output="", finish_reason=reason, **counts))
+            # One that was cut stays open: it is not whole.
+            end = calls.end() if reason == "tool_calls" else ""
+            sender.send(_response(text_output=end, finish_reason=reason, **counts))
         return problem
+
+
+class _Calls:
+    """Tool calls that llama.cpp has found, as text: `text_output` is all that there is for them."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    def read(self, pieces: list) -> str:
+        """Return the text of the next pieces of calls."""
+        text = ""
+        for piece in pieces:
+            function = piece["function"]
+            if name := function.get("name"):
+                text += f'{self.end()}<tool_call>{{"name": {json.dumps(name)}, "arguments": '
+                self.is_open = True
+            text += function.get("arguments") or ""
+        return text
+
+    def end(self) -> str:
+        """Return what ends a call that is open."""
+        was_open, self.is_open = self.is_open, False
+        return "}</tool_call>" if was_open else ""
 
 
 def _body(request: object) -> dict:

@@ -117,7 +117,11 @@ class ContextWindow:
         limit = self._prompt_tokens()
         while limit is not None and len(history) > 1 and self._count(history) > limit // 2:
             history = history[1:]
-        return {"chat_history": get_buffer_string(history), "input": inputs["input"]}
+        text = get_buffer_string(history)
+        if len(history) == 1 and limit is not None:  # of one that alone is too long, the end
+            while text and (tokens := self._count(text)) > limit // 2:
+                text = text[len(text) - len(text) * limit // (2 * tokens + 1) :]
+        return {"chat_history": text, "input": inputs["input"]}
 
     def _prompt_tokens(self) -> int | None:
         """Tokens a prompt may have; None where nobody knows."""

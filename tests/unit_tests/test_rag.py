@@ -215,6 +215,17 @@ def test_of_a_history_too_long_the_latest_part_is_read(shelf: Shelf) -> None:
     assert "7 7" not in told
 
 
+def test_of_a_last_message_too_long_the_end_is_read(shelf: Shelf) -> None:
+    model = Model(answers=["When?", "In 1969."], heard=[])
+    chain = create_rag_chain(shelf, model, max_context_tokens=250)
+    words = " ".join(str(number) for number in range(1000))
+    chain.invoke({"input": "When?", "chat_history": [("human", "Count."), ("ai", words)]})
+    told = str(model.heard[0][-1].content)
+    assert " 998 999\n" in told
+    assert len(told.split()) < 250
+    assert " 850 " not in told
+
+
 LONG = Document("word " * 200, metadata={"source": "long.txt"})
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
+from pydantic import BaseModel
 
 from langchain_gpu import ChatGPU
 
@@ -33,6 +35,19 @@ def check_agent(chat: ChatGPU) -> None:
     assert isinstance(result, ToolMessage)
     assert "21" in str(result.content)
     assert isinstance(answer, AIMessage)
+
+
+def check_agent_with_schema(chat: ChatGPU) -> None:
+    """See that an agent whose answer has a schema calls its tool all the same."""
+
+    class Weather(BaseModel):
+        city: str
+        degrees: int
+
+    agent = create_agent(chat, [get_weather], response_format=ProviderStrategy(Weather))
+    asked = HumanMessage("What is the weather in Paris? Use the tool.")
+    call = next(agent.stream({"messages": [asked]}))["model"]["messages"][0]
+    assert [each["name"] for each in call.tool_calls] == ["get_weather"]
 
 
 _WHOLE = ("structured", "json", "tool", "agent")  # in the names of tests that read what was written

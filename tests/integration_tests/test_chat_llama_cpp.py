@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from langchain_gpu import ChatGPU
-from tests.chat_suite import ChatSuite, check_agent
+from tests.chat_suite import ChatSuite, check_agent, check_agent_with_schema
 from tests.integration_tests.servers import folder
 
 QWEN = "qwen/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
@@ -33,6 +33,10 @@ def qwen() -> Iterator[ChatGPU]:
 
 def test_an_agent_calls_its_tool_and_answers_with_its_result(qwen: ChatGPU) -> None:
     check_agent(qwen)
+
+
+def test_an_agent_with_a_schema_calls_its_tool(qwen: ChatGPU) -> None:
+    check_agent_with_schema(qwen)
 
 
 class TestQwen(ChatSuite):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from langchain_gpu import GPULLM, ChatGPU
-from tests.chat_suite import ChatSuite, check_agent
+from tests.chat_suite import ChatSuite, check_agent, check_agent_with_schema
 from tests.integration_tests.servers import folder
 
 pytestmark = [pytest.mark.shared, pytest.mark.models, pytest.mark.timeout(900)]
@@ -40,6 +40,10 @@ def test_a_chat_and_a_plain_prompt(qwen: ChatGPU) -> None:
 
 def test_an_agent_calls_its_tool_and_answers_with_its_result(qwen: ChatGPU) -> None:
     check_agent(qwen)
+
+
+def test_an_agent_with_a_schema_calls_its_tool(qwen: ChatGPU) -> None:
+    check_agent_with_schema(qwen)
 
 
 class TestQwen(ChatSuite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,6 +167,24 @@ def test_a_forced_call_is_enforced(chat: ChatGPU) -> None:
         assert isinstance(message.tool_calls[0]["args"]["a"], int)
     with pytest.raises(ValueError, match="none of the tools"):
         chat.bind_tools([add], tool_choice="other").invoke("hello")
+
+
+def test_a_format_leaves_tools_callable(chat: ChatGPU) -> None:
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answers = [
+        chat.model_copy(update={"temperature": 2.0, "seed": seed})
+        .bind_tools([add])
+        .invoke("hello", response_format=wanted)
+        for seed in range(12)
+    ]
+    called = [answer for answer in answers if answer.tool_calls]
+    others = [json.loads(str(answer.content)) for answer in answers if not answer.tool_calls]
+    assert called
+    assert {answer.tool_calls[0]["name"] for answer in called} == {"add"}
+    assert others
+    assert all(other["x"] == 1 for other in others)
 
 
 async def test_a_schema_is_enforced_in_any_company(chat: ChatGPU) -> None:

@@ -235,6 +235,21 @@ def test_structured_output_is_a_format(fake: FakeOllama, server: Scripted) -> No
     assert sent(server)["format"] == "json"
 
 
+def test_a_format_leaves_tools_callable(fake: FakeOllama, server: Scripted) -> None:
+    wanted = {"type": "json_object", "schema": {"type": "object", "required": ["name"]}}
+    script(fake, line('{"name": "weather", "arguments": {"place": {}}}'), done())
+    answer = chat().bind_tools([WEATHER]).invoke("x", response_format=wanted)
+    assert [each["name"] for each in answer.tool_calls] == ["weather"]
+    call, other = sent(server)["format"]["anyOf"]
+    assert call["properties"]["name"] == {"const": "weather"}
+    assert other == wanted["schema"]
+    script(fake, line('{"name": "Bob"}'), done())
+    answer = chat().bind_tools([WEATHER]).invoke("x", response_format=wanted)
+    assert (answer.content, answer.tool_calls) == ('{"name": "Bob"}', [])
+    chat().invoke("x", response_format=wanted)
+    assert sent(server)["format"] == wanted["schema"]
+
+
 def test_usage_and_metadata_through_the_face(fake: FakeOllama, server: Scripted) -> None:
     answer = chat().invoke("x")
     assert answer.usage_metadata is not None

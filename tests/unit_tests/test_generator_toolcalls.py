@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, Timings, ToolCall, Usage
-from langchain_gpu.generators.held import forced_format
+from langchain_gpu.generators.base import Delta, Request, Timings, ToolCall, Usage
+from langchain_gpu.generators.held import forced_format, held_format
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.toolcalls import Recovery, Tool
 
@@ -40,6 +40,41 @@ def test_required_allows_every_tool_and_a_name_only_that_one() -> None:
     assert names(forced_format([ADD, NOW], "now")) == ["now"]
     with pytest.raises(ValueError, match=r"'sub' is none of the tools \['add', 'now'\]"):
         forced_format([ADD, NOW], "sub")
+
+
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"boss": {"$ref": "#"}, "at": {"$ref": "#/$defs/place"}},
+    "$defs": {"place": {"type": "string"}},
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+
+
+def held(**asked: Any) -> Any:
+    return held_format(Request(messages=[{"role": "user", "content": "x"}], **asked))
+
+
+def test_a_format_beside_tools_allows_the_answer_and_the_calls() -> None:
+    schema = held(tools=[ADD], response_format=FORMAT)["json_schema"]["schema"]
+    call, answer = schema["anyOf"]
+    assert call["properties"]["name"] == {"const": "add"}
+    assert answer["properties"] == {
+        "boss": {"$ref": "#/$defs/answer_"},
+        "at": {"$ref": "#/$defs/answer_place"},
+    }
+    assert schema["$defs"] == {"answer_place": {"type": "string"}, "answer_": answer}
+    any_json = held(tools=[ADD], response_format={"type": "json_object"})
+    assert any_json["json_schema"]["schema"]["anyOf"][1] == {"type": "object"}
+
+
+def test_an_answer_is_held_to_nothing_more_than_was_asked() -> None:
+    assert held(response_format=FORMAT) == FORMAT
+    assert held(tools=[ADD], tool_choice="none", response_format=FORMAT) == FORMAT
+    assert names(held(tools=[ADD], tool_choice="add", response_format=FORMAT)) == ["add"]
+    for free in ({}, {"tools": [ADD]}, {"tools": [ADD], "response_format": {"type": "text"}}):
+        assert held(**free) is None
+    unknown = {"type": "xml"}
+    assert held(tools=[ADD], response_format=unknown) == unknown
 
 
 def test_a_tool_without_parameters_takes_an_object() -> None:

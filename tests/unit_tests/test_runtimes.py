@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.runtimes.loading import load_embedder
 from langchain_gpu.events import TruncationWarning
 from tests.unit_tests.tiny_models import WINDOW
 
@@ -110,6 +111,13 @@ def test_which_models_use_the_fast_tokenization(tiny: Tiny) -> None:
         for name in ALL
     }
     assert fast == {name: name not in OWN_WAY for name in ALL}
+
+
+@pytest.mark.parametrize("name", ["qwen3-last-token", "gemma3-long"])
+def test_no_keys_and_values_are_kept_for_a_next_token(tiny: Tiny, name: str) -> None:
+    model = load_embedder(Path(tiny(name)), {"config_kwargs": {"use_cache": True}})
+    features = model.tokenize(["a text"])
+    assert "past_key_values" not in model[0].model(**features)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])

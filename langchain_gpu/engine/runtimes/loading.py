@@ -64,7 +64,9 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     quiet = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        return kind(str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options)
+        model = kind(
+            str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options
+        )
     except (SafetensorError, json.JSONDecodeError) as error:  # they name neither file nor model
         raise _damaged(path, error) from error
     except Exception as error:
@@ -73,6 +75,10 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     finally:
         if quiet:
             transformers_logging.enable_progress_bar()
+    for module in model.modules():
+        if getattr(getattr(module, "config", None), "use_cache", False):
+            module.config.use_cache = False  # nothing is generated: a cache only fills memory
+    return model
 
 
 def _read(file: Path) -> dict[str, Any]:

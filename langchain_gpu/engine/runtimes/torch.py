@@ -233,9 +233,6 @@ class TorchEncoder(ModulesEncoder):
 
     def _packing(self) -> tuple[Packer | None, str]:
         """Return what packs rows for this model, or why there is nothing."""
-        config = getattr(getattr(self._model[0], "model", None), "config", None)
-        if config is not None and getattr(config, "use_cache", False):
-            config.use_cache = False  # nothing is generated: keys and values only fill memory
         if not isinstance(self._tokenizer, TextTokenizer):  # pairs have types and another head
             return None, "the model prepares its items in its own way"
         try:

@@ -242,6 +242,19 @@ class TestChoice:
         model = encoder(tiny("bert"), "auto")
         assert model.attention == "padded: FlashAttention only supports Ampere GPUs or newer."
 
+    def test_a_card_that_is_too_old_is_known_before(
+        self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = encoder(tiny("bert"), "auto")
+        monkeypatch.setattr(torch_runtime, "kernel_for", lambda *_: Kernel("new", flash))
+        card = Device(
+            kind="cuda", name="Tesla T4", reason="the best", capability="7.5", dtype="float16"
+        )
+        monkeypatch.setattr(model, "_device", card)
+        why = "padded: flash attention needs compute capability 8.0, and Tesla T4 has 7.5"
+        assert model._layout() == (False, why)
+        assert not caplog.text
+
     def test_memory_that_runs_out_in_the_proof_is_no_reason_to_pad(
         self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
     ) -> None:

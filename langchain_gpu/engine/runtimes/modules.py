@@ -52,7 +52,8 @@ class ModulesEncoder:
     ) -> None:
         if dtype != "auto" and dtype not in DTYPES:
             known = ", ".join(["auto", *DTYPES])
-            raise ValueError(f"dtype {dtype!r} is not one of {known}")
+            beside = "; backend='openvino' and 'onnx' compute it" if dtype == "int8" else ""
+            raise ValueError(f"dtype {dtype!r} is not one of {known}{beside}")
         self._task = task
         self._wanted_dtype = dtype
         self._device = device

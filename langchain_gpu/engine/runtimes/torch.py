@@ -26,11 +26,13 @@ from langchain_gpu.engine.runtimes.tasks import EMBED, Task
 from langchain_gpu.engine.tasks.embed import TextTokenizer
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.hardware.wheels import version
 
 logger = logging.getLogger(__name__)
 
 _ONE = np.zeros(1, np.int64)
 _ATTENTIONS = ("auto", "packed", "padded")
+_FLASH = (8, 0)  # the compute capability from which on flash attention runs
 _SAFE = 512  # tokens of a row where a model does not say how many it takes
 _IN_FLIGHT = 2  # while the card computes one batch, the next is copied and launched
 
@@ -247,7 +249,7 @@ class TorchEncoder(ModulesEncoder):
         if wanted == "padded":
             return False, "padded: asked for"
         kernel = kernel_for(torch.device(self._device.torch_name).type, DTYPES[self.dtype])
-        if wanted == "auto" and kernel is None:
+        if wanted == "auto" and (kernel is None or self._is_old()):
             return False, f"padded: {self._no_kernel()}"
         why = self._unpackable or self._prove()
         if why and wanted == "packed":
@@ -257,7 +259,16 @@ class TorchEncoder(ModulesEncoder):
             return False, f"padded: {why}"
         return True, f"packed ({kernel.name if kernel else 'row by row'})"
 
+    def _is_old(self) -> bool:
+        kind, capability = self._device.kind, self._device.capability
+        return kind == "cuda" and capability is not None and version(capability) < _FLASH
+
     def _no_kernel(self) -> str:
+        if self._is_old():
+            return (
+                f"flash attention needs compute capability 8.0, and {self._device.name} has "
+                f"{self._device.capability}"
+            )
         if not self._on_card:
             return f"no attention kernel takes rows end to end on {self._device.kind}"
         if DTYPES[self.dtype] not in HALVES:

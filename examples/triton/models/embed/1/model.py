@@ -7,6 +7,8 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
+onnxruntime.disable_telemetry_events()
+
 
 class TritonPythonModel:
     """Runs in a process of its own, one call of `execute` at a time."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
@@ -87,6 +87,10 @@ class ChatGPU(AnswersBatches, StructuredChat):
     """
 
     model_config = ConfigDict(extra="forbid")  # which LangChain's class would undo
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        """Tell agents the window, where it is known without loading the model."""
+        return None if self.n_ctx is None else ModelProfile(max_input_tokens=self.n_ctx)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError, OutputParserException
-from langchain_core.language_models import FakeListChatModel
+from langchain_core.language_models import FakeListChatModel, ModelProfile
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.runnables import ConfigurableField, RunnableBinding
@@ -48,6 +49,15 @@ def chat(path: str) -> Iterator[ChatGPU]:
 def test_constructing_loads_nothing_and_accepts_any_name() -> None:
     assert ChatGPU(model="no/such-model").model_name == "no/such-model"
     assert ChatGPU(**ALIAS).model == "no/such-model"
+
+
+def test_agents_are_told_the_window_where_it_is_known() -> None:
+    chat = ChatGPU(model="no/such-model", n_ctx=4096)
+    middleware = SummarizationMiddleware(chat, trigger=("fraction", 0.8))
+    assert middleware._get_profile_limits() == 4096
+    mine: ModelProfile = {"max_input_tokens": 100}
+    assert ChatGPU(model="no/such-model", n_ctx=4096, profile=mine).profile == mine
+    assert ChatGPU(model="no/such-model").profile is None
 
 
 def test_an_answer_says_what_it_took_and_where(chat: ChatGPU, path: str) -> None:

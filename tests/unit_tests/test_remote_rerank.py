@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,7 +163,8 @@ class TestBadDocuments:
         )
         reranker = builds(batch_size=32)
         assert np.array_equal(reranker.score("q", DOCUMENTS), expected("q", DOCUMENTS))
-        assert "gets 8 documents per request from now" in caplog.text
+        # Of 32 and 18 documents, halved at once; which is refused first is a race.
+        assert re.search(r"gets [89] documents per request from now", caplog.text)
         before = len(server.asked)
         reranker.score("q", DOCUMENTS)
         sizes = [len(asked.body["documents"]) for asked in server.asked[before:]]

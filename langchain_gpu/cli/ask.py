@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from langchain_gpu.chat_models import ChatGPU
+    from langchain_gpu.cli.ending import Ending
     from langchain_gpu.rerank import GPURerank
     from langchain_gpu.vectorstores import FAISSVectorStore
 
@@ -93,7 +94,9 @@ def ask(
     A score is the cosine of question and source, 1 at most; with --rerank it is the reranker's,
     whose scale is its own.
     """
-    place = models.Place(device, fallback)
+    from langchain_gpu.cli.ending import Ending
+
+    place, ending = models.Place(device, fallback), Ending()
     parts = _parts(
         question,
         partial(_opened, store, embedding_model, place),
@@ -106,7 +109,8 @@ def ask(
             base_url=base_url,
         ),
         None if rerank is None else partial(models.make_reranker, rerank, place, top_n=k),
-        k,
+        k=k,
+        ending=ending,
     )
     with quiet_stdout(active=json), closing(parts):
         if json:
@@ -115,8 +119,13 @@ def ask(
             writer = Typewriter()
             _, documents = _collect(parts, writer.write)
             writer.close()
+    if ending.reason == "length":
+        stderr().print(
+            f"The answer was cut after {plural(max_tokens, 'token')}; --max-tokens allows more."
+        )
     if json:
-        print_json({"answer": answer, "sources": [_source(document) for document in documents]})
+        sources = [_source(document) for document in documents]
+        print_json({"answer": answer, "finish_reason": ending.reason, "sources": sources})
     elif documents:
         console = stdout()
         console.print("\nSources", style="bold")
@@ -128,7 +137,9 @@ def _parts(
     open_store: Callable[[], AbstractContextManager[FAISSVectorStore]],
     make_chat: Callable[[], ChatGPU],
     make_reranker: Callable[[], GPURerank] | None,
+    *,
     k: int,
+    ending: Ending,
 ) -> Generator[dict[str, Any]]:
     """Stream what the chain yields: the sources as `context`, then pieces of the `answer`.
 
@@ -144,7 +155,8 @@ def _parts(
             reranker = made.enter_context(closing(make_reranker()))
         fetched = k if reranker is None else max(_FEWEST, _CANDIDATES * k)
         retriever = vectors.as_retriever(k=fetched)
-        yield from create_rag_chain(retriever, chat, reranker=reranker).stream({"input": question})
+        chain = create_rag_chain(retriever, chat, reranker=reranker)
+        yield from chain.stream({"input": question}, {"callbacks": [ending]})
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
 
 import langchain_gpu
 from langchain_gpu.cli import main, models
@@ -288,6 +290,28 @@ def test_what_goes_wrong_is_one_line(
     assert "Traceback" not in err
     assert not (tmp_path / "s").exists()
     assert len(made) <= 1
+
+
+class Cut(Chat):
+    def _stream(self, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+        end = AIMessageChunk(" is forty", response_metadata={"finish_reason": "length"})
+        for message in (AIMessageChunk("It"), end):
+            yield ChatGenerationChunk(message=message)
+
+
+def test_an_answer_that_was_cut_is_said_to_be(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "make_chat", lambda *_, **__: Cut())
+    call("index", "docs", "--store", "store")
+    capsys.readouterr()
+    assert call("ask", "What?", "--store", "store", "--max-tokens", "9") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("It is forty\n")
+    assert err == "The answer was cut after 9 tokens; --max-tokens allows more.\n"
+    assert call("ask", "What?", "--store", "store", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "length"
+    assert made
 
 
 def test_a_server_can_run_the_chat_model(

@@ -45,7 +45,8 @@ class Collector(Generic[ItemT]):
     """
 
     def __init__(self, run: Callable[[list[ItemT], Any], Rows], most: int) -> None:
-        self._run = run
+        self._compute_rows = run
+        self._running: int | None = None  # the thread that computes
         self._most = most
         self._waiting: deque[_Call[ItemT]] = deque()
         self._computed: list[_Call[ItemT]] = []
@@ -58,8 +59,14 @@ class Collector(Generic[ItemT]):
         """Compute rows, on this thread if nothing runs.
 
         Raises:
+            RuntimeError: It is called by what it runs, a listener to its events for example.
             Exception: Whatever `run` raises for these items, or for all at once.
         """
+        if self._running == threading.get_ident():
+            raise RuntimeError(
+                "a listener to the events of a model called this model, which waits for the "
+                "listener: call it later, or from another thread that nobody waits for"
+            )
         lead = False
         try:  # from the start: Ctrl-C may come at any line, and the others must not wait for ever
             with self._lock:
@@ -94,6 +101,13 @@ class Collector(Generic[ItemT]):
             if start:
                 self._go_on()
         return call.future
+
+    def _run(self, items: list[ItemT], options: Any) -> Rows:
+        self._running = threading.get_ident()
+        try:
+            return self._compute_rows(items, options)
+        finally:
+            self._running = None
 
     def when_done(self, then: Callable[[], object]) -> None:
         """Call `then` when the calls that the worker computes now have their rows.

@@ -74,6 +74,21 @@ def test_a_lone_call_runs_on_its_own_thread(slow: Slow) -> None:
     assert threads == [threading.current_thread()]
 
 
+def test_what_it_runs_cannot_wait_for_it() -> None:
+    refused: list[int] = []
+
+    def run(items: list[int], options: object) -> Rows:
+        with pytest.raises(RuntimeError, match="which waits for the listener"):
+            collector.call(items, options)
+        refused.extend(items)
+        return Rows(np.zeros((len(items), 1), np.float32), Report(items=len(items)))
+
+    collector = Collector(run, 8)
+    collector.call([1], None)
+    collector.submit([2], None).result(timeout=20)
+    assert refused == [1, 2]
+
+
 def test_those_who_wait_go_together(slow: Slow) -> None:
     collector = Collector(slow, 100)
     first = collector.submit([0], None)

@@ -120,9 +120,7 @@ def ask(
             _, documents = _collect(parts, writer.write)
             writer.close()
     if ending.reason == "length":
-        stderr().print(
-            f"The answer was cut after {plural(max_tokens, 'token')}; --max-tokens allows more."
-        )
+        stderr().print(f"The answer was cut; --max-tokens is {max_tokens}.")
     if json:
         sources = [_source(document) for document in documents]
         print_json({"answer": answer, "finish_reason": ending.reason, "sources": sources})

@@ -18,7 +18,7 @@ from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.events import FallbackWarning
 from langchain_gpu.hardware.devices import DeviceNotFoundError
 from langchain_gpu.servers.errors import RefusedError, ServerError, ServerTimeoutError
-from tests.chat_suite import ChatSuite, check_agent, get_weather
+from tests.chat_suite import ChatSuite, check_agent, check_agent_with_schema, get_weather
 from tests.integration_tests.servers import Running, ollama, recipes
 from tests.integration_tests.slow import skip_unless_asked
 
@@ -236,6 +236,10 @@ def test_an_agent_calls_its_tool_and_answers_with_its_result(
     asked_to_wait: None, qwen: ChatGPU
 ) -> None:
     check_agent(qwen)
+
+
+def test_an_agent_with_a_schema_calls_its_tool(qwen: ChatGPU) -> None:
+    check_agent_with_schema(qwen)
 
 
 class _Suite(ChatSuite):

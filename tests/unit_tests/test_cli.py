@@ -308,7 +308,7 @@ def test_an_answer_that_was_cut_is_said_to_be(
     assert call("ask", "What?", "--store", "store", "--max-tokens", "9") == 0
     out, err = capsys.readouterr()
     assert out.startswith("It is forty\n")
-    assert err == "The answer was cut after 9 tokens; --max-tokens allows more.\n"
+    assert err == "The answer was cut; --max-tokens is 9.\n"
     assert call("ask", "What?", "--store", "store", "--json") == 0
     assert json.loads(capsys.readouterr().out)["finish_reason"] == "length"
     assert made

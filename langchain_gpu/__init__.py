@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from langchain_gpu.embeddings import GPUEmbeddings
     from langchain_gpu.hardware.devices import Device, list_devices, select_device
     from langchain_gpu.llms import GPULLM
-    from langchain_gpu.rag import create_rag_chain
+    from langchain_gpu.rag import create_rag_chain, create_reranking_retriever
     from langchain_gpu.rerank import GPURerank
-    from langchain_gpu.retrievers import create_reranking_retriever
     from langchain_gpu.vectorstores import FAISSRetriever, FAISSVectorStore
 
 try:
@@ -34,7 +33,7 @@ _HOMES = {
     "GPULLM": "langchain_gpu.llms",
     "GPURerank": "langchain_gpu.rerank",
     "create_rag_chain": "langchain_gpu.rag",
-    "create_reranking_retriever": "langchain_gpu.retrievers",
+    "create_reranking_retriever": "langchain_gpu.rag",
     "list_devices": "langchain_gpu.hardware.devices",
     "select_device": "langchain_gpu.hardware.devices",
 }

@@ -14,13 +14,13 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.batches import AnswersBatches, Configs
-from langchain_gpu.calls import langchain_errors
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.messages import BrokenCalls, to_chunk, to_dicts, to_message
-from langchain_gpu.schemas import to_tool, to_tool_choice
-from langchain_gpu.structured import StructuredChat
+from langchain_gpu.language_models.batches import AnswersBatches, Configs
+from langchain_gpu.language_models.calls import langchain_errors
+from langchain_gpu.language_models.messages import BrokenCalls, to_chunk, to_dicts, to_message
+from langchain_gpu.language_models.schemas import to_tool, to_tool_choice
+from langchain_gpu.language_models.structured_output import StructuredChat
 
 
 class ChatGPU(AnswersBatches, StructuredChat):

@@ -18,6 +18,7 @@ from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
+from langchain_gpu.encoder_models.base import RunsModel, started
 from langchain_gpu.engine.ask import Ask
 from langchain_gpu.engine.checks import (
     NonFiniteVectorError,
@@ -37,8 +38,7 @@ from langchain_gpu.engine.skipping import run_skipping, spread_rows, texts_among
 from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.running import RunsModel, started
-from langchain_gpu.whole import at_least_one
+from langchain_gpu.utils.integers import at_least_one
 
 # Texts of a call up to which it is merged with others that wait; more fill batches by themselves.
 _SMALL = 32

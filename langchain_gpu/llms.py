@@ -18,16 +18,16 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.batches import AnswersBatches, Configs
-from langchain_gpu.calls import configs_of, langchain_errors, tell_async, told
-from langchain_gpu.generating import check_plain
-from langchain_gpu.generations import to_generation_chunk, to_result
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.parallel import generate_all_async
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.together import wanted_here
-from langchain_gpu.settings import PER_CALL
+from langchain_gpu.language_models.base import check_plain
+from langchain_gpu.language_models.batches import AnswersBatches, Configs
+from langchain_gpu.language_models.calls import configs_of, langchain_errors, tell_async, told
+from langchain_gpu.language_models.generations import to_generation_chunk, to_result
+from langchain_gpu.language_models.settings import PER_CALL
 
 # What a call may set and a copy may hold. A time-out changes no answer, and a server's connection.
 _KEYED = tuple(name for name in PER_CALL if name != "timeout")

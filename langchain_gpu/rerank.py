@@ -18,13 +18,13 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
+from langchain_gpu.encoder_models.base import RunsModel, started
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
 from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.running import RunsModel, started
-from langchain_gpu.whole import at_least_one
+from langchain_gpu.utils.integers import at_least_one
 
 
 @dataclass(frozen=True, slots=True)

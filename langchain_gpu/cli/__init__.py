@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from langchain_gpu._extras import is_installed, missing
 from langchain_gpu.cli import interrupt
+from langchain_gpu.utils.extras import is_installed, missing
 
 NEEDED = ("typer", "rich")
 

@@ -231,8 +231,8 @@ def main(words: list[str]) -> None:
     try:
         answer = _PROOFS[words[0]](*map(_word, words[1:]))
     except Exception as error:  # noqa: BLE001 - whatever a library raises is the answer
-        from langchain_gpu._errors import named_line
         from langchain_gpu.hardware.memory import is_out_of_memory
+        from langchain_gpu.utils.errors import named_line
 
         answer = _failed("memory" if is_out_of_memory(error) else "error", named_line(error))
     sys.stdout.write(f"\n{ANSWER}{json.dumps(answer)}\n")

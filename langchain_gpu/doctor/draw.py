@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_gpu._extras import require
 from langchain_gpu.doctor.needs import PACKAGE
 from langchain_gpu.doctor.words import (
     device_facts,
@@ -13,6 +12,7 @@ from langchain_gpu.doctor.words import (
     proof_result,
     verdict,
 )
+from langchain_gpu.utils.extras import require
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,8 +9,8 @@ from typing import Any
 
 from packaging.requirements import Requirement  # langchain-core brings it
 
-from langchain_gpu._extras import install_line
 from langchain_gpu.hardware.traps import Problem
+from langchain_gpu.utils.extras import install_line
 
 PACKAGE = "langchain-gpu"
 # Not required by name, and asked for in every bug report.

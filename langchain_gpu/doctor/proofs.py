@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from langchain_gpu._extras import is_installed
 from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.child import ANSWER, LOADED
 from langchain_gpu.doctor.environment import wheels_of
 from langchain_gpu.hardware.devices import Device, list_devices
 from langchain_gpu.hardware.facts import Facts
+from langchain_gpu.utils.extras import is_installed
 
 SECONDS = 10.0
 _KILLED = 2.0  # seconds for a killed child to go; one that waits for a dead driver never does

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from langchain_gpu._extras import install_line
 from langchain_gpu.doctor.cards import cards
 from langchain_gpu.doctor.environment import Environment
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.traps import Problem, advise
 from langchain_gpu.hardware.wheels import onnx_extra, version
+from langchain_gpu.utils.extras import install_line
 
 _Wheel = tuple[str, tuple[int, int], tuple[int, int], tuple[int, int]]
 # FAISS's wheels for GPUs, the lighter first: extra, CUDA, compute capabilities (first, last).

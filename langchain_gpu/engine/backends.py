@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from langchain_gpu._extras import check_installed, install_line, is_installed, require
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Encoder, Tokenized
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.wheels import onnx_extra
 from langchain_gpu.models.resolve import resolve
+from langchain_gpu.utils.extras import check_installed, install_line, is_installed, require
 
 
 class TextEncoder(Encoder, Protocol):

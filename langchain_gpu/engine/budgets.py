@@ -18,7 +18,7 @@ from langchain_gpu.engine.encoder import Encoder
 from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
-from langchain_gpu.patience import Patience
+from langchain_gpu.utils.backoff import Patience
 
 # Computed tokens per batch that keep a device busy. On a CPU a batch's activations should stay in
 # the cache; a GPU wants enough work to fill it; a server plans for itself.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._extras import require
 from langchain_gpu.engine.tasks.embed import surrogate_problem
+from langchain_gpu.utils.extras import require
 
 
 class NonFiniteVectorError(ValueError):

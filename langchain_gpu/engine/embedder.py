@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langchain_gpu._errors import first_line
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import TextEncoder
 from langchain_gpu.engine.budgets import Budgets
@@ -24,6 +23,7 @@ from langchain_gpu.hardware.devices import (
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
 from langchain_gpu.planner import ComponentPlan
 from langchain_gpu.planner.drive import DoesNotFitError, check_taken, main_device
+from langchain_gpu.utils.errors import first_line
 
 _WORK = {"embed": "embedding", "score": "reranking"}  # how messages call it
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._extras import require
 from langchain_gpu.engine.backends import TextEncoder
 from langchain_gpu.engine.encoder import Vectors
-from langchain_gpu.whole import at_least_one
+from langchain_gpu.utils.extras import require
+from langchain_gpu.utils.integers import at_least_one
 
 Kind = Literal["query", "document"]
 

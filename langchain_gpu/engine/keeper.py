@@ -15,7 +15,7 @@ from functools import partial
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-from langchain_gpu._forked import check_process
+from langchain_gpu.utils.forking import check_process
 
 
 class Closable(Protocol):

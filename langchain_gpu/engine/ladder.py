@@ -17,13 +17,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._errors import first_line
 from langchain_gpu.engine.budgets import Budget, Budgets
 from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
 from langchain_gpu.engine.turns import Turns
 from langchain_gpu.events import BatchDone, FellBack, Listener, emit, warn_fallback
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
+from langchain_gpu.utils.errors import first_line
 
 
 class EngineOutOfMemoryError(MemoryError):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._extras import require
 from langchain_gpu.engine.backends import require_triton
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
@@ -20,6 +19,7 @@ from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.tasks.score import Pair, ScoreOptions
 from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
+from langchain_gpu.utils.extras import require
 
 if TYPE_CHECKING:
     from langchain_gpu.engine.remote.reranker import Reranker

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_gpu._extras import require
 from langchain_gpu.generators.base import Completion, Delta, Request
 from langchain_gpu.generators.held import held_format
 from langchain_gpu.generators.hermes import Parsed, calls_in_text
@@ -14,6 +13,7 @@ from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import Stage, collect
 from langchain_gpu.generators.toolcalls import Recovery
+from langchain_gpu.utils.extras import require
 
 
 class Formats:

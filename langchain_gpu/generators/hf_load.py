@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from langchain_gpu._extras import require
 from langchain_gpu.generators.options import WHERE
 from langchain_gpu.generators.quantized import check_quantization
 from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.utils.extras import require
 
 # Not for `from_pretrained`: the files are found before, and these are said to `generate`.
 _ELSEWHERE = frozenset({"cache_implementation", "compile", *WHERE})

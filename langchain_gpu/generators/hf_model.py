@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from langchain_gpu._host_table import keep_on_cpu
-from langchain_gpu._move import move_model
 from langchain_gpu.events import BudgetChanged, emit, warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
@@ -24,6 +22,8 @@ from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
 from langchain_gpu.planner import ComponentPlan
 from langchain_gpu.planner.drive import check_taken
+from langchain_gpu.torch_models.host_table import keep_on_cpu
+from langchain_gpu.torch_models.move import move_model
 
 
 class HFModel:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from langchain_gpu._extras import install_line, is_installed
 from langchain_gpu.generators.options import Options
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory
@@ -18,6 +17,7 @@ from langchain_gpu.planner import Chat, ComponentPlan, Policy
 from langchain_gpu.planner.alone import plan_alone
 from langchain_gpu.planner.components import DTYPE_BYTES
 from langchain_gpu.planner.drive import DoesNotFitError
+from langchain_gpu.utils.extras import install_line, is_installed
 
 # Tokens of the one chat that must fit beside the weights; the cache of more chats grows while they
 # are written, and splits into smaller batches where memory ends.

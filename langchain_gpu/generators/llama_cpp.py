@@ -29,7 +29,7 @@ from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.llama.server import LlamaServer
-from langchain_gpu.places import Seat
+from langchain_gpu.utils.slots import Seat
 
 
 class LlamaCppGenerator:

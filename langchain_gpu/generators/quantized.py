@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from langchain_gpu._extras import is_installed
+from langchain_gpu.utils.extras import is_installed
 
 # What a checkpoint's own quantization needs: method, module, package.
 _NEEDS = {

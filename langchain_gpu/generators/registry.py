@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from langchain_gpu._extras import check_installed, require
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.options import Options, check_llama_cpp, check_transformers
 from langchain_gpu.generators.quantized import check_quantization
@@ -15,6 +14,7 @@ from langchain_gpu.models.packages import Format
 from langchain_gpu.models.resolve import ModelNotFoundError, Resolved, resolve
 from langchain_gpu.servers import address
 from langchain_gpu.servers.server import Server
+from langchain_gpu.utils.extras import check_installed, require
 
 
 @dataclass(frozen=True, slots=True)

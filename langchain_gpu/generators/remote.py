@@ -15,9 +15,9 @@ from langchain_gpu.generators.streams import Stage, Timer, through
 from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.generators.way import InThread, OnLoop, Way, handed_out
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.places import Places
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import ServerError
+from langchain_gpu.utils.slots import Places
 
 Put = Callable[[Delta], Awaitable[object]]
 Take = Callable[[Any], Awaitable[object]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langchain_gpu.patience import Patience
+from langchain_gpu.utils.backoff import Patience
 
 
 class Room:

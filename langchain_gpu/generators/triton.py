@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from langchain_gpu._extras import require
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.hermes import calls_in_text
 from langchain_gpu.generators.options import Options, check_load, refuse
@@ -18,6 +17,7 @@ from langchain_gpu.generators.way import Way
 from langchain_gpu.servers.errors import RefusedError
 from langchain_gpu.servers.triton import TritonClient
 from langchain_gpu.servers.triton_tensors import Arrays, Input
+from langchain_gpu.utils.extras import require
 
 if TYPE_CHECKING:  # it imports transformers
     from langchain_gpu.generators.triton_template import ChatTemplate

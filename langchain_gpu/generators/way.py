@@ -16,13 +16,13 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
-from langchain_gpu.places import Places, Seat
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.deadline import late, within
 from langchain_gpu.servers.errors import RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
 from langchain_gpu.servers.lines import Line, Lines, Wire
 from langchain_gpu.servers.loop import Flight, interrupted
+from langchain_gpu.utils.slots import Places, Seat
 
 T = TypeVar("T")
 Repeated = Callable[..., Awaitable[Any]]

@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from langchain_gpu._extras import is_installed
 from langchain_gpu.hardware.gpu import GPU, ROOT, drm_cards
+from langchain_gpu.utils.extras import is_installed
 
 _VENDOR = 0x1002
 

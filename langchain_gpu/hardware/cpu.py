@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_gpu._extras import is_installed
+from langchain_gpu.utils.extras import is_installed
 
 ROOT = Path("/")
 

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from langchain_gpu._extras import install_line
 from langchain_gpu.hardware.facts import Facts
 from langchain_gpu.hardware.gpu import GPU, Kind, visible, visible_amd, visible_nvidia
 from langchain_gpu.hardware.nvidia import NO_DRIVER, NO_LIBRARY, NO_PACKAGE
@@ -20,6 +19,7 @@ from langchain_gpu.hardware.wheels import (
     runs_on,
     version,
 )
+from langchain_gpu.utils.extras import install_line
 
 _OURS = install_line("local")
 # The oldest driver branch of each CUDA major version.

@@ -14,13 +14,13 @@ import numpy as np
 import xllamacpp
 from numpy.typing import NDArray
 
-from langchain_gpu._forked import check_process
 from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.door import Door
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError, raise_error
 from langchain_gpu.llama.parameters import parameters
 from langchain_gpu.llama.settings import LlamaSettings
-from langchain_gpu.places import Places
+from langchain_gpu.utils.forking import check_process
+from langchain_gpu.utils.slots import Places
 
 _alive: weakref.WeakSet[LlamaServer] = weakref.WeakSet()
 _left: list[LlamaServer] = []

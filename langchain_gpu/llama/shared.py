@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 
-from langchain_gpu._forked import check_process
 from langchain_gpu.llama.server import LlamaServer
 from langchain_gpu.llama.settings import LlamaSettings
+from langchain_gpu.utils.forking import check_process
 
 _servers: weakref.WeakValueDictionary[LlamaSettings, LlamaServer] = weakref.WeakValueDictionary()
 _servers_lock = threading.Lock()

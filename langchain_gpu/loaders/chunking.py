@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
-from langchain_gpu._extras import require
+from langchain_gpu.utils.extras import require
 
 MAX_TOKENS = 512  # a window of 8,192 tokens is no reason for chunks nobody wants to read
 CHARACTERS = 1000  # where nobody can count tokens

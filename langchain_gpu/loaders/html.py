@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from langchain_gpu._extras import require
+from langchain_gpu.utils.extras import require
 
 _HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 _LINES = ["dd", "dt", "li", "tr"]

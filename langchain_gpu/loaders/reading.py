@@ -13,8 +13,8 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from langchain_gpu._extras import require
 from langchain_gpu.loaders.structured import csv_rows, json_lines, json_text
+from langchain_gpu.utils.extras import require
 
 Part = tuple[str, dict[str, Any]]  # a text, and what it adds to the file's metadata
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from langchain_gpu._extras import is_installed
 from langchain_gpu.models.info import HeaderError
 from langchain_gpu.models.resolve import ModelNotFoundError
+from langchain_gpu.utils.extras import is_installed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileSystem

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from langchain_gpu._errors import first_line
-from langchain_gpu._extras import is_installed
 from langchain_gpu.models.packages import PACKAGES, Format, verify
+from langchain_gpu.utils.errors import first_line
+from langchain_gpu.utils.extras import is_installed
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)

@@ -24,7 +24,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._extras import require
 from langchain_gpu.search.base import (
     EFFORT,
     TEMPORARY_BYTES,
@@ -39,6 +38,7 @@ from langchain_gpu.search.base import (
 from langchain_gpu.search.kinds.bodies import SLICE, in_order
 from langchain_gpu.search.rescore import Bound
 from langchain_gpu.search.rescore import prove as prove_order
+from langchain_gpu.utils.extras import require
 
 faiss: Any = require("faiss", extra="faiss")
 

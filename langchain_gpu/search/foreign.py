@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from langchain_gpu._extras import require
 from langchain_gpu.search.base import Matrix, Metric, Rows, VectorError
+from langchain_gpu.utils.extras import require
 
 SLICE = 65_536  # vectors that are taken out at once
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 from threading import Lock
 from typing import Literal
 
-from langchain_gpu._extras import install_line, is_installed
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, device_of, select_device
 from langchain_gpu.hardware.gpu import visible_nvidia
@@ -28,6 +27,7 @@ from langchain_gpu.search.base import (
     VectorIndex,
 )
 from langchain_gpu.search.faiss_cpu import FaissCPU
+from langchain_gpu.utils.extras import install_line, is_installed
 
 DType = Literal["auto", "float16", "float32"]
 

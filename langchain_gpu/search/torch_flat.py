@@ -17,8 +17,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._errors import first_line
-from langchain_gpu._extras import require
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory, release
 from langchain_gpu.search.base import (
@@ -31,6 +29,8 @@ from langchain_gpu.search.base import (
     VectorIndex,
 )
 from langchain_gpu.search.rescore import Bound, prove
+from langchain_gpu.utils.errors import first_line
+from langchain_gpu.utils.extras import require
 
 torch: Any = require("torch", extra="local")
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from langchain_gpu._extras import require
 from langchain_gpu.events import GPUWarning
 from langchain_gpu.store.errors import StoreLockedError
+from langchain_gpu.utils.extras import require
 
 NAME = ".lock"
 TIMEOUT = 60.0  # seconds; a save of millions of documents takes less

@@ -39,8 +39,8 @@ from langchain_gpu.store import identity as identities
 from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection
 from langchain_gpu.store.contracts import Hits
+from langchain_gpu.utils.integers import at_least_one
 from langchain_gpu.vectorstores.arguments import refuse
-from langchain_gpu.whole import at_least_one
 
 T = TypeVar("T")
 Scored = list[tuple[Document, float]]

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike
 from langchain_gpu.search.embed import embed
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.store.batch import check, strings
+from langchain_gpu.utils.integers import at_least_one
 from langchain_gpu.vectorstores.arguments import check_settings, refuse
 from langchain_gpu.vectorstores.core import document_of
 from langchain_gpu.vectorstores.moving import Moving
 from langchain_gpu.vectorstores.retriever import FAISSRetriever
-from langchain_gpu.whole import at_least_one
 
 
 class FAISSVectorStore(Moving):

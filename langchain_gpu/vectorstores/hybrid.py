@@ -17,6 +17,7 @@ from langchain_gpu.search import fusion as fusions
 from langchain_gpu.search.base import Matrix, Rows
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.store.batch import strings
+from langchain_gpu.utils.integers import at_least_one
 from langchain_gpu.vectorstores.core import (
     Scored,
     SearchOptions,
@@ -25,7 +26,6 @@ from langchain_gpu.vectorstores.core import (
     unscored,
 )
 from langchain_gpu.vectorstores.searches import Searches
-from langchain_gpu.whole import at_least_one
 
 SEARCH_TYPES = (*VectorStoreRetriever.allowed_search_types, "hybrid")
 

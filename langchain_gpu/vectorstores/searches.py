@@ -16,6 +16,7 @@ from langchain_gpu.search.embed import embed_queries
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.search.mmr import select_diverse
 from langchain_gpu.store.batch import strings
+from langchain_gpu.utils.integers import at_least_one
 from langchain_gpu.vectorstores.core import (
     Core,
     Scored,
@@ -25,7 +26,6 @@ from langchain_gpu.vectorstores.core import (
     scored,
     unscored,
 )
-from langchain_gpu.whole import at_least_one
 
 
 class Searches(Core):

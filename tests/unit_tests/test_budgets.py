@@ -9,7 +9,7 @@ from langchain_gpu.engine import budgets as module
 from langchain_gpu.engine.budgets import Budget, Budgets, default_budget
 from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.patience import PATIENCE
+from langchain_gpu.utils.backoff import PATIENCE
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder
 
 

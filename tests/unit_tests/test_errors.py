@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from langchain_gpu._errors import first_line
+from langchain_gpu.utils.errors import first_line
 
 
 @pytest.mark.parametrize(

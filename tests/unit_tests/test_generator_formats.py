@@ -12,12 +12,13 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
-from langchain_gpu import ChatGPU, _extras
+from langchain_gpu import ChatGPU
 from langchain_gpu.generators.base import Completion, Delta, Timings, Usage
 from langchain_gpu.generators.hermes import Parsed, Tagged
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.transformers import TransformersGenerator
+from langchain_gpu.utils import extras
 from tests.unit_tests.tiny_chat import TEMPLATE, WITH_TOOLS, build_chat
 
 SETTINGS: dict[str, Any] = {
@@ -214,6 +215,6 @@ def test_without_llguidance_the_extra_is_named(
     def gone(module: str) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(_extras, "import_module", gone)
+    monkeypatch.setattr(extras, "import_module", gone)
     with pytest.raises(ImportError, match=r"langchain-gpu\[grammar\]"):
         chat.with_structured_output(Person).invoke("hello")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from langchain_gpu.generators.room import Room
-from langchain_gpu.patience import PATIENCE
+from langchain_gpu.utils.backoff import PATIENCE
 
 
 def tries(room: Room, rows: int) -> int:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from langchain_gpu import patience
 from langchain_gpu.events import FallbackWarning, FellBack
 from langchain_gpu.generators import placing
 from langchain_gpu.generators.base import Delta, Deltas, PromptTooLongError, Request
@@ -25,6 +24,7 @@ from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.streams import Stage, Timer, collect
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
+from langchain_gpu.utils import backoff
 from tests.unit_tests.tiny_chat import WINDOW, build_chat
 
 EXACT = Options(device="cpu", dtype="float32")
@@ -431,7 +431,7 @@ def test_batches_grow_again_when_there_is_memory_again(
     small_card: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", 1)
+    monkeypatch.setattr(backoff, "PATIENCE", 1)
     generator, sizes = small_card(rows=3, tokens=1000)
     texts(generator)
     model = generator._open.model

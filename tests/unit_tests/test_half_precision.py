@@ -12,7 +12,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM
 
-from langchain_gpu._move import move_model
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
@@ -20,6 +19,7 @@ from langchain_gpu.events import FallbackWarning
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.hardware.devices import Device, select_device
+from langchain_gpu.torch_models.move import move_model
 from tests.unit_tests.tiny_chat import build_chat
 from tests.unit_tests.tiny_models import LONG_WINDOW, WORDS
 

@@ -31,8 +31,14 @@ from langchain_gpu.generators.base import (
     ToolCall,
     Usage,
 )
-from langchain_gpu.messages import BrokenCalls, response_format, to_chunk, to_dicts, to_message
-from langchain_gpu.structured import structured
+from langchain_gpu.language_models.messages import (
+    BrokenCalls,
+    response_format,
+    to_chunk,
+    to_dicts,
+    to_message,
+)
+from langchain_gpu.language_models.structured_output import structured
 
 USAGE = Usage(7, 5, cached_tokens=2)
 TIMINGS = Timings(0.5, 1.0, 8.0)

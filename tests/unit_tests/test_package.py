@@ -9,7 +9,7 @@ from importlib.metadata import metadata, requires, version
 import pytest
 
 import langchain_gpu
-from langchain_gpu import _extras
+from langchain_gpu.utils import extras
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "faiss", "xllamacpp", "openvino", "onnx")
 
@@ -93,7 +93,7 @@ def test_the_extras() -> None:
 
 def test_a_missing_extra_names_the_pip_line() -> None:
     with pytest.raises(ImportError, match=r'pip install "langchain-gpu\[magic\]"') as caught:
-        _extras.require("surely_not_installed.part", extra="magic")
+        extras.require("surely_not_installed.part", extra="magic")
     assert caught.value.name == "surely_not_installed.part"
 
 
@@ -102,7 +102,7 @@ def test_an_installed_module_that_breaks_keeps_its_own_error(tmp_path: object) -
     code = (
         f"import sys; sys.path.insert(0, {folder!r})\n"
         f"open({folder!r} + '/broken_module.py', 'w').write('import not_there_at_all')\n"
-        "from langchain_gpu._extras import require\n"
+        "from langchain_gpu.utils.extras import require\n"
         "try:\n    require('broken_module', extra='x')\n"
         "except ImportError as error:\n    print(error)"
     )

@@ -14,8 +14,6 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from langchain_gpu import GPUEmbeddings, GPURerank
-from langchain_gpu._host_table import HostTable, keep_on_cpu
-from langchain_gpu._move import move_model
 from langchain_gpu.engine import backends, embedder, planned
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
@@ -24,6 +22,8 @@ from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.planner import ComponentPlan, Encoder, Share, Term, alone, imagined, plan
 from langchain_gpu.planner.drive import DoesNotFitError
+from langchain_gpu.torch_models.host_table import HostTable, keep_on_cpu
+from langchain_gpu.torch_models.move import move_model
 
 TEXTS = ["a short one", "and some more words", "", "x"]
 MIB = 2**20

@@ -17,7 +17,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import Field
 
 from langchain_gpu import FAISSVectorStore, GPURerank, create_reranking_retriever
-from langchain_gpu.retrievers import RerankingRetriever
+from langchain_gpu.rag.retrievers import RerankingRetriever
 
 TEXTS = ["the gpu", "a cpu is slow", "memory", "one batch", "two models", "fast text", "token"]
 

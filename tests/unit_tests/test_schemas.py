@@ -9,8 +9,8 @@ from langchain_core.runnables import RunnableBinding, RunnableSequence
 from pydantic import BaseModel, RootModel
 
 from langchain_gpu import ChatGPU
-from langchain_gpu.messages import response_format
-from langchain_gpu.schemas import to_json_schema, to_tool
+from langchain_gpu.language_models.messages import response_format
+from langchain_gpu.language_models.schemas import to_json_schema, to_tool
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 TEXT = {"type": "object", "properties": {"t": {"type": "string"}}, "required": ["t"]}

@@ -18,10 +18,10 @@ from typing import Protocol
 
 import torch
 
-from langchain_gpu._errors import first_line
 from langchain_gpu.engine.runtimes.buckets import Bucket, Features, Filled, bucket_for, fill
 from langchain_gpu.engine.runtimes.packed import PackedBatch
 from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.utils.errors import first_line
 
 logger = logging.getLogger(__name__)
 

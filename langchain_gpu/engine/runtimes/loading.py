@@ -13,8 +13,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers.utils import logging as transformers_logging
 
-from langchain_gpu._errors import first_line
 from langchain_gpu.engine.runtimes.leading import Leading
+from langchain_gpu.utils.errors import first_line
 
 _HEAD = "ForSequenceClassification"
 # Kinds of models that sentence-transformers would load as embedders, and what to do.

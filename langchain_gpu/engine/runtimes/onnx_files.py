@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from langchain_gpu._errors import first_line
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.runtimes import loss
 from langchain_gpu.engine.runtimes.traced import LEAST_COSINE, Traced, cosines, quietly
+from langchain_gpu.utils.errors import first_line
 
 Inputs = dict[str, NDArray[np.int64]]
 Run = Callable[[Inputs], Vectors]

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from langchain_gpu._host_table import keep_on_cpu
-from langchain_gpu._move import move_model
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, kernel_for
@@ -27,6 +25,8 @@ from langchain_gpu.engine.tasks.embed import TextTokenizer
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.hardware.wheels import version
+from langchain_gpu.torch_models.host_table import keep_on_cpu
+from langchain_gpu.torch_models.move import move_model
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, cast
 
-from langchain_gpu._extras import require
 from langchain_gpu.search.base import EFFORT, Effort, Matrix, Metric, VectorIndex
 from langchain_gpu.search.kinds import shapes
 from langchain_gpu.search.kinds.shapes import NAMES, bytes_needed
+from langchain_gpu.utils.extras import require
 
 
 class Kind(Protocol):

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu._extras import require
 from langchain_gpu.search.base import Effort, Found, Matrix, Metric, Mirrored, Rows
 from langchain_gpu.search.kinds.shapes import Shape
+from langchain_gpu.utils.extras import require
 
 faiss: Any = require("faiss", extra="faiss")
 if hasattr(os, "register_at_fork"):

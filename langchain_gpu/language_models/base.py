@@ -17,8 +17,6 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from langchain_gpu._extras import is_installed
-from langchain_gpu.calls import langchain_errors
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
 from langchain_gpu.generators.checks import check_text
@@ -26,7 +24,9 @@ from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, create
 from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.settings import GeneratorSettings, seconds_of
+from langchain_gpu.language_models.calls import langchain_errors
+from langchain_gpu.language_models.settings import GeneratorSettings, seconds_of
+from langchain_gpu.utils.extras import is_installed
 
 
 class Announced:

@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import Field
 
-from langchain_gpu.whole import at_least_one
+from langchain_gpu.utils.integers import at_least_one
 
 # What LangChain's vector stores look at for a diverse search, where nothing else is said.
 _MMR_CANDIDATES = 20

@@ -22,7 +22,7 @@ from langchain_core.utils.json import parse_partial_json
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.checks import check_text
-from langchain_gpu.schemas import to_json_schema
+from langchain_gpu.language_models.schemas import to_json_schema
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (SystemMessage, "system"),

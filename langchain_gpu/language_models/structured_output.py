@@ -22,8 +22,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 
-from langchain_gpu.messages import response_format
-from langchain_gpu.schemas import to_json_schema, to_tool, to_tool_choice
+from langchain_gpu.language_models.messages import response_format
+from langchain_gpu.language_models.schemas import to_json_schema, to_tool, to_tool_choice
 
 _DECODER = json.JSONDecoder(strict=False)
 

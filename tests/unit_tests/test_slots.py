@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from langchain_gpu.places import Places, Seat
+from langchain_gpu.utils.slots import Places, Seat
 
 _LONG = 30.0  # seconds that no test waits for
 

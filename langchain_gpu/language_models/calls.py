@@ -15,7 +15,7 @@ from langchain_core.runnables.config import get_config_list
 
 from langchain_gpu.generators.base import Delta, PromptTooLongError
 from langchain_gpu.generators.together import Together
-from langchain_gpu.whole import at_least_one
+from langchain_gpu.utils.integers import at_least_one
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")

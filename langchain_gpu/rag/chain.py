@@ -17,15 +17,14 @@ from langchain_core.runnables import (
     RunnablePassthrough,
 )
 
-from langchain_gpu.fitting import (
+from langchain_gpu.rag.cancellation import LeavingPick, LeavingText
+from langchain_gpu.rag.context import (
     ContextWindow,
     Model,
-    format_documents,
     search_question,
     variables,
 )
-from langchain_gpu.leaving import LeavingPick, LeavingText
-from langchain_gpu.whole import at_least_one
+from langchain_gpu.utils.integers import at_least_one
 
 NOT_FOUND = "I could not find this in the documents."
 """The answer when nothing was retrieved: the model is not asked to invent one."""
@@ -171,4 +170,4 @@ def _rerank(reranker: BaseDocumentCompressor) -> Runnable[Any, Any]:
     return RunnableLambda(rerank, arerank)
 
 
-__all__ = ["ANSWER_PROMPT", "NOT_FOUND", "create_rag_chain", "format_documents"]
+__all__ = ["ANSWER_PROMPT", "NOT_FOUND", "create_rag_chain"]

@@ -14,7 +14,7 @@ from langchain_gpu.generators.registry import SERVERS, Options, check_name
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
-from langchain_gpu.shown import shown, shown_url
+from langchain_gpu.utils.redaction import shown, shown_url
 
 PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
 """Fields that are sampling settings of one call, and may be given with the call too."""

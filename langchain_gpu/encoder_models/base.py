@@ -21,7 +21,7 @@ from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
-from langchain_gpu.shown import shown, shown_url
+from langchain_gpu.utils.redaction import shown, shown_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
 _WHERE = ("revision", "token", "local_files_only")

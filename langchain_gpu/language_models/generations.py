@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from langchain_gpu.generators.base import Completion, Delta
-from langchain_gpu.messages import end_metadata
+from langchain_gpu.language_models.messages import end_metadata
 
 
 def to_result(answers: Sequence[Completion], model: str, metadata: Mapping[str, Any]) -> LLMResult:

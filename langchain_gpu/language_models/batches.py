@@ -9,8 +9,14 @@ from typing import cast
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_gpu.calls import InputT, OutputT, as_answered, as_answered_async, configs_of
-from langchain_gpu.generating import RunsGenerator
+from langchain_gpu.language_models.base import RunsGenerator
+from langchain_gpu.language_models.calls import (
+    InputT,
+    OutputT,
+    as_answered,
+    as_answered_async,
+    configs_of,
+)
 
 Configs = RunnableConfig | Sequence[RunnableConfig] | None
 

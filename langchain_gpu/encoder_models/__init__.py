@@ -1,0 +1,1 @@
+"""What `GPUEmbeddings` and `GPURerank` share."""

@@ -1,0 +1,1 @@
+"""What embedders and generators alike do to a torch model once it is loaded."""

@@ -1,0 +1,1 @@
+"""Small helpers that any other module may use, and that know none of them."""

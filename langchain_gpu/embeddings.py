@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
 from langchain_gpu.encoder_models.base import RunsModel, started
-from langchain_gpu.engine.ask import Ask
 from langchain_gpu.engine.checks import (
     NonFiniteVectorError,
     as_list,
@@ -30,6 +29,7 @@ from langchain_gpu.engine.checks import (
     progress_bar,
 )
 from langchain_gpu.engine.config import EmbedderConfig
+from langchain_gpu.engine.embed_call import EmbedCall
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encode_kwargs import EncodeKwargs, Kind
 from langchain_gpu.engine.outputs import Output, Precision
@@ -142,7 +142,7 @@ class GPUEmbeddings(RunsModel, Embeddings):
     @property
     def dimension(self) -> int:
         """Width of a document's vector, as it is returned. Loads the model."""
-        return self._ask("document").width(self._load().engine.dimension)
+        return self._call("document").width(self._load().engine.dimension)
 
     @property
     def window(self) -> int | None:
@@ -210,12 +210,12 @@ class GPUEmbeddings(RunsModel, Embeddings):
         items = as_list(texts)
         if out is None:
             return self._embed(items, "document")[0]
-        ask = self._ask("document")
-        check_buffer(out, (len(items), self.dimension), ask.dtype)
-        if ask.plain:
+        call = self._call("document")
+        check_buffer(out, (len(items), self.dimension), call.dtype)
+        if call.plain:
             return self._embed(items, "document", out=out)[0]
         # The integers of `encode_kwargs` have ranges that all vectors of a call share.
-        stretch = _STRETCH if ask.kwargs.row_by_row else max(len(items), 1)
+        stretch = _STRETCH if call.kwargs.row_by_row else max(len(items), 1)
         for start in range(0, len(items), stretch):
             part = items[start : start + stretch]
             try:
@@ -238,16 +238,16 @@ class GPUEmbeddings(RunsModel, Embeddings):
             ValueError: A row is empty, longer than the window or holds an unknown id; or the back
                 end takes texts only.
         """
-        ask = self._ask("document")
+        call = self._call("document")
         items: list[Any] = list(input_ids)
         with self._use() as embedder:
             read = embedder.encoder.from_ids
             rows = embedder.engine.run(
                 items,
-                max_items=ask.kwargs.batch_size,
+                max_items=call.kwargs.batch_size,
                 tokenize=lambda part, start: read(part, start=start),
             )
-            return self._finish(rows, ask, embedder, check=True)
+            return self._finish(rows, call, embedder, check=True)
 
     def embed_queries_to_array(self, texts: Sequence[str]) -> NDArray[Any]:
         """Embed many texts at once, as queries, into one array of shape (len(texts), dimension)."""
@@ -271,10 +271,10 @@ class GPUEmbeddings(RunsModel, Embeddings):
         check_on_error(on_error)
         if on_error == "raise":
             return Rows(*self._embed(items, "document", merge=False))
-        ask = self._ask("document")
-        if ask.precision not in ("float32", "float16"):
+        call = self._call("document")
+        if call.precision not in ("float32", "float16"):
             raise ValueError(
-                f"on_error='skip' marks rows with NaN, which {ask.precision} cannot hold"
+                f"on_error='skip' marks rows with NaN, which {call.precision} cannot hold"
             )
         places, skipped = texts_among(items)
         texts = [items[place] for place in places]
@@ -328,11 +328,11 @@ class GPUEmbeddings(RunsModel, Embeddings):
         With `merge`, a small call goes together with others, and its report counts what they
         shared; with `skip`, texts that cannot be embedded are no errors and have rows of NaN.
         """
-        ask, texts = self._ask(kind), self._read(texts)
-        shown = self.show_progress or bool(ask.kwargs.show_progress_bar)
-        most = ask.kwargs.batch_size
+        call, texts = self._call(kind), self._read(texts)
+        shown = self.show_progress or bool(call.kwargs.show_progress_bar)
+        most = call.kwargs.batch_size
         with self._use() as embedder:
-            engine, options = embedder.engine, ask.options(embedder)
+            engine, options = embedder.engine, call.options(embedder)
             if merge and not shown and out is None and most is None and len(texts) <= _SMALL:
                 rows = engine.call(texts, options)
             else:
@@ -340,32 +340,32 @@ class GPUEmbeddings(RunsModel, Embeddings):
                 run = skipping if skip else partial(engine.run, out=out)
                 with progress_bar(len(texts), shown=shown) as bar:
                     rows = run(texts, options, max_items=most, progress=bar)
-            return self._finish(rows, ask, embedder, check=not skip), rows.report
+            return self._finish(rows, call, embedder, check=not skip), rows.report
 
     async def _aembed(self, texts: list[Any], kind: Kind) -> NDArray[Any]:
-        ask = self._ask(kind)
-        if len(texts) > _SMALL or ask.kwargs.batch_size is not None or self.show_progress:
+        call = self._call(kind)
+        if len(texts) > _SMALL or call.kwargs.batch_size is not None or self.show_progress:
             whole = partial(self._embed, texts, kind)
             return (await run_in_executor(None, whole))[0]
         texts = self._read(texts)
 
         def start(embedder: Embedder) -> Future[Rows]:
-            return embedder.engine.submit(texts, ask.options(embedder))
+            return embedder.engine.submit(texts, call.options(embedder))
 
         # Held again for what goes on when this task was canceled.
         async with self._ahold(self._make) as held:
             with started(held.again(), start) as (embedder, future):
                 rows = await asyncio.wrap_future(future)
-                return self._finish(rows, ask, embedder, check=True)
+                return self._finish(rows, call, embedder, check=True)
 
-    def _ask(self, kind: Kind) -> Ask:
+    def _call(self, kind: Kind) -> EmbedCall:
         kwargs = EncodeKwargs.of(
             (self.query_encode_kwargs if kind == "query" else {}) or self.encode_kwargs
         )
         output = self._output()
         if kwargs.precision != "float32" and output.precision != "float32":
             raise ValueError("precision and encode_kwargs['precision'] are both given; take one")
-        return Ask(kind, kwargs, output, self.on_long)
+        return EmbedCall(kind, kwargs, output, self.on_long)
 
     def _output(self) -> Output:
         return Output(self.truncate_dim, self.precision)
@@ -374,7 +374,9 @@ class GPUEmbeddings(RunsModel, Embeddings):
         check_texts(texts)
         return [text.replace("\n", " ") for text in texts] if self.replace_newlines else texts
 
-    def _finish(self, rows: Rows, ask: Ask, embedder: Embedder, *, check: bool) -> NDArray[Any]:
+    def _finish(
+        self, rows: Rows, call: EmbedCall, embedder: Embedder, *, check: bool
+    ) -> NDArray[Any]:
         if check and (broken := non_finite(rows.vectors)):
             raise NonFiniteVectorError(
                 f"the model returned NaN or infinity for text {broken[0]} ({len(broken)} such texts"
@@ -382,7 +384,7 @@ class GPUEmbeddings(RunsModel, Embeddings):
             )
         if rows.report.truncated:
             self._warn_of_truncation(len(rows.report.truncated), len(rows.vectors), embedder)
-        return rows.vectors if ask.plain else ask.finish(rows.vectors)
+        return rows.vectors if call.plain else call.finish(rows.vectors)
 
     def _use(self) -> AbstractContextManager[Embedder]:
         return self._hold(self._make)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from langchain_core.documents import Document
 
-from langchain_gpu.engine.ahead import ahead
+from langchain_gpu.engine.prefetch import prefetch
 from langchain_gpu.loaders import Chunker, Failure, Found, LoadError, load_file, source_name
 from langchain_gpu.loaders.reading import reason
 from langchain_gpu.vectorstores import FAISSVectorStore
@@ -185,7 +185,7 @@ def _read(files: Iterable[Path], known: dict[str, _Known], cut: Cut) -> Iterator
 @contextmanager
 def _reading_ahead(reads: Iterator[_Read]) -> Iterator[Iterator[_Read]]:
     """Read and cut files while others are embedded; stop reading when the work stops."""
-    iterator = ahead(reads, depth=READ_AHEAD)
+    iterator = prefetch(reads, depth=READ_AHEAD)
     try:
         yield iterator
     finally:

@@ -95,9 +95,9 @@ def onnx_session(kind: str, index: int, cores: int) -> dict[str, Any]:
     """
     import onnx
 
-    from langchain_gpu.engine.runtimes.untold import untold_import
+    from langchain_gpu.engine.runtimes.no_telemetry import importing_without_telemetry
 
-    with untold_import():
+    with importing_without_telemetry():
         import onnxruntime
 
     from langchain_gpu.engine.runtimes.providers import (

@@ -200,10 +200,10 @@ def _llama_cpp(config: EmbedderConfig, device: Device) -> TextEncoder:
 
 @register("onnx", scores=True)
 def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
-    from langchain_gpu.engine.runtimes.untold import untold_import
+    from langchain_gpu.engine.runtimes.no_telemetry import importing_without_telemetry
 
     extra = onnx_extra(device.kind)
-    with untold_import():
+    with importing_without_telemetry():
         require("onnxruntime", extra=extra)
     require("onnx", extra=extra)
     require_local()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from typing import Any, Generic, TypeVar
 
-from langchain_gpu.engine.blame import about_items
+from langchain_gpu.engine.item_errors import about_items
 from langchain_gpu.engine.report import Rows
 from langchain_gpu.servers.errors import FailedItemError
 

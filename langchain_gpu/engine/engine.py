@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.ahead import ahead
 from langchain_gpu.engine.batching import Plan
 from langchain_gpu.engine.budgets import Budgets
 from langchain_gpu.engine.collector import Collector
 from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
 from langchain_gpu.engine.ladder import Finished, Ladder, Work
+from langchain_gpu.engine.prefetch import prefetch
 from langchain_gpu.engine.report import Rows, Tally
 from langchain_gpu.events import FellBack, Listener
 from langchain_gpu.hardware.devices import Device
@@ -209,7 +209,7 @@ class _Run:
             self._drain(ladder, self._prepare(_Feed(chunks, self.max_items), ladder))
             return
         # Closed here: after an error the traceback would keep the feeders alive.
-        with closing(ahead(chunks, 1)) as tokenized:
+        with closing(prefetch(chunks, 1)) as tokenized:
             feed = _Feed(tokenized, self.max_items)
             if len(self.ladders) == 1:
                 self._pull(feed, self.ladders[0])
@@ -250,7 +250,7 @@ class _Run:
             raise
 
     def _pull(self, feed: _Feed, ladder: Ladder) -> None:
-        with closing(ahead(self._prepare(feed, ladder), 2)) as works:
+        with closing(prefetch(self._prepare(feed, ladder), 2)) as works:
             self._drain(ladder, works)
 
     def _drain(self, ladder: Ladder, works: Iterable[Work[_Chunk]]) -> None:

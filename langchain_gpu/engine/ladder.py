@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.budgets import Budget, Budgets
 from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
-from langchain_gpu.engine.turns import Turns
+from langchain_gpu.engine.fair_lock import FairLock
 from langchain_gpu.events import BatchDone, FellBack, Listener, emit, warn_fallback
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
@@ -132,7 +132,7 @@ class Ladder:
         self._on_event = on_event
         # One batch starts at a time: callers on other threads queue up here, batch by batch,
         # instead of fighting for memory.
-        self._turns = Turns()
+        self._fair_lock = FairLock()
         self._landed = 0.0
         self._budget = self._first()
 
@@ -144,7 +144,7 @@ class Ladder:
     @property
     def callers(self) -> int:
         """How many threads use the device or wait for it."""
-        return self._turns.callers
+        return self._fair_lock.callers
 
     def run(self, works: Iterable[Work[OwnerT]]) -> Iterator[Finished[OwnerT]]:
         """Compute planned batches, each in as many steps as it takes.
@@ -189,7 +189,7 @@ class Ladder:
             todo += reversed(self._recover(started))
 
     def _start(self, work: Work[OwnerT]) -> _Flight[OwnerT] | _Failure[OwnerT]:
-        turn = self._turns.take()
+        turn = self._fair_lock.take()
         try:
             began, device = perf_counter(), self.encoder.device
             features = work.features
@@ -240,7 +240,7 @@ class Ladder:
     def _recover(self, failure: _Failure[OwnerT]) -> list[Work[OwnerT]]:
         """Make room, and return what is to be computed now, longest rows first."""
         work = Work(failure.work.owner, failure.work.rows)
-        turn = self._turns.take()
+        turn = self._fair_lock.take()
         try:
             if str(failure.device) != str(self.encoder.device):
                 return [work]  # it moved meanwhile, and nobody has tried this batch there

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from langchain_gpu.engine import collector, keeper, turns
+from langchain_gpu.engine import collector, fair_lock, keeper
 from langchain_gpu.engine.collector import Collector
+from langchain_gpu.engine.fair_lock import FairLock
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.engine.report import Report, Rows
-from langchain_gpu.engine.turns import Turns
 
-FILES = {module.__file__ for module in (collector, keeper, turns)}
+FILES = {module.__file__ for module in (collector, fair_lock, keeper)}
 
 
 class Thing:
@@ -52,9 +52,9 @@ def interrupted(call: Callable[[], object], number: int) -> bool:
 def test_wherever_it_comes() -> None:
     number = 0
     while True:
-        order, kept = Turns(), Keeper[Thing]()
+        order, kept = FairLock(), Keeper[Thing]()
 
-        def run(items: list[int], _: object, order: Turns = order) -> Rows:
+        def run(items: list[int], _: object, order: FairLock = order) -> Rows:
             turn = order.take()
             try:
                 return Rows(np.zeros((len(items), 1), np.float32), Report())

@@ -25,8 +25,8 @@ from langchain_gpu.engine.embedder import load
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
-from langchain_gpu.engine.runtimes import loss, onnx_files
 from langchain_gpu.engine.runtimes import onnx as runtime
+from langchain_gpu.engine.runtimes import onnx_files, quantization_loss
 from langchain_gpu.engine.runtimes.onnx import OnnxEncoder
 from langchain_gpu.engine.runtimes.providers import ProviderMissingError
 from langchain_gpu.engine.runtimes.tasks import SCORE
@@ -306,7 +306,7 @@ class TestDtypes:
         self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(loss, "LEAST_COSINE", 1.1)  # more than any model can give
+        monkeypatch.setattr(quantization_loss, "LEAST_COSINE", 1.1)  # more than any model can give
         with pytest.raises(NotConvertibleError, match="int8 loses too much of this model"):
             OnnxEncoder(Path(tiny("bert")), CPU, dtype="int8")
         assert not list(tmp_path.rglob("*int8*/model.onnx")), "it must not be cached"

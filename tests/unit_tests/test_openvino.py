@@ -19,7 +19,7 @@ from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError, create
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.runtimes import openvino as runtime
-from langchain_gpu.engine.runtimes.kept import make_once
+from langchain_gpu.engine.runtimes.conversion_cache import make_once
 from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device

@@ -14,8 +14,8 @@ import pytest
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import NotConvertibleError
-from langchain_gpu.engine.runtimes import loss, openvino_int8
-from langchain_gpu.engine.runtimes.untold import untold
+from langchain_gpu.engine.runtimes import openvino_int8, quantization_loss
+from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 
 Tiny = Callable[[str], str]
 TEXTS = ["the gpu is fast", "a slow cpu", "one", "memory of the model " * 6]
@@ -66,7 +66,7 @@ class TestEmbedding:
         self, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(loss, "LEAST_COSINE", 0.99999999)
+        monkeypatch.setattr(quantization_loss, "LEAST_COSINE", 0.99999999)
         with pytest.raises(NotConvertibleError, match="does not stand integers: cosine to float32"):
             integers(tiny("bert")).embed_query("one")
         assert not list(tmp_path.glob("**/*-int8-*")), "it must not be cached"
@@ -104,7 +104,7 @@ class TestTelemetry:
         monkeypatch.setattr(main.TelemetrySender, "send", lambda *_: sent.append("sent"))
         main.TelemetrySender().send(None, None)
         assert sent == ["sent"]
-        with untold():
+        with without_telemetry():
             main.TelemetrySender().send(None, None)
             checker = main.OptInChecker()
             assert checker.check(False, disable_in_ci=True).name == "DECLINED"  # noqa: FBT003
@@ -138,5 +138,5 @@ class TestTelemetry:
             return real(name, *args, **kwargs)
 
         monkeypatch.setattr(builtins, "__import__", missing)
-        with untold():
+        with without_telemetry():
             pass

@@ -29,9 +29,9 @@ from langchain_gpu.engine.runtimes.attention import (
     kernel_for,
     packed_attention,
 )
-from langchain_gpu.engine.runtimes.landing import Landing
 from langchain_gpu.engine.runtimes.packed import PackedBatch, positions_of
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
+from langchain_gpu.engine.runtimes.transfers import HostCopy
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.models.resolve import resolve
@@ -425,7 +425,7 @@ class TestLanding:
             def synchronize(self) -> None:
                 host.fill_(7)
 
-        assert (Landing(host, Copied())() == 7).all()
+        assert (HostCopy(host, Copied())() == 7).all()
 
     def test_its_error_comes_through(self) -> None:
         class Failed:
@@ -433,7 +433,7 @@ class TestLanding:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
         with pytest.raises(torch.OutOfMemoryError):
-            Landing(torch.zeros(1, 1), Failed())()
+            HostCopy(torch.zeros(1, 1), Failed())()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
+from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.traced import quietly
-from langchain_gpu.engine.runtimes.untold import untold
 
 Inputs = dict[str, NDArray[np.int64]]
 # Three rows, one of them padded on the right: none of the lengths is a multiple of anything.
@@ -36,7 +36,7 @@ def inputs(*, types: bool) -> Inputs:
 
 def traced(modules: Any, given: Inputs) -> Any:
     example = {name: torch.from_numpy(value) for name, value in given.items()}
-    with fusible(modules), untold(), quietly(), torch.inference_mode():
+    with fusible(modules), without_telemetry(), quietly(), torch.inference_mode():
         return openvino.convert_model(Fusible(modules).float().eval(), example_input=example)
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
-from langchain_gpu.engine.remote.cuts import Cuts
-from langchain_gpu.engine.remote.failing import Suspicion
-from langchain_gpu.engine.remote.halves import by_halves, fewer_items, refused_alone
+from langchain_gpu.engine.remote.bisection import ask_by_bisection, fewer_items, refused_alone
 from langchain_gpu.engine.remote.request import PROBE, Fields, Items, Request, estimate
+from langchain_gpu.engine.remote.suspicion import Suspicion
+from langchain_gpu.engine.remote.truncation import Truncation
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_surrogates, check_texts
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
@@ -61,7 +61,7 @@ class RemoteEncoder(ABC):
         self._client: Client = client
         self._max_items = config.server.batch_size
         self._in_flight = config.server.concurrency
-        self._cuts = Cuts(client.host)
+        self._truncation = Truncation(client.host)
         self._device = client.device_of(config.model)
         self._dimension = 0
         # An encoder that is forgotten still ends its thread.
@@ -145,7 +145,7 @@ class RemoteEncoder(ABC):
 
         def wait() -> Vectors:
             vectors = flight()
-            self._cuts.tell()
+            self._truncation.tell()
             return vectors
 
         return wait
@@ -187,7 +187,7 @@ class RemoteEncoder(ABC):
             # One that is alone is asked for patiently all the same, before it is blamed.
             part = replace(part, suspected=suspicion.likely and len(part) > 1)
             where = f"{part.what} {part.positions[0]}"
-            return await self._cuts.ask(self._ask, part, where, allowed=allowed)
+            return await self._truncation.ask(self._ask, part, where, allowed=allowed)
 
         refused = request.options.refused
 
@@ -198,7 +198,7 @@ class RemoteEncoder(ABC):
             return np.full((1, self._dimension), np.nan, np.float32)
 
         suspicion = Suspicion(partial(self._ask, PROBE, cut=False), len(request))
-        return await by_halves(
+        return await ask_by_bisection(
             request, ask, self._named, self._too_many, skip=skip, suspect=suspicion
         )
 

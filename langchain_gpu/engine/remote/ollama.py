@@ -7,8 +7,8 @@ from typing import Any
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
-from langchain_gpu.engine.remote.failing import FAILED
 from langchain_gpu.engine.remote.request import Request, read_vectors
+from langchain_gpu.engine.remote.suspicion import FAILED
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import (
     BadAnswerError,

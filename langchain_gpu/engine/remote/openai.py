@@ -11,8 +11,8 @@ import numpy as np
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.remote.encoder import RemoteEncoder
-from langchain_gpu.engine.remote.failing import FAILED
 from langchain_gpu.engine.remote.request import PROBE, Items, Request, read_vectors
+from langchain_gpu.engine.remote.suspicion import FAILED
 from langchain_gpu.engine.tasks.embed import EmbedOptions, check_texts
 from langchain_gpu.engine.tasks.token_rows import flat_ids
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError

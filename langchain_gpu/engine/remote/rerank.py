@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from langchain_gpu.engine.remote.cuts import Cuts
 from langchain_gpu.engine.remote.reranker import OnLong, Part, Reranker, Scores
+from langchain_gpu.engine.remote.truncation import Truncation
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.http import JsonClient
 from langchain_gpu.servers.openai_models import bases_of
@@ -52,7 +52,7 @@ class RemoteReranker(Reranker):
 
     def __init__(self, model: str, server: Server) -> None:
         client = JsonClient(server.url or DEFAULT_URL, server)
-        self._cuts = Cuts(client.host)
+        self._truncation = Truncation(client.host)
         super().__init__(model, client, server.batch_size)
 
     def score(
@@ -60,7 +60,7 @@ class RemoteReranker(Reranker):
     ) -> Scores:
         """Score documents; see `Reranker.score`. A warning tells once that the server cut pairs."""
         scores = super().score(query, documents, on_long=on_long)
-        self._cuts.tell()
+        self._truncation.tell()
         return scores
 
     async def _connect(self) -> None:
@@ -69,7 +69,7 @@ class RemoteReranker(Reranker):
     async def _ask(self, part: Part) -> Scores:
         ask = partial(self._post, self._form)
         allowed = part.on_long == "truncate"
-        return await self._cuts.ask(ask, part, f"document {part.start}", allowed=allowed)
+        return await self._truncation.ask(ask, part, f"document {part.start}", allowed=allowed)
 
     async def _post(self, form: _Form, part: Part, *, cut: bool) -> Scores:
         body: dict[str, Any] = {"query": part.query, form.documents: part.documents}

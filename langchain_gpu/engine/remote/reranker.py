@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.remote.halves import by_halves, fewer_items, refused_alone
+from langchain_gpu.engine.remote.bisection import ask_by_bisection, fewer_items, refused_alone
 from langchain_gpu.engine.tasks.embed import check_texts, surrogate_problem
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
@@ -112,7 +112,7 @@ class Reranker(ABC):
         """Ask for one score per document."""
 
     async def _scores(self, part: Part) -> Scores:
-        return await by_halves(part, self._ask, self._named, self._too_many)
+        return await ask_by_bisection(part, self._ask, self._named, self._too_many)
 
     def _finite(self, scores: Scores, part: Part) -> Scores:
         """Return the scores.

@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers.utils import logging as transformers_logging
 
-from langchain_gpu.engine.runtimes.leading import Leading
+from langchain_gpu.engine.runtimes.truncate_dim import TruncateDim
 from langchain_gpu.utils.errors import first_line
 
 _HEAD = "ForSequenceClassification"
@@ -34,7 +34,7 @@ def load_embedder(path: Path, options: Mapping[str, Any]) -> Any:
     _check_kind(path)
     model = _load(SentenceTransformer, path, options)
     if model.truncate_dim is not None:  # `encode` does it, which is not called here
-        model.append(Leading(model.truncate_dim))
+        model.append(TruncateDim(model.truncate_dim))
     return model
 
 

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
-from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
-from langchain_gpu.engine.runtimes.loss import Loss
+from langchain_gpu.engine.runtimes.conversion_cache import conversion_folder, fingerprint, make_once
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.runtimes.onnx_files import (
     MODEL,
@@ -46,6 +45,7 @@ from langchain_gpu.engine.runtimes.providers import (
     SessionPlan,
     open_session,
 )
+from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
 from langchain_gpu.engine.runtimes.tasks import EMBED, FastTokenizer, Task
 from langchain_gpu.events import Fallback, Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
@@ -110,7 +110,7 @@ class OnnxEncoder(ModulesEncoder):
         self._wanted_dtype = dtype
         self._path, self._options, self._fallback = path, options, fallback
         self._on_event = on_event
-        self._loss: Loss | None = None
+        self._loss: QuantizationLoss | None = None
         self._samples = tuple(calibration) or SAMPLES
         self._max_tokens = max_tokens or _MOST_TOKENS
         self._scratch: list[tempfile.TemporaryDirectory[str]] = []
@@ -178,7 +178,7 @@ class OnnxEncoder(ModulesEncoder):
     def _start(self, device: Device, choice: str | None) -> None:
         self._device, self._session = device, None  # never two sessions at once
         first = self._model[0].model.device.type != "meta"
-        kept = kept_folder("onnx") / fingerprint(
+        kept = conversion_folder("onnx") / fingerprint(
             self._path, {**self._options, "form": _FORM}, _TOOLS
         )
         self._plan = SessionPlan(
@@ -238,7 +238,7 @@ class OnnxEncoder(ModulesEncoder):
             return self._own
         folder = self._make(kept, self.dtype)
         if self.dtype == "int8":
-            self._loss = Loss.read(folder)
+            self._loss = QuantizationLoss.read(folder)
             logger.info("int8 of %s: %s", self._path.name, self._loss)
         return OnnxFile(folder / MODEL, self.dtype, self._names, own=False)
 
@@ -279,7 +279,7 @@ class OnnxEncoder(ModulesEncoder):
         ours, theirs = (
             np.concatenate([run(self._features([text])) for text in self._samples]) for run in found
         )
-        loss = Loss.of(theirs, ours)
+        loss = QuantizationLoss.of(theirs, ours)
         if not loss.bearable:
             raise NotConvertibleError(f"int8 loses too much of this model: {loss}")
         loss.save(folder)

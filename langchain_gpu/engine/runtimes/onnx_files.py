@@ -20,7 +20,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
-from langchain_gpu.engine.runtimes import loss
+from langchain_gpu.engine.runtimes import quantization_loss
 from langchain_gpu.engine.runtimes.traced import LEAST_COSINE, Traced, cosines, quietly
 from langchain_gpu.utils.errors import first_line
 
@@ -29,7 +29,7 @@ Run = Callable[[Inputs], Vectors]
 
 # What a copy may differ by at most, as the cosine of the worst row. Half precision and integers
 # round; below these it is no rounding.
-LEAST = {"float32": LEAST_COSINE, "float16": 0.999, "int8": loss.LEAST_COSINE}
+LEAST = {"float32": LEAST_COSINE, "float16": 0.999, "int8": quantization_loss.LEAST_COSINE}
 _OPSET = 17  # the first with LayerNormalization in one piece
 MODEL = "model.onnx"
 _TYPES = {

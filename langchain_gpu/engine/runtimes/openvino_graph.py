@@ -16,7 +16,7 @@ import openvino.opset13 as ops
 import torch
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.runtimes.openvino_first import first_token_only
+from langchain_gpu.engine.runtimes.openvino_first_token import first_token_only
 from langchain_gpu.engine.runtimes.openvino_nodes import ATTENTION_INPUTS, constant, is_kind
 
 _HEADS_FIRST = [0, 2, 1, 3]

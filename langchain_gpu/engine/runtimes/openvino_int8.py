@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
-from langchain_gpu.engine.runtimes.loss import Loss
+from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 from langchain_gpu.engine.runtimes.openvino_core import apart, core
-from langchain_gpu.engine.runtimes.untold import untold
+from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
 
-with untold():
+with without_telemetry():
     import nncf
     from nncf.common.logging import nncf_logger, track_progress
 
@@ -58,7 +58,7 @@ def samples(given: Sequence[str]) -> list[str]:
 
 def quantize(
     program: Any, features: Callable[[Sequence[str]], Inputs], texts: Sequence[str], hint: str
-) -> tuple[Any, Loss]:
+) -> tuple[Any, QuantizationLoss]:
     """Return a program that multiplies in integers, and what that costs.
 
     Args:
@@ -76,7 +76,7 @@ def quantize(
     shown = sorted((text for text in dict.fromkeys(texts) if text not in kept), key=len) or held
     batches = [features(shown[at : at + _BATCH]) for at in range(0, len(shown), _BATCH)]
     try:
-        with untold(), _silent():
+        with without_telemetry(), _silent():
             quantized = partial(
                 nncf.quantize,
                 program.clone(),
@@ -93,7 +93,7 @@ def quantize(
     except Exception as error:
         raise NotConvertibleError(f"the model cannot be quantized: {error}") from error
     parts = [features(held[at : at + _BATCH]) for at in range(0, len(held), _BATCH)]
-    loss = Loss.of(_run(program, "f32", parts), _run(result, hint, parts))
+    loss = QuantizationLoss.of(_run(program, "f32", parts), _run(result, hint, parts))
     if not loss.bearable:
         raise NotConvertibleError(f"the model does not stand integers: {loss}")
     return result, loss

@@ -17,11 +17,12 @@ import torch
 import transformers
 
 from langchain_gpu.engine.backends import NotConvertibleError
+from langchain_gpu.engine.runtimes.conversion_cache import conversion_folder, fingerprint, make_once
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
-from langchain_gpu.engine.runtimes.kept import fingerprint, kept_folder, make_once
-from langchain_gpu.engine.runtimes.loss import Loss
+from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
+from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
 from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.engine.runtimes.traced import (
     LEAST_COSINE,
@@ -29,7 +30,6 @@ from langchain_gpu.engine.runtimes.traced import (
     likeness,
     quietly,
 )
-from langchain_gpu.engine.runtimes.untold import untold
 
 logger = logging.getLogger(__name__)
 # Counts up when the same model would be converted to another program.
@@ -131,7 +131,7 @@ def quantized(
 
     name = f"{home.name}-int8-{hashlib.sha256(what).hexdigest()[:16]}"
     folder, scratch = make_once(home.with_name(name), make)
-    loss = str(Loss.read(folder))
+    loss = str(QuantizationLoss.read(folder))
     logger.info("int8 of %s: %s", recipe.path.name, loss)
     return Program(core().read_model(folder / _FILE), loss, scratch)
 
@@ -140,7 +140,7 @@ def _home(recipe: Recipe) -> Path:
     """Return where the float32 program belongs."""
     tools = (openvino, torch, transformers, sentence_transformers)
     options = {**recipe.options, "form": _FORM, "task": recipe.task.output}
-    return kept_folder("openvino") / fingerprint(recipe.path, options, tools)
+    return conversion_folder("openvino") / fingerprint(recipe.path, options, tools)
 
 
 def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
@@ -183,7 +183,7 @@ def _convert(recipe: Recipe, modules: torch.nn.Sequential) -> Any:
 
 def _trace(recipe: Recipe, module: torch.nn.Module) -> Any:
     try:
-        with untold(), quietly():
+        with without_telemetry(), quietly():
             program = openvino.convert_model(
                 module, example_input=recipe.inputs(recipe.task.example)
             )

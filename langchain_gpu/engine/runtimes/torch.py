@@ -17,10 +17,10 @@ from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, ke
 from langchain_gpu.engine.runtimes.buckets import Filled, view
 from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
 from langchain_gpu.engine.runtimes.graphs import LARGEST_HIDDEN, Graphs
-from langchain_gpu.engine.runtimes.landing import land, pinned
 from langchain_gpu.engine.runtimes.modules import DTYPES, ModulesEncoder
 from langchain_gpu.engine.runtimes.packed import PackedBatch, Packer, positions_of, prove
 from langchain_gpu.engine.runtimes.tasks import EMBED, Task
+from langchain_gpu.engine.runtimes.transfers import copy_to_host, pinned
 from langchain_gpu.engine.tasks.embed import TextTokenizer
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory
@@ -130,7 +130,7 @@ class TorchEncoder(ModulesEncoder):
         """See `Encoder.forward`."""
         try:
             vectors = self._rows_of(features)
-            return land(vectors, self._device.torch_name)
+            return copy_to_host(vectors, self._device.torch_name)
         except Exception as error:
             if self._graphs is not None and is_out_of_memory(error):
                 self._graphs.clear()  # what was recorded keeps its memory; the batch comes first

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from langchain_gpu.engine.runtimes.untold import untold_import
+from langchain_gpu.engine.runtimes.no_telemetry import importing_without_telemetry
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_one_that_runs_already_stops_its_reports(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv(SWITCH, raising=False)
     stopped: list[bool] = []
     monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: stopped.append(True))
-    with untold_import():
+    with importing_without_telemetry():
         assert os.environ[SWITCH] == "1"
     assert SWITCH not in os.environ
     assert stopped
@@ -56,6 +56,6 @@ def test_one_that_runs_already_stops_its_reports(monkeypatch: pytest.MonkeyPatch
 def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "0")
     monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: pytest.fail("not asked"))
-    with untold_import():
+    with importing_without_telemetry():
         assert os.environ[SWITCH] == "0"
     assert os.environ[SWITCH] == "0"

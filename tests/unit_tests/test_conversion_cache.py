@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from langchain_gpu.embeddings import GPUEmbeddings
-from langchain_gpu.engine.runtimes.kept import make_once
+from langchain_gpu.engine.runtimes.conversion_cache import make_once
 
 Tiny = Callable[[str], str]
 

@@ -15,7 +15,7 @@ _FILE = "loss.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class QuantizationLoss:
     """What integers cost, on texts that were not used to make them.
 
     Attributes:
@@ -29,7 +29,7 @@ class Loss:
     texts: int
 
     @classmethod
-    def of(cls, exact: Vectors, rounded: Vectors) -> Loss:
+    def of(cls, exact: Vectors, rounded: Vectors) -> QuantizationLoss:
         """Compare vectors of the same texts. Shapes (texts, dimension)."""
         found = cosines(exact, rounded)
         return cls(float(found.min()), float(found.mean()), len(found))
@@ -51,9 +51,9 @@ class Loss:
         (folder / _FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> Loss:
+    def read(cls, folder: Path) -> QuantizationLoss:
         """Read what `save` wrote."""
         return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
 
 
-__all__ = ["LEAST_COSINE", "Loss"]
+__all__ = ["LEAST_COSINE", "QuantizationLoss"]

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from langchain_gpu.engine.ahead import ahead
+from langchain_gpu.engine.prefetch import prefetch
 
 
 def test_order_is_kept() -> None:
-    assert list(ahead(range(100), 3)) == list(range(100))
+    assert list(prefetch(range(100), 3)) == list(range(100))
 
 
 def test_the_source_runs_ahead_but_no_further_than_asked() -> None:
@@ -23,7 +23,7 @@ def test_the_source_runs_ahead_but_no_further_than_asked() -> None:
                 reached.set()
             yield number
 
-    iterator = ahead(source(), 2)
+    iterator = prefetch(source(), 2)
     assert next(iterator) == 0
     assert reached.wait(5), "the source waits for the consumer"
     assert max(seen) <= 2
@@ -35,7 +35,7 @@ def test_an_error_reaches_the_consumer_after_the_good_items() -> None:
         yield 1
         raise ValueError("broken source")
 
-    iterator = ahead(source(), 2)
+    iterator = prefetch(source(), 2)
     assert next(iterator) == 1
     with pytest.raises(ValueError, match="broken source"):
         next(iterator)
@@ -50,7 +50,7 @@ def test_leaving_early_closes_the_source() -> None:
         finally:
             closed.set()
 
-    iterator = ahead(source(), 1)
+    iterator = prefetch(source(), 1)
     next(iterator)
     iterator.close()
     assert closed.wait(5)
@@ -58,5 +58,5 @@ def test_leaving_early_closes_the_source() -> None:
 
 def test_no_thread_stays() -> None:
     before = threading.active_count()
-    assert sum(ahead(range(10), 2)) == 45
+    assert sum(prefetch(range(10), 2)) == 45
     assert threading.active_count() == before

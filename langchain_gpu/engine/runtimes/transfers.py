@@ -18,7 +18,7 @@ class Event(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class HostCopy:
     """Rows on their way into host memory.
 
     Attributes:
@@ -36,7 +36,7 @@ class Landing:
         return vectors
 
 
-def land(vectors: torch.Tensor, name: str) -> Pending:
+def copy_to_host(vectors: torch.Tensor, name: str) -> Pending:
     """Start the copy of rows into host memory.
 
     Args:
@@ -50,7 +50,7 @@ def land(vectors: torch.Tensor, name: str) -> Pending:
     host.copy_(vectors, non_blocking=True)
     event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(name))
-    return Landing(host, event)
+    return HostCopy(host, event)
 
 
 def pinned(features: dict[str, Any]) -> dict[str, Any]:

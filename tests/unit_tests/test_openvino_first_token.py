@@ -11,7 +11,7 @@ import openvino.opset13 as ops
 import pytest
 from sentence_transformers import CrossEncoder
 
-from langchain_gpu.engine.runtimes.openvino_first import first_token_only
+from langchain_gpu.engine.runtimes.openvino_first_token import first_token_only
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
 from tests.unit_tests.traced_programs import (
     SEEN,

@@ -21,7 +21,7 @@ class Asks(Protocol[PartT_contra, T_co]):
         """Ask."""
 
 
-class Cuts:
+class Truncation:
     """Has a server cut what is too long, so that it is not silent.
 
     A server that is told to cut does not say whether it did. So it is asked to refuse, and told to

@@ -18,7 +18,7 @@ _SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
 @contextmanager
-def untold() -> Iterator[None]:
+def without_telemetry() -> Iterator[None]:
     """Use OpenVINO's tools as if the user had declined their telemetry, one thread at a time."""
     try:
         from openvino_telemetry import main
@@ -39,7 +39,7 @@ def untold() -> Iterator[None]:
 
 
 @contextmanager
-def untold_import() -> Iterator[None]:
+def importing_without_telemetry() -> Iterator[None]:
     """Import ONNX Runtime in here, as if the user had declined its telemetry.
 
     A choice of the user, by the variable that ONNX Runtime reads, stays what it is. Where somebody
@@ -59,4 +59,4 @@ def untold_import() -> Iterator[None]:
         runtime.disable_telemetry_events()
 
 
-__all__ = ["untold", "untold_import"]
+__all__ = ["importing_without_telemetry", "without_telemetry"]

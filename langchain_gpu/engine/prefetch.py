@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Iterate `source` on a thread of its own, `depth` results ahead of the consumer.
+def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Iterate `source` on a thread of its own, `depth` results prefetch of the consumer.
 
     `depth` is the only back-pressure. An error in the source is raised here, where the consumer
     waits. Closing this iterator early closes the source.

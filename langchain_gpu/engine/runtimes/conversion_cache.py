@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _LIST = "files.json"  # what a folder holds, in bytes by name
 
 
-def kept_folder(kind: str) -> Path:
+def conversion_folder(kind: str) -> Path:
     """Return where the models converted for the runtime `kind` lie, in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "langchain-gpu" / kind

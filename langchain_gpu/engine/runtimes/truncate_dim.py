@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class Leading(torch.nn.Module):
+class TruncateDim(torch.nn.Module):
     """Keeps the leading dimensions, as `encode` of sentence-transformers does behind its modules.
 
     Args:
@@ -24,4 +24,4 @@ class Leading(torch.nn.Module):
         return features
 
 
-__all__ = ["Leading"]
+__all__ = ["TruncateDim"]

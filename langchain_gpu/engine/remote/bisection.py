@@ -28,7 +28,7 @@ ItemsT = TypeVar("ItemsT", bound=Sliceable)
 Rows = NDArray[np.float32]
 
 
-async def by_halves(
+async def ask_by_bisection(
     items: ItemsT,
     ask: Callable[[ItemsT], Awaitable[Rows]],
     name: Callable[[ItemsT, ServerError], Exception],
@@ -70,7 +70,9 @@ async def by_halves(
         return skip(items, fault)
     middle = (len(items) + 1) // 2
     parts = (items[:middle], items[middle:])
-    further = partial(by_halves, ask=ask, name=name, too_many=too_many, skip=skip, suspect=suspect)
+    further = partial(
+        ask_by_bisection, ask=ask, name=name, too_many=too_many, skip=skip, suspect=suspect
+    )
     rows = np.concatenate([await further(part) for part in parts])
     if not np.isnan(rows).any():  # where an item was skipped, their number was not the reason
         too_many(len(items))

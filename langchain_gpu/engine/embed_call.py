@@ -15,7 +15,7 @@ from langchain_gpu.engine.tasks.embed import EmbedOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class EmbedCall:
     """One call, read before the model is there and completed once it is.
 
     Attributes:
@@ -60,4 +60,4 @@ class Ask:
         return self.output.apply(self.kwargs.finish(vectors))
 
 
-__all__ = ["Ask"]
+__all__ = ["EmbedCall"]

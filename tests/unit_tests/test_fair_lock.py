@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from langchain_gpu.engine.turns import Turns
+from langchain_gpu.engine.fair_lock import FairLock
 
 
-def wait_for(turns: Turns, callers: int) -> None:
+def wait_for(turns: FairLock, callers: int) -> None:
     deadline = time.monotonic() + 20
     while turns.callers != callers:
         assert time.monotonic() < deadline
@@ -18,7 +18,7 @@ def wait_for(turns: Turns, callers: int) -> None:
 
 
 @contextmanager
-def turn_of(turns: Turns) -> Iterator[None]:
+def turn_of(turns: FairLock) -> Iterator[None]:
     turn = turns.take()
     try:
         yield
@@ -27,7 +27,7 @@ def turn_of(turns: Turns) -> Iterator[None]:
 
 
 def test_in_the_order_of_arrival() -> None:
-    turns, order, threads = Turns(), [], []
+    turns, order, threads = FairLock(), [], []
 
     def go(number: int) -> None:
         with turn_of(turns):
@@ -45,7 +45,7 @@ def test_in_the_order_of_arrival() -> None:
 
 
 def test_whoever_holds_it_again_and_again_lets_others_in() -> None:
-    turns, stop = Turns(), threading.Event()
+    turns, stop = FairLock(), threading.Event()
 
     def hog() -> None:
         while not stop.is_set():
@@ -63,7 +63,7 @@ def test_whoever_holds_it_again_and_again_lets_others_in() -> None:
 
 
 def test_an_error_inside_passes_it_on() -> None:
-    turns = Turns()
+    turns = FairLock()
     with pytest.raises(ValueError, match="x"), turn_of(turns):
         raise ValueError("x")
     with turn_of(turns):
@@ -71,7 +71,7 @@ def test_an_error_inside_passes_it_on() -> None:
 
 
 def test_who_gives_up_waiting_is_passed_over(press_ctrl_c: Callable[[], None]) -> None:
-    turns, order = Turns(), list[str]()
+    turns, order = FairLock(), list[str]()
     go = threading.Event()
 
     def first() -> None:

@@ -20,7 +20,7 @@ class _Turn:
         self.before: _Turn | None = None
 
 
-class Turns:
+class FairLock:
     """A mutex that is handed over in the order of arrival.
 
     A `threading.Lock` goes to whoever is running when it becomes free, which is the thread that

@@ -19,10 +19,10 @@ from pydantic import ConfigDict
 from typing_extensions import override
 
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
+from langchain_gpu.generators.cancel_group import current_group
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.parallel import generate_all_async
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.language_models.base import check_plain
 from langchain_gpu.language_models.batches import AnswersBatches, Configs
 from langchain_gpu.language_models.calls import configs_of, langchain_errors, tell_async, told
@@ -218,7 +218,7 @@ class GPULLM(AnswersBatches, BaseLLM):
             check_plain(generator)
             if not self._tells(requests):
                 return self._result(generator, generator.generate(requests))
-            with wanted_here().reading(generator.stream(requests[0])) as deltas:
+            with current_group().reading(generator.stream(requests[0])) as deltas:
                 return self._result(generator, [collect(told(deltas, run_manager))])
 
     @override

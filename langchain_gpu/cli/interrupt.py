@@ -34,7 +34,9 @@ def _end(*_: object) -> None:
     try:
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), _SHOW_CURSOR)
-        if door := sys.modules.get("langchain_gpu.llama.door"):  # nothing is imported this late
-            door.close_all()
+        if endpoint := sys.modules.get(
+            "langchain_gpu.llama.endpoint"
+        ):  # nothing is imported this late
+            endpoint.close_all()
     finally:
         os._exit(STATUS)

@@ -6,6 +6,6 @@ from langchain_gpu.doctor.draw import render
 from langchain_gpu.doctor.proofs import Proof
 from langchain_gpu.doctor.redact import redact
 from langchain_gpu.doctor.report import report
-from langchain_gpu.doctor.together import prove
+from langchain_gpu.doctor.waves import prove
 
 __all__ = ["Proof", "prove", "redact", "render", "report"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from langchain_gpu.doctor.needs import PACKAGE
-from langchain_gpu.doctor.words import (
+from langchain_gpu.doctor.figures import (
     device_facts,
     device_name,
     proof_place,
     proof_result,
     verdict,
 )
+from langchain_gpu.doctor.needs import PACKAGE
 from langchain_gpu.utils.extras import require
 
 if TYPE_CHECKING:

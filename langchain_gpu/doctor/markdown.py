@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_gpu.doctor.needs import PACKAGE
-from langchain_gpu.doctor.words import (
+from langchain_gpu.doctor.figures import (
     device_facts,
     device_name,
     proof_place,
     proof_result,
     verdict,
 )
+from langchain_gpu.doctor.needs import PACKAGE
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from langchain_gpu.doctor.judge import judge
 from langchain_gpu.doctor.needs import extras_of, read_needs, version_problems, versions_of
 from langchain_gpu.doctor.proofs import Proof
 from langchain_gpu.doctor.system import system_problems
-from langchain_gpu.doctor.together import prove
+from langchain_gpu.doctor.waves import prove
 from langchain_gpu.doctor.wheels import wheel_problems
 from langchain_gpu.hardware.advice import advice
 from langchain_gpu.hardware.devices import Device, dtype_reason, list_devices, problems

@@ -18,7 +18,7 @@ from langchain_gpu.engine.encoder import Encoder
 from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
-from langchain_gpu.utils.backoff import Patience
+from langchain_gpu.utils.backoff import Backoff
 
 # Computed tokens per batch that keep a device busy. On a CPU a batch's activations should stay in
 # the cache; a GPU wants enough work to fill it; a server plans for itself.
@@ -40,7 +40,7 @@ class Probed(Protocol):
 
 
 class Budget:
-    """Computed tokens per batch on one device: down when memory runs out, up with `Patience`.
+    """Computed tokens per batch on one device: down when memory runs out, up with `Backoff`.
 
     Args:
         device: Its short name.
@@ -68,7 +68,7 @@ class Budget:
         self._learn = learn
         self._room = room
         self._believed = tokens  # what fits when nobody else takes the memory, as far as one knows
-        self._patience = Patience()
+        self._backoff = Backoff()
         self._lock = threading.Lock()  # batches land on the threads of their callers
 
     def failed(self, cost: int) -> BudgetChanged | None:
@@ -85,7 +85,7 @@ class Budget:
                 self._believed = half
                 if self._learn is not None:
                     self._learn(half)
-            self._patience.failed()
+            self._backoff.failed()
             return self._set(half)
 
     def finished(self, cost: int) -> BudgetChanged | None:
@@ -93,7 +93,7 @@ class Budget:
         with self._lock:
             if self.tokens >= self._most or 2 * cost <= self.tokens:
                 return None
-            if not self._patience.enough():
+            if not self._backoff.succeeded():
                 return None
             more = min(self._most, 2 * self.tokens)
             if self._room is not None:

@@ -103,7 +103,7 @@ class Request:
         return bool(self.tools) and self.tool_choice not in ("auto", "none")
 
     @property
-    def held(self) -> bool:
+    def constrained(self) -> bool:
         """Whether the answer is held to a format."""
         asked = self.response_format is not None and self.response_format.get("type") != "text"
         return asked or self.must_call

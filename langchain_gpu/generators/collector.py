@@ -120,7 +120,7 @@ class Collector:
             left = [row for row in self._running if not row.done]
             self._waiting.extendleft(reversed(left))
             self._running = ()
-            while self._waiting and not left and (patience := self._patience()) > 0:
+            while self._waiting and not left and (patience := self._backoff()) > 0:
                 self._changed.wait(patience)
             rows: list[Row] = []
             while self._waiting and len(rows) < self._most:
@@ -139,7 +139,7 @@ class Collector:
             return True
         return (len(rows) + 1) * max(each.need for each in (*rows, row)) <= self.budget
 
-    def _patience(self) -> float:
+    def _backoff(self) -> float:
         """Seconds to wait for company."""
         coming = sum(min(party.coming, party.width) for party in self._parties)
         if not coming or len(self._waiting) >= self._most:

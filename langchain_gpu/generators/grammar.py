@@ -12,7 +12,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
-from langchain_gpu.generators.held import schema_of
+from langchain_gpu.generators.constraints import schema_of
 
 
 class Grammars:

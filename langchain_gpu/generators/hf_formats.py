@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu.generators.base import Completion, Delta, Request
-from langchain_gpu.generators.held import held_format
+from langchain_gpu.generators.constraints import constraint_of
 from langchain_gpu.generators.hermes import Parsed, calls_in_text
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.rows import Row
@@ -31,7 +31,7 @@ class Formats:
             ImportError: llguidance is not installed.
             ValueError: The format cannot be enforced.
         """
-        wanted = held_format(request)
+        wanted = constraint_of(request)
         if wanted is None:
             return None
         require("llguidance", extra="grammar")
@@ -53,7 +53,7 @@ class Formats:
         templates teach, or in bare JSON.
         """
         tools = request.callable_tools
-        if not tools or request.held:
+        if not tools or request.constrained:
             return Recovery(tools)
         tokenizer = self._hf.tokenizer
         if not getattr(tokenizer, "response_template", None):

@@ -14,10 +14,10 @@ from langchain_gpu.events import BudgetChanged, emit, warn_fallback
 from langchain_gpu.generators import hf_load
 from langchain_gpu.generators.collector import Collector
 from langchain_gpu.generators.hf_forward import forward
-from langchain_gpu.generators.hf_place import device_map, is_parted, plan_model
+from langchain_gpu.generators.hf_placement import device_map, is_parted, plan_model
 from langchain_gpu.generators.options import Options
-from langchain_gpu.generators.room import Room
 from langchain_gpu.generators.rows import Row
+from langchain_gpu.generators.token_budget import TokenBudget
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
 from langchain_gpu.planner import ComponentPlan
@@ -50,7 +50,7 @@ class HFModel:
         self.model: Any = self._load(path)
         self.ends = _end_tokens(self.model, self.tokenizer)
         self.rows = Collector(self._generate, most)
-        self._room = Room()
+        self._budget = TokenBudget()
 
     @property
     def window(self) -> int | None:
@@ -176,20 +176,20 @@ class HFModel:
                 raise
             problem = error.with_traceback(None)  # it would hold the tensors that must go
         if problem is None:
-            old = self._room.finished(*_size(rows))
+            old = self._budget.finished(*_size(rows))
             if old is not None:
                 self._bound(old)
             return
         release(self.device)
         rows = [row for row in rows if not row.done]
         if len(rows) > 1:
-            self._bound(self._room.failed(*_size(rows)))
+            self._bound(self._budget.failed(*_size(rows)))
             half = len(rows) // 2
             self._advance(rows[:half])
             self._advance(rows[half:])
         elif rows and self._may_fall_back:
             self.model = self._to_cpu(self._open, str(problem))
-            self._room.forget()
+            self._budget.forget()
             self.rows.budget = None
             self._advance(rows)
         elif rows:
@@ -197,7 +197,7 @@ class HFModel:
 
     def _bound(self, old: int) -> None:
         """Let later batches become as large as there is room for."""
-        self.rows.budget = self._room.tokens
+        self.rows.budget = self._budget.tokens
         if self.rows.budget is not None:
             changed = BudgetChanged(
                 device=str(self.device), old_tokens=old, new_tokens=self.rows.budget

@@ -19,8 +19,8 @@ from langchain_gpu.generators.base import (
     ToolCall,
     Usage,
 )
-from langchain_gpu.generators.llama_body import body_of, explained
-from langchain_gpu.generators.llama_start import start
+from langchain_gpu.generators.llama_load import start
+from langchain_gpu.generators.llama_request import body_of, explained
 from langchain_gpu.generators.options import Options, check_llama_cpp
 from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Sink, pushed
@@ -29,7 +29,7 @@ from langchain_gpu.generators.toolcalls import Recovery
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.llama.server import LlamaServer
-from langchain_gpu.utils.slots import Seat
+from langchain_gpu.utils.slots import Slot
 
 
 class LlamaCppGenerator:
@@ -90,7 +90,7 @@ class LlamaCppGenerator:
             ask = server.chat if request.prompt is None else server.complete
             # llama.cpp has a queue of its own, but reads what stands there, for seconds, before it
             # asks whether anybody wants the answer still.
-            place = server.places.taken(Seat(), unwanted=lambda: sink(None))
+            place = server.slots.taken(Slot(), unwanted=lambda: sink(None))
             with suppress(CancelledError), _explained(), place:
                 ask(body, chunks)
                 chunks.finish()

@@ -13,7 +13,7 @@ from typing import Any
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of, path_of
 from langchain_gpu.generators.ollama_models import Model, fetch, missing
-from langchain_gpu.generators.ollama_place import (
+from langchain_gpu.generators.ollama_placement import (
     Placed,
     by_plan,
     device_of,
@@ -27,7 +27,7 @@ from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.toolcalls import no_tools
-from langchain_gpu.generators.way import Way
+from langchain_gpu.generators.transport import Transport
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers import address
 from langchain_gpu.servers.deadline import within
@@ -190,20 +190,22 @@ class OllamaGenerator(RemoteGenerator):
             logger.warning("cannot see where %s runs now: %s", self._model.name, error)
 
     async def _answer(
-        self, path: str, body: dict[str, Any], way: Way, seconds: float, put: Put
+        self, path: str, body: dict[str, Any], transport: Transport, seconds: float, put: Put
     ) -> None:
-        async with way.attempts(seconds) as attempts:
+        async with transport.attempts(seconds) as attempts:
             try:
-                await attempts(self._attempt, path, body, way, put)
+                await attempts(self._attempt, path, body, transport, put)
             except RefusedError as error:
-                raise await way.beside(self._explained(error)) from None
+                raise await transport.beside(self._explained(error)) from None
 
-    async def _attempt(self, path: str, body: dict[str, Any], way: Way, put: Put) -> None:
+    async def _attempt(
+        self, path: str, body: dict[str, Any], transport: Transport, put: Put
+    ) -> None:
         pieces = Pieces(self._client.host)
-        await put_all(pieces, put, partial(way.wire.stream, path, body))
+        await put_all(pieces, put, partial(transport.client.stream, path, body))
         last = pieces.end()
         if ((pieces.last or {}).get("load_duration") or 0) > _RELOADED:
-            await way.beside(self._look_again())
+            await transport.beside(self._look_again())
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
         elif body.get("truncate") is False:

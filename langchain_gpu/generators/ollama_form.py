@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, FinishReason, Message, Request, ToolCall, Usage
-from langchain_gpu.generators.held import held_format, schema_of
+from langchain_gpu.generators.constraints import constraint_of, schema_of
 from langchain_gpu.generators.toolcalls import new_call_id, with_objects
 from langchain_gpu.servers.errors import BadAnswerError
 
@@ -74,7 +74,7 @@ def body_of(
     if request.callable_tools:
         body["tools"] = list(request.tools)
     # Ollama has no choice of tools; a schema enforces it.
-    if (wanted := held_format(request)) is not None:
+    if (wanted := constraint_of(request)) is not None:
         body["format"] = _format(wanted)
     asked = _asked(request, beside)
     return body | asked | {"model": model, "stream": True, "options": {**options, **load}}

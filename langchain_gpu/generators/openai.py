@@ -15,7 +15,7 @@ from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
 from langchain_gpu.generators.openai_route import Route, explained, route_of
 from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, put_all
-from langchain_gpu.generators.way import Way
+from langchain_gpu.generators.transport import Transport
 from langchain_gpu.servers import address
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.openai import OpenAIClient
@@ -120,12 +120,12 @@ class OpenAIGenerator(RemoteGenerator):
             return len(self._tokens({"content": prompt, "add_special": False}))
         return len(self._tokens({"model": self._name, **chat}))
 
-    async def _answer(self, route: Route, way: Way, seconds: float, put: Put) -> None:
-        async with way.attempts(seconds) as attempts:
+    async def _answer(self, route: Route, transport: Transport, seconds: float, put: Put) -> None:
+        async with transport.attempts(seconds) as attempts:
             try:
                 if route.unbounded:
-                    route = await way.beside(self._bounded(route))
-                await attempts(self._attempt, route, way, put)
+                    route = await transport.beside(self._bounded(route))
+                await attempts(self._attempt, route, transport, put)
             except RefusedError as error:
                 raise explained(error, self._client.host, self._served, route) from None
 
@@ -145,19 +145,19 @@ class OpenAIGenerator(RemoteGenerator):
             raise PromptTooLongError(tokens, window, "have it served with a larger window")
         return route.bounded(window - tokens)
 
-    async def _attempt(self, route: Route, way: Way, put: Put) -> None:
+    async def _attempt(self, route: Route, transport: Transport, put: Put) -> None:
         body = route.body
         if not self._asks_usage:
             body = {name: value for name, value in body.items() if name != "stream_options"}
         pieces = route.pieces(self._client.host)
-        ask = partial(way.wire.stream, self._served.base + route.path, body)
+        ask = partial(transport.client.stream, self._served.base + route.path, body)
         try:
             await put_all(pieces, put, ask)
         except RefusedError as error:
             if "stream_options" not in body or "stream_options" not in error.detail:
                 raise
             self._asks_usage = False
-            await self._attempt(route, way, put)
+            await self._attempt(route, transport, put)
             return
         last = pieces.end()
         if last.usage is None:

@@ -8,9 +8,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import aclosing
 
 from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
+from langchain_gpu.generators.cancel_group import CancelGroup, current_group
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.generators.together import Together, wanted_here
 
 
 def generate_all(
@@ -22,12 +22,12 @@ def generate_all(
         BaseException: What the first failing request raised; the others are canceled.
     """
     if len(requests) == 1:
-        with wanted_here().reading(stream(requests[0])) as deltas:
+        with current_group().reading(stream(requests[0])) as deltas:
             return [collect(deltas)]
-    together = Together()
+    group = CancelGroup()
 
     def answer(request: Request) -> Completion:
-        with together.reading(stream(request)) as deltas:
+        with group.reading(stream(request)) as deltas:
             return collect(deltas)
 
     with ThreadPoolExecutor(max(1, min(width, len(requests)))) as pool:
@@ -38,7 +38,7 @@ def generate_all(
         finally:  # interrupted or not: leaving the pool waits for all that still runs
             for future in futures:
                 future.cancel()
-            together.stop()
+            group.stop()
         for future in done:
             future.result()  # raises what failed first
         return [future.result() for future in futures]

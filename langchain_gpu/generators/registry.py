@@ -120,7 +120,7 @@ def check_name(backend: str) -> None:
 
 
 def choose(
-    model: str, backend: str = "auto", options: Options | None = None, *, held: bool = False
+    model: str, backend: str = "auto", options: Options | None = None, *, constrained: bool = False
 ) -> Choice:
     """Find the model's files, or the server that has it, and the engine; loads nothing.
 
@@ -132,7 +132,7 @@ def choose(
         model: A file, a folder or a name.
         backend: Which engine, or `"auto"`.
         options: What the engine will be asked. Nothing is fetched for what it refuses.
-        held: Whether answers will be held to a format, for which an engine may need more.
+        constrained: Whether answers will be held to a format, for which an engine may need more.
 
     Raises:
         ModelNotFoundError: There are no such files; the message lists what was tried.
@@ -154,7 +154,7 @@ def choose(
         remote_code=bool(load.get("trust_remote_code")),
         check=partial(check_quantization, name=model, asked=load.get("quantization_config")),
     )
-    check = partial(_check, options=options, held=held)
+    check = partial(_check, options=options, constrained=constrained)
     if backend == "auto":
         return _by_files(model, find, check)
     kind: Format = "gguf" if backend == "llama_cpp" or _is_gguf(model) else "safetensors"
@@ -162,7 +162,7 @@ def choose(
     return Choice(backend, model, f"backend={backend!r} was asked for", find(model, kind=kind))
 
 
-def _check(backend: str, kind: Format, options: Options, *, held: bool) -> None:
+def _check(backend: str, kind: Format, options: Options, *, constrained: bool) -> None:
     """Refuse what the engine would refuse, and say what it lacks, before a model is fetched."""
     if backend in _CHECKS:
         _CHECKS[backend](options)
@@ -172,7 +172,7 @@ def _check(backend: str, kind: Format, options: Options, *, held: bool) -> None:
             needs["accelerate"] = "local-gguf"
         if kind == "gguf":
             needs["gguf"] = "local-gguf"
-        if held:
+        if constrained:
             needs["llguidance"] = "grammar"
     for module, extra in needs.items():
         check_installed(module, extra=extra)

@@ -13,15 +13,15 @@ from langchain_gpu.generators.parallel import generate_all
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.streams import Stage, Timer, through
 from langchain_gpu.generators.toolcalls import Recovery
-from langchain_gpu.generators.way import InThread, OnLoop, Way, handed_out
+from langchain_gpu.generators.transport import InThread, OnLoop, Transport, handed_out
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.servers.client import Client
 from langchain_gpu.servers.errors import ServerError
-from langchain_gpu.utils.slots import Places
+from langchain_gpu.utils.slots import SlotPool
 
 Put = Callable[[Delta], Awaitable[object]]
 Take = Callable[[Any], Awaitable[object]]
-Answer = Callable[[Way, float, Put], Coroutine[Any, Any, None]]
+Answer = Callable[[Transport, float, Put], Coroutine[Any, Any, None]]
 _End = Callable[[BaseException | None], object]
 
 
@@ -57,7 +57,7 @@ class RemoteGenerator(ABC):
         self._client: Client = client
         self._options = options
         self._n_parallel = options.n_parallel or chats
-        self._places = Places(self._n_parallel)
+        self._slots = SlotPool(self._n_parallel)
         # Nothing on the client's thread holds this object: dropping it ends the thread.
         weakref.finalize(self, client.close)
 
@@ -86,12 +86,12 @@ class RemoteGenerator(ABC):
     def _started(self, request: Request, answer: Answer) -> Deltas:
         """Return an answer as a stream of its pieces, which asks when the first one is wanted.
 
-        A thread that reads it asks by itself, where the client has lines for that; for a task, and
-        for gRPC, the client's loop does.
+        A thread that reads it asks by itself, where the client has connections for that; for a
+        task, and for gRPC, the client's loop does.
 
         Args:
             request: What is asked.
-            answer: Makes the coroutine that asks the server. It is given the way to do so, the
+            answer: Makes the coroutine that asks the server. It is given the transport, the
                 seconds it may take, and where to put the pieces; what it raises comes out of the
                 stream.
 
@@ -109,13 +109,13 @@ class RemoteGenerator(ABC):
                 if (whole := read(piece)) is not None:
                     put(whole)
 
-            flight = client.start(answer(OnLoop(client, self._places, retries), seconds, pass_on))
+            flight = client.start(answer(OnLoop(client, self._slots, retries), seconds, pass_on))
             flight.then(end)
             return flight.cancel
 
-        if client.lines is None:
+        if client.connections is None:
             return Stoppable(begin)
-        way = InThread(client, client.lines, self._places, retries)
+        transport = InThread(client, client.connections, self._slots, retries)
 
         def read_here() -> Generator[Delta, None, None]:
             read = through(Timer(), calls)
@@ -124,9 +124,9 @@ class RemoteGenerator(ABC):
                 if (whole := read(piece)) is not None:
                     await handed_out(whole)
 
-            yield from way.read(answer(way, seconds, pass_on))
+            yield from transport.read(answer(transport, seconds, pass_on))
 
-        return Stoppable(begin, here=(read_here(), way.stop))
+        return Stoppable(begin, here=(read_here(), transport.stop))
 
     def _reader(self, request: Request) -> Stage:
         """Return what finds the calls that the server itself has not found."""

@@ -22,17 +22,17 @@ from langchain_gpu.generators.base import (
     PromptTooLongError,
     Request,
 )
+from langchain_gpu.generators.cancel_group import current_group
 from langchain_gpu.generators.hf_formats import Formats
 from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.hf_shared import shared_model
 from langchain_gpu.generators.hf_template import Template
 from langchain_gpu.generators.options import Options, check_transformers
-from langchain_gpu.generators.placing import place_model
+from langchain_gpu.generators.placement import place_model
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.rows import Row
 from langchain_gpu.generators.sampling import Rules
 from langchain_gpu.generators.streams import Timer, through
-from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.hardware.devices import Device
 
 _BATCH = 16
@@ -103,7 +103,7 @@ class TransformersGenerator:
             for row in rows:
                 row.cancel()
 
-        with wanted_here().waiting(cancel):
+        with current_group().waiting(cancel):
             self._open.rows.submit(rows)
             try:
                 answers = [row.wait() for row in rows]

@@ -11,9 +11,9 @@ from langchain_gpu.generators.hermes import calls_in_text
 from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, Take, put_all
 from langchain_gpu.generators.streams import Stage, collect
+from langchain_gpu.generators.transport import Transport
 from langchain_gpu.generators.triton_form import Form
 from langchain_gpu.generators.triton_pieces import Pieces
-from langchain_gpu.generators.way import Way
 from langchain_gpu.servers.errors import RefusedError
 from langchain_gpu.servers.triton import TritonClient
 from langchain_gpu.servers.triton_tensors import Arrays, Input
@@ -153,9 +153,9 @@ class TritonGenerator(RemoteGenerator):
         return self._template
 
     async def _answer(
-        self, request: Request, sent: list[Input], way: Way, seconds: float, put: Put
+        self, request: Request, sent: list[Input], transport: Transport, seconds: float, put: Put
     ) -> None:
-        async with way.attempts(seconds) as attempts:
+        async with transport.attempts(seconds) as attempts:
             try:
                 await attempts(self._attempt, request, sent, put)
             except RefusedError as error:

@@ -19,10 +19,10 @@ from pydantic import Field
 
 from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
+from langchain_gpu.generators.cancel_group import current_group
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, create
-from langchain_gpu.generators.together import wanted_here
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.language_models.calls import langchain_errors
 from langchain_gpu.language_models.settings import GeneratorSettings, seconds_of
@@ -130,7 +130,7 @@ class RunsGenerator(GeneratorSettings):
         """
         loaded = self._current()
         if _lacks_grammars(loaded, requests):
-            self._choose(loaded, held=True)
+            self._choose(loaded, constrained=True)
         with loaded.keeper.use(partial(self._load, loaded)) as generator:
             loaded.announced.tell(generator)
             yield generator
@@ -140,7 +140,7 @@ class RunsGenerator(GeneratorSettings):
         """Do the same as `_hold` without blocking."""
         loaded = self._current()
         if _lacks_grammars(loaded, requests):
-            await asyncio.to_thread(self._choose, loaded, held=True)
+            await asyncio.to_thread(self._choose, loaded, constrained=True)
         async with loaded.keeper.use_async(partial(self._load, loaded)) as generator:
             loaded.announced.tell(generator)
             yield generator
@@ -167,7 +167,7 @@ class RunsGenerator(GeneratorSettings):
         with self._hold(request) as generator, langchain_errors():
             if request.prompt is not None:
                 check_plain(generator)
-            with wanted_here().reading(generator.stream(request)) as deltas:
+            with current_group().reading(generator.stream(request)) as deltas:
                 yield generator, deltas
 
     @asynccontextmanager
@@ -190,10 +190,12 @@ class RunsGenerator(GeneratorSettings):
         self.loaded.settings = settings
         return self.loaded
 
-    def _choose(self, loaded: Loaded, *, held: bool = False) -> Choice:
+    def _choose(self, loaded: Loaded, *, constrained: bool = False) -> Choice:
         with loaded.lock:
             if loaded.choice is None:
-                loaded.choice = choose(self.model, self.backend, self._options(), held=held)
+                loaded.choice = choose(
+                    self.model, self.backend, self._options(), constrained=constrained
+                )
             return loaded.choice
 
     def _metadata(self, generator: Generator) -> dict[str, Any]:
@@ -206,8 +208,8 @@ def _lacks_grammars(loaded: Loaded, requests: Sequence[Request]) -> bool:
 
     Asked before the load, whose error others would get who want no format.
     """
-    held = any(request.held for request in requests)
-    return held and loaded.keeper.loaded is None and not is_installed("llguidance")
+    constrained = any(request.constrained for request in requests)
+    return constrained and loaded.keeper.loaded is None and not is_installed("llguidance")
 
 
 def check_plain(generator: Generator) -> None:

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
 from langchain_gpu.generators.base import Delta, PromptTooLongError
-from langchain_gpu.generators.together import Together
+from langchain_gpu.generators.cancel_group import CancelGroup
 from langchain_gpu.utils.integers import at_least_one
 
 InputT = TypeVar("InputT")
@@ -63,17 +63,17 @@ def as_answered(
     if len(inputs) == 1:
         yield 0, ask(inputs[0], configs[0])
         return
-    together = Together()
+    group = CancelGroup()
     pool = ThreadPoolExecutor(configs[0].get("max_concurrency"), "langchain-gpu-batch")
     try:
         futures: dict[Future[OutputT], int] = {
-            pool.submit(together.context().run, ask, each, its): at
+            pool.submit(group.context().run, ask, each, its): at
             for at, (each, its) in enumerate(zip(inputs, configs, strict=True))
         }
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
-        together.stop()
+        group.stop()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -15,12 +15,12 @@ import xllamacpp
 from numpy.typing import NDArray
 
 from langchain_gpu.llama.checks import check_gguf
-from langchain_gpu.llama.door import Door
+from langchain_gpu.llama.endpoint import Endpoint
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError, raise_error
 from langchain_gpu.llama.parameters import parameters
 from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.utils.forking import check_process
-from langchain_gpu.utils.slots import Places
+from langchain_gpu.utils.slots import SlotPool
 
 _alive: weakref.WeakSet[LlamaServer] = weakref.WeakSet()
 _left: list[LlamaServer] = []
@@ -33,7 +33,7 @@ class LlamaServer:
 
     Attributes:
         settings: How it was started.
-        places: Its slots; whoever chats holds one of them.
+        slots: Its slots; whoever chats holds one of them.
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
@@ -46,14 +46,14 @@ class LlamaServer:
         check_gguf(settings.path)
         self.settings = settings
         self.process: int = os.getpid()
-        self.places = Places(settings.n_parallel)
-        self._door = Door()
+        self.slots = SlotPool(settings.n_parallel)
+        self._endpoint = Endpoint()
         params = parameters(settings)
-        self._door.guard(params)
+        self._endpoint.guard(params)
         try:
             self._native = xllamacpp.Server(params)
         except RuntimeError as error:
-            self._door.close()
+            self._endpoint.close()
             size = settings.path.stat().st_size
             raise ModelLoadError(
                 f"{settings.path}: llama.cpp could not load this file of {size:,} bytes. It is "
@@ -63,7 +63,7 @@ class LlamaServer:
             ) from error
         # Answered once the server's loop runs: freed before that, a server would wait for ever.
         self._native.handle_metrics()
-        self._door.opened(self._native.listening_address)
+        self._endpoint.opened(self._native.listening_address)
         _alive.add(self)
 
     def chat(self, body: Mapping[str, Any], on_chunk: Callable[[dict[str, Any]], bool]) -> None:
@@ -159,7 +159,7 @@ class LlamaServer:
         """
         _left.append(self)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._native))  # the end of Python frees lists
-        self._door.leave()
+        self._endpoint.leave()
 
     def _stream(
         self,
@@ -189,7 +189,7 @@ class LlamaServer:
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call what the binding does not offer in process."""
-        answer = self._door.ask(method, path, body)
+        answer = self._endpoint.ask(method, path, body)
         raise_error(answer)
         return answer
 

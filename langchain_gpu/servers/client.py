@@ -1,4 +1,4 @@
-"""What every client of a server has: a name for messages, and a loop of its own."""
+"""What every client of a server has: a name for messages, and an event loop of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.servers.lines import Lines
+from langchain_gpu.servers.connections import ConnectionPool
 from langchain_gpu.servers.loop import Flight, Loop
 
 T = TypeVar("T")
@@ -15,27 +15,27 @@ T = TypeVar("T")
 class Client:
     """Reaches one server, whatever is spoken there.
 
-    Every wait is a task on a loop of its own, so that it can be ended at once, or one on a line,
-    which can be cut.
+    Every wait is a task on a loop of its own, which can be canceled, or a blocking call on a
+    connection, which another thread can cut.
 
     Args:
         host: Host and port, for messages.
         closing: Awaited on the loop when it closes.
-        lines: Connections for callers who ask in their own threads; None where there are none.
+        connections: For callers who ask in their own threads; None where there are none.
 
     Attributes:
         host: The same.
-        lines: The same.
+        connections: The same.
     """
 
     def __init__(
         self,
         host: str,
         closing: Callable[[], Coroutine[Any, Any, None]],
-        lines: Lines | None = None,
+        connections: ConnectionPool | None = None,
     ) -> None:
         self.host = host
-        self.lines = lines
+        self.connections = connections
         self._loop = Loop(closing)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Flight[T]:
@@ -52,8 +52,8 @@ class Client:
 
     def close(self) -> None:
         """Cancel what is under way, and close all connections. May be called again."""
-        if self.lines is not None:
-            self.lines.close()
+        if self.connections is not None:
+            self.connections.close()
         self._loop.close()
 
 

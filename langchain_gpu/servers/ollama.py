@@ -20,6 +20,7 @@ import ollama
 
 from langchain_gpu.servers import address, http
 from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.connections import BlockingClient, ConnectionPool, Hooks
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
@@ -27,7 +28,6 @@ from langchain_gpu.servers.errors import (
     ServerError,
     ServerUnreachableError,
 )
-from langchain_gpu.servers.lines import Hooks, Lines, Wire
 from langchain_gpu.servers.replies import Replies
 from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
@@ -95,7 +95,7 @@ class OllamaClient(Client):
             transport=http.new_transport(),
             event_hooks={"response": [self._check]},
         )
-        super().__init__(host, self._client.close, Lines(self._wire))
+        super().__init__(host, self._client.close, ConnectionPool(self._blocking_client))
 
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
@@ -135,7 +135,7 @@ class OllamaClient(Client):
         with self._errors():
             return await self._client.once(path, body)
 
-    def _wire(self, hooks: Hooks) -> Wire:
+    def _blocking_client(self, hooks: Hooks) -> BlockingClient:
         """Return a client that blocks, with one connection."""
 
         def check(response: httpx.Response) -> None:

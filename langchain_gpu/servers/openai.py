@@ -14,14 +14,14 @@ import openai
 
 from langchain_gpu.servers import address
 from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.connections import BlockingClient, ConnectionPool, Hooks
 from langchain_gpu.servers.deadline import within
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     ServerUnreachableError,
 )
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.lines import Hooks, Lines, Wire
-from langchain_gpu.servers.quiet import Hidden
+from langchain_gpu.servers.log_redaction import SecretFilter
 from langchain_gpu.servers.replies import Replies, words_of
 from langchain_gpu.servers.server import ASK_SECONDS, CONNECT_SECONDS, Server
 
@@ -82,9 +82,9 @@ class OpenAIClient(Client):
         client = openai.AsyncOpenAI(http_client=web, **self._settings)
         client.organization = client.project = None
         self._client = client
-        super().__init__(host, client.close, Lines(self._wire))
+        super().__init__(host, client.close, ConnectionPool(self._blocking_client))
         # Last: the logs of the process keep it until it is closed.
-        self._hidden = Hidden(self._replies.clean) if secrets else None
+        self._hidden = SecretFilter(self._replies.clean) if secrets else None
 
     def close(self) -> None:
         """See `Client.close`."""
@@ -136,7 +136,7 @@ class OpenAIClient(Client):
         except ValueError:
             raise self._no_form("text", answer.encode()) from None
 
-    def _wire(self, hooks: Hooks) -> Wire:
+    def _blocking_client(self, hooks: Hooks) -> BlockingClient:
         """Return a client that blocks, with one connection."""
         web = openai.DefaultHttpxClient(
             transport=new_blocking_transport(), event_hooks=hooks, **self._network

@@ -24,11 +24,11 @@ from langchain_gpu.store.contracts import (
     Words,
 )
 from langchain_gpu.store.documents import Documents, Entry
-from langchain_gpu.store.gate import Gate
 from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.mapped import MappedDocuments
+from langchain_gpu.store.rwlock import ReadWriteLock
 
 
 class Collection:
@@ -67,7 +67,7 @@ class Collection:
         self._words = words
         self._forget = forget
         self._writers = Lock()
-        self._gate = Gate()
+        self._rwlock = ReadWriteLock()
         self._known: dict[Path, Manifest] = {}  # by folder, as this store left or found it
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class Collection:
             first = documents.next_row
             replaced = documents.rows_of(batch.ids)
             improved = index.improve(vectors)
-            with self._gate.writing():
+            with self._rwlock.writing():
                 if improved is not None:
                     improved()
                 self._documents = documents
@@ -138,11 +138,11 @@ class Collection:
                 self._empty(self._make_index(self._index.dimension))
             else:
                 documents = self._in_memory()
-                with self._gate.writing():
+                with self._rwlock.writing():
                     self._documents = documents
                     _take_away(self._index, documents, rows)
                 if (improved := self._index.improve()) is not None:
-                    with self._gate.writing():
+                    with self._rwlock.writing():
                         improved()
             return len(rows)
 
@@ -153,14 +153,14 @@ class Collection:
 
     def get(self, ids: Sequence[str]) -> list[Entry]:
         """Return the documents of those ids that are here, in the order of `ids`."""
-        with self._gate.reading():
+        with self._rwlock.reading():
             entries = [self._documents.get(id_) for id_ in ids]
         return [entry for entry in entries if entry is not None]
 
     def entries(self) -> Iterator[Entry]:
         """Yield every document of this moment, oldest first. Texts are not copied."""
         self._in_memory()
-        with self._gate.reading():
+        with self._rwlock.reading():
             columns = self._documents.columns()
         return map(Entry, *columns)
 
@@ -174,7 +174,7 @@ class Collection:
             how: Handed to the search function.
         """
         allowed = self._admitted(where)
-        with self._gate.reading():
+        with self._rwlock.reading():
             near = self._nearest(queries, k, allowed, *how)
             return Hits(self._documents.pick(near.rows), near)
 
@@ -183,7 +183,7 @@ class Collection:
     ) -> tuple[list[str], Near]:
         """Return the ids of what `search` finds; texts in memory are not looked at."""
         allowed = self._admitted(where)
-        with self._gate.reading():
+        with self._rwlock.reading():
             near = self._nearest(queries, k, allowed, *how)
             return self._documents.pick_ids(near.rows), near
 
@@ -192,7 +192,7 @@ class Collection:
     ) -> tuple[Hits, Matrix]:
         """Return the `k` nearest documents of one query, and their vectors [hits, dimension]."""
         allowed = self._admitted(where)
-        with self._gate.reading():
+        with self._rwlock.reading():
             near = self._nearest(query, k, allowed, *how)
             hits = Hits(self._documents.pick(near.rows), near)
             if self._index is None or not near.rows:
@@ -222,7 +222,7 @@ class Collection:
         allowed = self._admitted(where)
         self._in_memory()
         self._count_words()  # the first time takes seconds, which writers do not wait for
-        with self._gate.reading():
+        with self._rwlock.reading():
             if not len(self._documents):
                 return Hits(Batch([], [], []), Near([], [], [0]))
             self._count_words(inside=True)  # what came in between
@@ -234,7 +234,7 @@ class Collection:
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
         self._in_memory()
-        with self._gate.reading():
+        with self._rwlock.reading():
             batch = self._documents.columns()
             if self._index is None:
                 return batch, None
@@ -279,7 +279,7 @@ class Collection:
 
     def _empty(self, index: Index | None) -> None:
         """Go on with an empty index: FAISS keeps the memory of vectors that are taken out of it."""
-        with self._gate.writing():
+        with self._rwlock.writing():
             self._documents = documents = Documents(self._documents.next_row)
             self._index = index
         self._forget()  # where nothing can be found, nobody searches meanwhile
@@ -297,7 +297,7 @@ class Collection:
     def _count_words(self, *, inside: bool = False) -> None:
         if self._words is None:
             raise TypeError("this collection has no index of words")
-        with nullcontext() if inside else self._gate.reading():
+        with nullcontext() if inside else self._rwlock.reading():
             documents = self._documents
             if self._words.is_at(documents.next_row, len(documents)):
                 return
@@ -308,7 +308,7 @@ class Collection:
         if where is None:
             return None
         self._in_memory()
-        with self._gate.reading():
+        with self._rwlock.reading():
             rows, metadata = self._documents.rows(), self._documents.metadata()
         admitted = (bool(where(decode_metadata(text))) for text in metadata)
         # Rows that go before the search are not found, and no later document can have their number.

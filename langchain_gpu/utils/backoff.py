@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-PATIENCE = 32
-"""Full batches that go well before more is tried, at first.
+INITIAL_WAIT = 32
+"""Full batches that must succeed before the size is doubled, until the first failure.
 
-As the steps double, the whole way up takes no more tokens than so many batches of the largest size.
+As sizes double, growing back takes no more tokens than this many batches of the largest size.
 """
 
 
-class Patience:
-    """Counts the full batches that go well.
+class Backoff:
+    """Exponential back-off: counts full batches that succeed, and says when to try a larger one.
 
-    Every failure doubles how many must: what was short for a moment comes back, and what does not
-    fit is tried ever less often.
+    Every failure doubles the count that is needed: memory that was short for a moment is used
+    again soon, and a size that does not fit is tried ever less often.
     """
 
     def __init__(self) -> None:
-        self._wanted = PATIENCE
-        self._gone_well = 0
+        self._needed = INITIAL_WAIT
+        self._successes = 0
 
     def failed(self) -> None:
-        """Ask for twice as many from here."""
-        self._wanted *= 2
-        self._gone_well = 0
+        """Need twice as many successes from here."""
+        self._needed *= 2
+        self._successes = 0
 
-    def enough(self) -> bool:
-        """Count one more; return whether more may be tried, and begin again if so."""
-        self._gone_well += 1
-        if self._gone_well < self._wanted:
+    def succeeded(self) -> bool:
+        """Count one; return whether a larger batch may be tried, and start counting again if so."""
+        self._successes += 1
+        if self._successes < self._needed:
             return False
-        self._gone_well = 0
+        self._successes = 0
         return True
 
 
-__all__ = ["PATIENCE", "Patience"]
+__all__ = ["INITIAL_WAIT", "Backoff"]

@@ -1,4 +1,4 @@
-"""How many may ask an engine at the same time, whether they are threads or tasks."""
+"""A bound on how many threads and tasks use an engine at the same time, first come first served."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager, contextmanager
 from weakref import WeakSet
 
-_LOOK = 0.25  # seconds between two looks for a place whose holder is away
+_LOOK = 0.25  # seconds between two looks for a slot whose holder is away
 
 
-class Seat:
-    """A place that a thread or a task has or waits for.
+class Slot:
+    """A slot that a thread or a task has or waits for.
 
     Attributes:
-        away: Since when (`time.monotonic`) its holder does something else, None while it is here.
-        turn: Comes when the place does; canceling it ends the wait.
-        gone: Whether the place is somebody else's again.
+        away: Since when (`time.monotonic`) its holder does something else; None while it waits for
+            the engine.
+        turn: Done when the slot is granted; canceling it ends the wait.
+        gone: Whether the slot was given to another.
     """
 
     def __init__(self) -> None:
@@ -31,49 +32,49 @@ class Seat:
 
     @property
     def taken(self) -> bool:
-        """Whether it has the place now."""
+        """Whether its holder has it now."""
         turn = self.turn
         return not self.gone and turn is not None and turn.done() and not turn.cancelled()
 
 
-class Places:
-    """As many at a time as there are places, in the order in which they come.
+class SlotPool:
+    """A semaphore for threads and tasks that grants slots in the order of arrival.
 
-    A thread that streams an answer may turn to something else between two pieces, and that may be
-    another answer of the same model. Its place is given to whoever waits then: with a single
-    place, it would wait for itself.
+    A thread that streams an answer may do something else between two pieces, and that may be
+    to ask the same model again. Its slot is then given to whoever waits: with a single slot, the
+    thread would wait for itself.
 
     Args:
-        count: How many.
+        count: How many slots there are.
     """
 
     def __init__(self, count: int) -> None:
-        # Reentrant: a garbage collection in here may end a stream, which leaves its place.
+        # Reentrant: a garbage collection in here may end a stream, which gives its slot back.
         self._lock = threading.RLock()
         self._count = self._free = count
         self._waiting: deque[Future[None]] = deque()
-        self._seats: WeakSet[Seat] = WeakSet()
+        self._slots: WeakSet[Slot] = WeakSet()
 
     @contextmanager
     def taken(
         self,
-        seat: Seat,
+        slot: Slot,
         until: float = math.inf,
         unwanted: Callable[[], bool] = lambda: False,
     ) -> Iterator[None]:
-        """Have a place while the context is open.
+        """Have a slot while the context is open.
 
         Args:
-            seat: Tells when its holder is away.
+            slot: Says when its holder is away.
             until: How long to wait for it, by `time.monotonic`.
-            unwanted: Asked meanwhile whether the wait is given up; `seat.turn.cancel` ends it
+            unwanted: Asked meanwhile whether the wait is given up; `slot.turn.cancel` ends it
                 at once.
 
         Raises:
             TimeoutError: None was free in time.
             CancelledError: The wait was given up.
         """
-        turn = self._ask(seat)
+        turn = self._ask(slot)
         try:
             while not turn.done():
                 try:
@@ -89,34 +90,34 @@ class Places:
                 raise CancelledError
             yield
         finally:
-            self._leave(seat, turn)
+            self._leave(slot, turn)
 
     @asynccontextmanager
     async def taken_async(self) -> AsyncIterator[None]:
         """Do the same in a task, which is never away."""
-        seat = Seat()
-        turn = self._ask(seat)
+        slot = Slot()
+        turn = self._ask(slot)
         try:
             waiting = asyncio.wrap_future(turn)
             while not (await asyncio.wait((waiting,), timeout=_LOOK))[0]:
                 self._take_over()
             yield
         finally:
-            self._leave(seat, turn)
+            self._leave(slot, turn)
 
-    def _ask(self, seat: Seat) -> Future[None]:
+    def _ask(self, slot: Slot) -> Future[None]:
         turn: Future[None] = Future()
         with self._lock:
-            seat.turn = turn
-            self._seats.add(seat)
+            slot.turn = turn
+            self._slots.add(slot)
             self._waiting.append(turn)
             self._call()
         return turn
 
-    def _leave(self, seat: Seat, turn: Future[None]) -> None:
+    def _leave(self, slot: Slot, turn: Future[None]) -> None:
         with self._lock:
-            if not turn.cancel() and not seat.gone:  # else it never came, or was given away
-                seat.gone = True
+            if not turn.cancel() and not slot.gone:  # else it never came, or was given away
+                slot.gone = True
                 self._pass_on()
 
     def _pass_on(self) -> None:
@@ -134,15 +135,15 @@ class Places:
         """Give the place of one who is away to the next who waits."""
         before = time.monotonic() - _LOOK
         with self._lock:
-            taken = [seat for seat in self._seats if seat.taken]
+            taken = [slot for slot in self._slots if slot.taken]
             if self._free + len(taken) < self._count:
                 self._pass_on()  # Ctrl-C came where its holder could not give it back
                 return
-            for seat in taken:
-                if seat.away is not None and seat.away <= before:
-                    seat.gone = True
+            for slot in taken:
+                if slot.away is not None and slot.away <= before:
+                    slot.gone = True
                     self._pass_on()
                     return
 
 
-__all__ = ["Places", "Seat"]
+__all__ = ["Slot", "SlotPool"]

@@ -19,7 +19,7 @@ from langchain_gpu.store.batch import check, strings
 from langchain_gpu.utils.integers import at_least_one
 from langchain_gpu.vectorstores.arguments import check_settings, refuse
 from langchain_gpu.vectorstores.core import document_of
-from langchain_gpu.vectorstores.moving import Moving
+from langchain_gpu.vectorstores.persistence import Moving
 from langchain_gpu.vectorstores.retriever import FAISSRetriever
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import xllamacpp
 
-from langchain_gpu.generators.placing import place_layers
+from langchain_gpu.generators.placement import place_layers
 from langchain_gpu.hardware.cpu import process_memory
 from langchain_gpu.hardware.devices import select_device
 from langchain_gpu.llama.server import LlamaServer

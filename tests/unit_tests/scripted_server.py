@@ -214,7 +214,7 @@ def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Have answers asked for by the thread that reads them, and by the client's loop."""
     if request.param == "on the loop":
         for module in (openai_client, ollama_client):
-            monkeypatch.setattr(module, "Lines", lambda _: None)
+            monkeypatch.setattr(module, "ConnectionPool", lambda _: None)
 
 
 async def cancel(

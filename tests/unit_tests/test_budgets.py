@@ -9,7 +9,7 @@ from langchain_gpu.engine import budgets as module
 from langchain_gpu.engine.budgets import Budget, Budgets, default_budget
 from langchain_gpu.events import BudgetChanged
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.utils.backoff import PATIENCE
+from langchain_gpu.utils.backoff import INITIAL_WAIT
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder
 
 
@@ -67,29 +67,29 @@ class TestMemoryThatOthersTakeAndLeave:
     def test_what_becomes_free_is_used(self, free: list[int]) -> None:
         budget = Budgets("m").first(Card(per_token=1000))
         assert budget.tokens == 4000
-        assert fill(budget, 10 * PATIENCE) == []
+        assert fill(budget, 10 * INITIAL_WAIT) == []
         free[0] = 10_000_000
-        assert [each.new_tokens for each in fill(budget, 10 * PATIENCE)] == [8000]
+        assert [each.new_tokens for each in fill(budget, 10 * INITIAL_WAIT)] == [8000]
         free[0] = 80_000_000
-        fill(budget, 10 * PATIENCE)
+        fill(budget, 10 * INITIAL_WAIT)
         assert budget.tokens == default_budget(GPU)
 
     def test_a_little_more_is_no_reason(self, free: list[int]) -> None:
         budget = Budgets("m").first(Card(per_token=1000))
         free[0] = 6_000_000
-        assert fill(budget, 10 * PATIENCE) == []
+        assert fill(budget, 10 * INITIAL_WAIT) == []
 
     def test_after_a_failure_it_goes_as_far_as_there_is_room(self, free: list[int]) -> None:
         budget = Budgets("m").first(Card(per_token=1000))
         budget.failed(4000)
         free[0] = 4_900_000
-        assert [each.new_tokens for each in fill(budget, 10 * PATIENCE)] == [3920]
+        assert [each.new_tokens for each in fill(budget, 10 * INITIAL_WAIT)] == [3920]
 
     def test_a_probe_that_did_not_fit_says_nothing_for_ever(self, free: list[int]) -> None:
         card = Card(per_token=1000, fits=300)
         budget = Budgets("m").first(card)
         assert budget.tokens == 256
-        fill(budget, 10 * PATIENCE)
+        fill(budget, 10 * INITIAL_WAIT)
         assert budget.tokens == 4000
 
     @pytest.mark.parametrize(("firm", "most"), [(True, 3000), (False, 16384)])
@@ -100,13 +100,13 @@ class TestMemoryThatOthersTakeAndLeave:
         budget = budgets.first(Card(per_token=1000))
         assert budget.tokens == 3000
         free[0] = 80_000_000
-        fill(budget, 10 * PATIENCE)
+        fill(budget, 10 * INITIAL_WAIT)
         assert budget.tokens == most
 
     def test_where_nobody_can_tell_a_plan_is_all_there_is(self, free: list[int]) -> None:
         budget = Budgets("m", planned={str(GPU): 3000}).first(FakeEncoder())
         free[0] = 80_000_000
-        assert fill(budget, 10 * PATIENCE) == []
+        assert fill(budget, 10 * INITIAL_WAIT) == []
 
 
 def test_a_probe_that_never_fits_raises_what_the_device_raised() -> None:
@@ -162,7 +162,7 @@ def test_what_was_learned_only_goes_down() -> None:
 def test_what_was_learned_is_where_an_engine_begins_and_not_where_it_ends() -> None:
     Budgets("m").learn(GPU, 100)
     budget = Budgets("m").first(FakeEncoder())
-    fill(budget, 8 * PATIENCE)
+    fill(budget, 8 * INITIAL_WAIT)
     assert budget.tokens == default_budget(GPU)
 
 
@@ -185,7 +185,7 @@ class TestUpAndDown:
     def test_up_again_and_not_beyond_where_it_began(self) -> None:
         budget = Budget("cuda:0", 16384, most=16384)
         budget.failed(40)
-        changes = fill(budget, 10 * 2 * PATIENCE)
+        changes = fill(budget, 10 * 2 * INITIAL_WAIT)
         assert [change.new_tokens for change in changes] == [
             *(20 << step for step in range(1, 10)),
             16384,
@@ -216,11 +216,11 @@ class TestUpAndDown:
         for cost in (160, 80, 40):
             budget.failed(cost)
         assert (budget.tokens, learned) == (20, [])
-        fill(budget, 10 * 8 * PATIENCE)
+        fill(budget, 10 * 8 * INITIAL_WAIT)
         budget.failed(16000)
         budget.failed(8000)
         assert learned == [8000, 4000]
-        fill(budget, 3 * 32 * PATIENCE)
+        fill(budget, 3 * 32 * INITIAL_WAIT)
         assert budget.tokens == 16384
         budget.failed(4000)
         assert learned == [8000, 4000], "4000 fitted since"

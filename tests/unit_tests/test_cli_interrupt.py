@@ -34,8 +34,8 @@ langchain_gpu.cli.run.run = run
 cli.main()
 """
 WITH_A_SERVER = """
-from langchain_gpu.llama.door import Door
-door = Door()
+from langchain_gpu.llama.endpoint import Endpoint
+endpoint = Endpoint()
 """
 IMPORTING = """
 import importlib.abc

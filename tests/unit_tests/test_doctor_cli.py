@@ -80,7 +80,7 @@ def test_proofs_run_with_the_time_that_was_given(
         asked.append((trial.name, seconds))
         return Proof(name=trial.name, device=trial.device, passed=trial.name != "FAISS search")
 
-    monkeypatch.setattr("langchain_gpu.doctor.together.run", run)
+    monkeypatch.setattr("langchain_gpu.doctor.waves.run", run)
     assert call("doctor", "--json", "--no-ollama", "--proof-timeout", "7") == 1
     assert ("matrix product", 7.0) in asked
     found = json.loads(capsys.readouterr().out)
@@ -96,7 +96,7 @@ def test_no_proof_runs_none(
     def run(trial: Trial, seconds: float) -> Proof:
         raise AssertionError(trial)
 
-    monkeypatch.setattr("langchain_gpu.doctor.together.run", run)
+    monkeypatch.setattr("langchain_gpu.doctor.waves.run", run)
     assert call(*QUICK, "--json") == 0
     assert json.loads(capsys.readouterr().out)["proofs"] == []
 

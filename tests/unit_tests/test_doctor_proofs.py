@@ -18,7 +18,7 @@ import pytest
 
 from langchain_gpu.doctor import Proof, child, proofs, prove, report
 from langchain_gpu.doctor.proofs import Trial, plan, run
-from langchain_gpu.doctor.together import run_wave, waves
+from langchain_gpu.doctor.waves import run_wave, waves
 from tests.unit_tests.machines import CPU_BUILD, M3_MAX, MI300X, NO_GPU, RTX_4090, TWO_H100
 
 # A processor like this one, without the units that would make "auto" take bfloat16.

@@ -13,11 +13,11 @@ import pytest
 import xllamacpp
 
 from langchain_gpu.events import FallbackWarning, GPUWarning
-from langchain_gpu.generators import llama_start as back_end
-from langchain_gpu.generators import placing
+from langchain_gpu.generators import llama_load as back_end
+from langchain_gpu.generators import placement
 from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.llama_cpp import LlamaCppGenerator
-from langchain_gpu.generators.placing import Place
+from langchain_gpu.generators.placement import Place
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
@@ -274,7 +274,7 @@ def test_a_model_too_large_for_the_gpu_goes_to_the_cpu(
 class TestPlanned:
     def test_no_memory_holds_it(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         small = Device(kind="cpu", name="small", reason="", memory_total=2**27, memory_free=2**26)
-        monkeypatch.setattr(placing, "select_device", lambda _: small)
+        monkeypatch.setattr(placement, "select_device", lambda _: small)
         with pytest.raises(DoesNotFitError, match="MiB on cpu can be had: .* are missing"):
             LlamaCppGenerator(path, replace(SETTINGS, n_ctx=344))
 
@@ -283,7 +283,7 @@ class TestPlanned:
     ) -> None:
         free = 2**20 * 210
         short = Device(kind="cpu", name="short", reason="", memory_total=free, memory_free=free)
-        monkeypatch.setattr(placing, "select_device", lambda _: short)
+        monkeypatch.setattr(placement, "select_device", lambda _: short)
         options = replace(SETTINGS, n_ctx=None, n_parallel=2)
         with pytest.warns(FallbackWarning, match="the window of .* runs on 512 tokens, not 4,096"):
             engine = LlamaCppGenerator(path, options)

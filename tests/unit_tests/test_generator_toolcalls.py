@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from langchain_gpu.generators.base import Delta, Request, Timings, ToolCall, Usage
-from langchain_gpu.generators.held import forced_format, held_format
+from langchain_gpu.generators.constraints import constraint_of, forced_format
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.generators.toolcalls import Recovery, Tool
 
@@ -51,7 +51,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": PER
 
 
 def held(**asked: Any) -> Any:
-    return held_format(Request(messages=[{"role": "user", "content": "x"}], **asked))
+    return constraint_of(Request(messages=[{"role": "user", "content": "x"}], **asked))
 
 
 def test_a_format_beside_tools_allows_the_answer_and_the_calls() -> None:

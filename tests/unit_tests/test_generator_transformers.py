@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from langchain_gpu.events import FallbackWarning, FellBack
-from langchain_gpu.generators import placing
+from langchain_gpu.generators import placement
 from langchain_gpu.generators.base import Delta, Deltas, PromptTooLongError, Request
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import Options
@@ -374,7 +374,7 @@ def small_card(
 
     def build(rows: int, tokens: int, fallback: Any = "cpu") -> Any:
         monkeypatch.setattr(
-            placing, "select_device", lambda name: CARD if name == "mps" else select_device(name)
+            placement, "select_device", lambda name: CARD if name == "mps" else select_device(name)
         )
         monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
         monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1 << 40)
@@ -431,7 +431,7 @@ def test_batches_grow_again_when_there_is_memory_again(
     small_card: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backoff, "PATIENCE", 1)
+    monkeypatch.setattr(backoff, "INITIAL_WAIT", 1)
     generator, sizes = small_card(rows=3, tokens=1000)
     texts(generator)
     model = generator._open.model

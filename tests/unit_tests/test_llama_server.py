@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.llama import door
+from langchain_gpu.llama import endpoint
 from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
 from langchain_gpu.llama.server import LlamaServer
@@ -120,9 +120,9 @@ def test_it_answers_tokenizes_and_knows_its_model(server: LlamaServer) -> None:
 
 @pytest.mark.models
 def test_the_socket_lies_in_a_folder_of_this_user_only(server: LlamaServer) -> None:
-    assert server._door.path is not None
-    assert stat.S_IMODE(server._door.path.parent.stat().st_mode) == 0o700
-    assert server._native.listening_address == f"unix://{server._door.path}"
+    assert server._endpoint.path is not None
+    assert stat.S_IMODE(server._endpoint.path.parent.stat().st_mode) == 0o700
+    assert server._native.listening_address == f"unix://{server._endpoint.path}"
 
 
 @pytest.mark.models
@@ -130,11 +130,11 @@ def test_the_socket_lies_in_a_folder_of_this_user_only(server: LlamaServer) -> N
 def test_without_unix_sockets_a_random_key_guards_the_port(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_SOCKET_PATH", 0)
+    monkeypatch.setattr(endpoint, "_SOCKET_PATH", 0)
     server = LlamaServer(settings(weights))
     assert server._native.listening_address.startswith("http://127.0.0.1:")
     assert len(server.tokenize("hello world")) == 2
-    server._door._key = "guessed"
+    server._endpoint._key = "guessed"
     with pytest.raises(LlamaError, match="Invalid API Key"):
         server.tokenize("hello world")
 
@@ -167,8 +167,8 @@ def test_the_same_settings_share_one_server_and_the_last_user_frees_it(weights: 
     first, second = shared_server(wanted), shared_server(replace(wanted))
     assert first is second
     assert shared_server(replace(wanted, n_ctx=310)) is not first
-    assert first._door.path is not None
-    folder = first._door.path.parent
+    assert first._endpoint.path is not None
+    folder = first._endpoint.path.parent
     del first
     gc.collect()
     assert folder.exists()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators import placing
-from langchain_gpu.generators.placing import place_layers
+from langchain_gpu.generators import placement
+from langchain_gpu.generators.placement import place_layers
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
 
 CPU = Device(kind="cpu", name="a CPU", reason="no GPU was found", cores=2)
@@ -47,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> None:
             raise ValueError(f"{name!r} names no device")
         raise DeviceNotFoundError(f"device {name!r} cannot be used")
 
-    monkeypatch.setattr(placing, "select_device", select)
+    monkeypatch.setattr(placement, "select_device", select)
 
 
 def test_no_gpu_anywhere_is_the_cpu_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:

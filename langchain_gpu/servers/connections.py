@@ -1,4 +1,4 @@
-"""Connections on which callers wait in their own threads, and whose waits others can end."""
+"""Blocking HTTP connections: a caller waits in its own thread, and any other can end its wait."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Hooks = Mapping[str, list[Callable[[Any], Any]]]
 """What an httpx client calls for its requests."""
 
 
-class Wire(Protocol):
+class BlockingClient(Protocol):
     """A client that blocks, and keeps one connection."""
 
     def stream(
@@ -35,25 +35,25 @@ class Wire(Protocol):
         """Close the connection."""
 
 
-class Line:
+class Connection:
     """A connection for one caller at a time.
 
     Args:
         build: Makes the client, which calls the hooks.
 
     Attributes:
-        wire: The client.
+        client: The client.
         until: When waiting ends, by `time.monotonic`.
         away: Whether its caller is at something else: nothing waits.
     """
 
-    def __init__(self, build: Callable[[Hooks], Wire]) -> None:
+    def __init__(self, build: Callable[[Hooks], BlockingClient]) -> None:
         self.until = math.inf
         self.away = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._cut = False
-        self.wire = build({"request": [self._prepare]})
+        self.client = build({"request": [self._prepare]})
 
     def ready(self, until: float) -> None:
         """Make it a new caller's."""
@@ -91,28 +91,28 @@ class Line:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-class Lines:
-    """The lines to one server: those that nobody uses are kept for the next.
+class ConnectionPool:
+    """The connections to one server: those that nobody uses are kept for the next.
 
     Args:
-        build: Makes the client of a line.
+        build: Makes the client of a connection.
     """
 
-    def __init__(self, build: Callable[[Hooks], Wire]) -> None:
+    def __init__(self, build: Callable[[Hooks], BlockingClient]) -> None:
         self._build = build
-        # Reentrant: a garbage collection in here may end a stream, which gives its line back.
+        # Reentrant: a garbage collection in here may end a stream, which gives its connection back.
         self._changed = threading.Condition(threading.RLock())
-        self._free: list[Line] = []
-        # Weakly: Ctrl-C may keep a caller from giving its line back.
-        self._busy: WeakSet[Line] = WeakSet()
+        self._free: list[Connection] = []
+        # Weakly: Ctrl-C may keep a caller from giving its connection back.
+        self._busy: WeakSet[Connection] = WeakSet()
         self._next = math.inf  # when the thread that looks wakes up
         self._looking = False
         self._closed = False
         self._pid = os.getpid()
 
     @contextmanager
-    def taken(self, until: float) -> Iterator[Line]:
-        """Have a line while the context is open.
+    def taken(self, until: float) -> Iterator[Connection]:
+        """Have a connection while the context is open.
 
         Args:
             until: When waiting ends, by `time.monotonic`; what waits then is ended by an error.
@@ -120,11 +120,11 @@ class Lines:
         Raises:
             RuntimeError: They are closed, or this process was forked since they were made.
         """
-        line = self._take(until)
+        connection = self._take(until)
         try:
-            yield line
+            yield connection
         finally:
-            self._back(line)
+            self._back(connection)
 
     @property
     def closed(self) -> bool:
@@ -132,59 +132,60 @@ class Lines:
         return self._closed
 
     def close(self) -> None:
-        """End all that waits, and close all lines. May be called again."""
+        """End all that waits, and close all connections. May be called again."""
         with self._changed:
             self._closed = True
             free, self._free = self._free, []
             busy = list(self._busy)
             self._changed.notify_all()
-        for line in busy:  # each is closed by its caller, who gives it back
-            line.cut()
-        for line in free:
-            line.wire.close()
+        for connection in busy:  # each is closed by its caller, who gives it back
+            connection.cut()
+        for connection in free:
+            connection.client.close()
 
-    def _take(self, until: float) -> Line:
+    def _take(self, until: float) -> Connection:
         if os.getpid() != self._pid:
             raise RuntimeError(FORKED)
         with self._changed:
             if self._closed:
                 raise RuntimeError(CLOSED)
-            line = self._free.pop() if self._free else Line(self._build)
-            line.ready(until)
-            self._busy.add(line)
+            connection = self._free.pop() if self._free else Connection(self._build)
+            connection.ready(until)
+            self._busy.add(connection)
             if not self._looking:
                 self._looking = True
                 threading.Thread(target=self._look, name="langchain-gpu-late", daemon=True).start()
             elif until < self._next:
                 self._changed.notify_all()
-        return line
+        return connection
 
-    def _back(self, line: Line) -> None:
+    def _back(self, connection: Connection) -> None:
         with self._changed:
-            self._busy.discard(line)
+            self._busy.discard(connection)
             closed = self._closed
             if not closed:
-                self._free.append(line)
+                self._free.append(connection)
         if closed:
-            line.wire.close()
+            connection.client.close()
 
     def _look(self) -> None:
-        """Cut the lines of those who would wait for too long."""
+        """Cut the connections of those who would wait for too long."""
         while True:
             with self._changed:
                 now = time.monotonic()
-                late = [line for line in self._busy if not line.away and line.until <= now]
+                waiting = [connection for connection in self._busy if not connection.away]
+                late = [connection for connection in waiting if connection.until <= now]
                 if not late:
-                    waits = [line.until - now for line in self._busy if not line.away]
+                    waits = [connection.until - now for connection in waiting]
                     pause = min([_TICK, *waits]) if self._busy else _IDLE
                     self._next = now + pause
                     woken = self._changed.wait(pause)
                     if self._closed or not (woken or self._busy):
                         self._looking = False
                         return
-            for line in late:
-                line.until = math.inf  # it is cut once
-                line.cut()
+            for connection in late:
+                connection.until = math.inf  # it is cut once
+                connection.cut()
 
 
-__all__ = ["Hooks", "Line", "Lines", "Wire"]
+__all__ = ["BlockingClient", "Connection", "ConnectionPool", "Hooks"]

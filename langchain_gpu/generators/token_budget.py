@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from langchain_gpu.utils.backoff import Patience
+from langchain_gpu.utils.backoff import Backoff
 
 
-class Room:
-    """The bound on a batch: its rows times the longest that one may become; grows by `Patience`.
+class TokenBudget:
+    """The bound on a batch: its rows times the longest that one may become; grows by `Backoff`.
 
     Attributes:
         tokens: The bound; None where nothing has failed yet.
@@ -14,14 +14,14 @@ class Room:
 
     def __init__(self) -> None:
         self.tokens: int | None = None
-        self._patience = Patience()
+        self._backoff = Backoff()
 
     def failed(self, rows: int, longest: int) -> int:
         """Go down to the larger half of a batch that was too much; return what was allowed."""
         failed, half = rows * longest, (rows + 1) // 2 * longest
         old = failed if self.tokens is None else min(self.tokens, failed)
         self.tokens = min(old, half)
-        self._patience.failed()
+        self._backoff.failed()
         return old
 
     def finished(self, rows: int, longest: int) -> int | None:
@@ -34,7 +34,7 @@ class Room:
         # One row goes whatever its length: it says nothing of what is beside it.
         if old is None or rows == 1 or 2 * rows * longest <= old:
             return None
-        if not self._patience.enough():
+        if not self._backoff.succeeded():
             return None
         self.tokens = 2 * old
         return old
@@ -44,4 +44,4 @@ class Room:
         self.tokens = None
 
 
-__all__ = ["Room"]
+__all__ = ["TokenBudget"]

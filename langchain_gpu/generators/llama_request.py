@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu.generators.base import Request
-from langchain_gpu.generators.held import held_format
+from langchain_gpu.generators.constraints import constraint_of
 from langchain_gpu.generators.toolcalls import no_tools
 from langchain_gpu.llama.errors import LlamaError
 from langchain_gpu.llama.server import LlamaServer
@@ -64,7 +64,7 @@ def body_of(request: Request, server: LlamaServer) -> dict[str, Any]:
         body["tools"] = list(request.tools)
         # llama.cpp does not enforce a forced choice for every template, and a format hinders calls;
         # a grammar of our own does both.
-        wanted = held_format(request)
+        wanted = constraint_of(request)
         if wanted is not None:
             body["response_format"] = wanted
         body["tool_choice"] = request.tool_choice if wanted is None else "none"

@@ -12,16 +12,16 @@ from types import FrameType
 
 import pytest
 
-from langchain_gpu.store.gate import Gate
+from langchain_gpu.store.rwlock import ReadWriteLock
 
 PATIENCE = 10.0
 
 
 def test_readers_are_in_at_once() -> None:
-    gate, both = Gate(), threading.Barrier(2, timeout=PATIENCE)
+    rwlock, both = ReadWriteLock(), threading.Barrier(2, timeout=PATIENCE)
 
     def read() -> None:
-        with gate.reading():
+        with rwlock.reading():
             both.wait()
 
     with ThreadPoolExecutor(2) as pool:
@@ -30,28 +30,28 @@ def test_readers_are_in_at_once() -> None:
 
 
 def test_a_writer_waits_for_readers_and_new_readers_wait_for_it() -> None:
-    gate, order = Gate(), list[str]()
+    rwlock, order = ReadWriteLock(), list[str]()
     reading, leave = threading.Event(), threading.Event()
 
     def first() -> None:
-        with gate.reading():
+        with rwlock.reading():
             reading.set()
             leave.wait(PATIENCE)
             order.append("first reader")
 
     def write() -> None:
-        with gate.writing():
+        with rwlock.writing():
             order.append("writer")
 
     def second() -> None:
-        with gate.reading():
+        with rwlock.reading():
             order.append("second reader")
 
     with ThreadPoolExecutor(3) as pool:
         pool.submit(first)
         assert reading.wait(PATIENCE)
         writer = pool.submit(write)
-        while not gate._closed:
+        while not rwlock._closed:
             threading.Event().wait(0.001)
         reader = pool.submit(second)
         assert order == []
@@ -62,23 +62,23 @@ def test_a_writer_waits_for_readers_and_new_readers_wait_for_it() -> None:
 
 
 def test_an_error_inside_opens_the_gate_again() -> None:
-    gate = Gate()
-    for side in (gate.reading, gate.writing, gate.reading):
+    rwlock = ReadWriteLock()
+    for side in (rwlock.reading, rwlock.writing, rwlock.reading):
         with suppress(ZeroDivisionError), side():
             _ = 1 / 0
-    with gate.writing():
+    with rwlock.writing():
         pass
 
 
 def test_a_writer_interrupted_while_it_waits_opens_the_gate_again(
     press_ctrl_c: Callable[[], None],
 ) -> None:
-    gate, leave = Gate(), threading.Event()
+    rwlock, leave = ReadWriteLock(), threading.Event()
 
     def read() -> None:
-        with gate.reading():
+        with rwlock.reading():
             reading.set()
-            while not gate._closed:
+            while not rwlock._closed:
                 threading.Event().wait(0.001)
             press_ctrl_c()
             assert leave.wait(PATIENCE)
@@ -87,26 +87,26 @@ def test_a_writer_interrupted_while_it_waits_opens_the_gate_again(
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read)
         assert reading.wait(PATIENCE)
-        with pytest.raises(KeyboardInterrupt), gate.writing():
+        with pytest.raises(KeyboardInterrupt), rwlock.writing():
             pytest.fail("a reader is in")
-        with gate.reading():
+        with rwlock.reading():
             leave.set()
         reader.result(PATIENCE)
-    with gate.writing():
+    with rwlock.writing():
         pass
 
 
-def test_a_reader_interrupted_wherever_leaves_the_gate() -> None:
+def test_a_reader_interrupted_wherever_leaves_the_lock() -> None:
     """Python looks for Ctrl-C where a function begins: none may begin between entering and leaving.
 
     Had it one there, the reader could stay in, and writers would wait for ever.
     """
-    gate, entered = Gate(), list[str]()
+    rwlock, entered = ReadWriteLock(), list[str]()
 
     def trace(frame: FrameType, _event: str, _argument: object) -> None:
         entered.append(frame.f_code.co_name)
 
-    found = gate.reading()
+    found = rwlock.reading()
     before = sys.gettrace()
     sys.settrace(trace)
     try:
@@ -118,30 +118,30 @@ def test_a_reader_interrupted_wherever_leaves_the_gate() -> None:
 
 
 def test_a_thread_that_ended_is_forgotten() -> None:
-    gate = Gate()
+    rwlock = ReadWriteLock()
 
     def read() -> None:
-        with gate.reading():
+        with rwlock.reading():
             pass
 
     thread = threading.Thread(target=read)
     thread.start()
     thread.join(PATIENCE)
     gc.collect()
-    assert len(gate._readers) == 0
+    assert len(rwlock._readers) == 0
 
 
 def test_readers_and_writers_never_meet() -> None:
-    gate, numbers, stop = Gate(), [0, 0], threading.Event()
+    rwlock, numbers, stop = ReadWriteLock(), [0, 0], threading.Event()
 
     def read() -> None:
         while not stop.is_set():
-            with gate.reading():
+            with rwlock.reading():
                 assert numbers[0] == numbers[1]
 
     def write() -> None:
         for _ in range(300):
-            with gate.writing():
+            with rwlock.writing():
                 numbers[0] += 1
                 threading.Event().wait(0)
                 numbers[1] += 1

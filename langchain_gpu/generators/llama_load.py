@@ -10,7 +10,7 @@ import xllamacpp
 
 from langchain_gpu.events import warn_fallback
 from langchain_gpu.generators.options import Options
-from langchain_gpu.generators.placing import Place, fall_back, place_layers
+from langchain_gpu.generators.placement import Place, fall_back, place_layers
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.llama.errors import ModelLoadError
 from langchain_gpu.llama.gpus import Info, gpus_of

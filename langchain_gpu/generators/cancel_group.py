@@ -10,31 +10,31 @@ from contextvars import Context, ContextVar, copy_context
 from langchain_gpu.generators.base import Deltas
 from langchain_gpu.generators.pump import Stoppable
 
-_current: ContextVar[Together | None] = ContextVar("langchain-gpu-together", default=None)
+_current: ContextVar[CancelGroup | None] = ContextVar("langchain-gpu-cancel-group", default=None)
 
 
-class Together:
+class CancelGroup:
     """The answers of one batch, each awaited by a thread of its own, that any thread may end.
 
     Attributes:
-        over: Whether they are not wanted any more.
+        canceled: Whether they are not wanted any more.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stops: set[Callable[[], object]] = set()
-        self.over = False
+        self.canceled = False
 
     def stop(self) -> None:
         """End every answer; those that have not begun never begin."""
         with self._lock:
-            self.over = True
+            self.canceled = True
             stops = list(self._stops)
         for stop in stops:
             stop()
 
     def context(self) -> Context:
-        """Return a context in which these are the answers of `wanted_here`."""
+        """Return a context in which these are the answers of `current_group`."""
         context = copy_context()
         context.run(_current.set, self)
         return context
@@ -65,26 +65,26 @@ class Together:
         # What is not stoppable ends with its next piece.
         stop = deltas.stop if isinstance(deltas, Stoppable) else _no_stop
         with closing(deltas), self.waiting(stop):  # one that is only dropped may run on
-            yield self._until_over(deltas)
+            yield self._until_canceled(deltas)
 
-    def _until_over(self, deltas: Deltas) -> Deltas:
+    def _until_canceled(self, deltas: Deltas) -> Deltas:
         for delta in deltas:
             self._check()
             yield delta
         self._check()
 
     def _check(self) -> None:
-        if self.over:
+        if self.canceled:
             raise RuntimeError("the chat was canceled")
 
 
-def wanted_here() -> Together:
+def current_group() -> CancelGroup:
     """Return the answers that what is asked in this context is one of; alone by itself."""
-    return _current.get() or Together()
+    return _current.get() or CancelGroup()
 
 
 def _no_stop() -> None:
     pass
 
 
-__all__ = ["Together", "wanted_here"]
+__all__ = ["CancelGroup", "current_group"]

@@ -10,7 +10,7 @@ from langchain_gpu.generators.base import Request
 from langchain_gpu.generators.toolcalls import Tool
 
 
-def held_format(request: Request) -> Mapping[str, Any] | None:
+def constraint_of(request: Request) -> Mapping[str, Any] | None:
     """Return the response format that enforces what is asked; None if the answer is free.
 
     A model that may call tools and is to answer in a format must be able to do either: held to the
@@ -19,7 +19,7 @@ def held_format(request: Request) -> Mapping[str, Any] | None:
     if request.must_call:
         return forced_format(request.tools, request.tool_choice)
     wanted = request.response_format
-    if wanted is None or not request.held:
+    if wanted is None or not request.constrained:
         return None
     schema = schema_of(wanted)
     if not request.callable_tools or schema is None:
@@ -111,4 +111,4 @@ def _target(reference: Any, prefix: str) -> Any:
     return reference
 
 
-__all__ = ["forced_format", "held_format", "schema_of"]
+__all__ = ["constraint_of", "forced_format", "schema_of"]

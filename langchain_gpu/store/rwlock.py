@@ -8,13 +8,13 @@ from threading import Lock, local
 from weakref import WeakSet
 
 
-class Gate:
+class ReadWriteLock:
     """Readers pass together; a writer waits until they are out, and new readers wait for it.
 
     Each thread that reads has a lock of its own, and a writer takes them all. So readers do not
     meet, and leaving is a call into C, which Ctrl-C does not come before: a reader that stayed in
     would keep writers out for ever. A reader must not pass twice in one thread, so no code of users
-    runs behind the gate.
+    runs under it.
     """
 
     def __init__(self) -> None:
@@ -48,4 +48,4 @@ class Gate:
                 self._closed = False
 
 
-__all__ = ["Gate"]
+__all__ = ["ReadWriteLock"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 _LOGGERS = ("httpx", "httpx2", "httpcore.http11", "httpcore2.http11", "openai._base_client")
 
 
-class Hidden(logging.Filter):
+class SecretFilter(logging.Filter):
     """Hides secrets in what the HTTP clients log, until it is closed.
 
     Args:
@@ -36,4 +36,4 @@ class Hidden(logging.Filter):
             logging.getLogger(name).removeFilter(self)
 
 
-__all__ = ["Hidden"]
+__all__ = ["SecretFilter"]

@@ -17,12 +17,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any, Protocol, TypeVar
 
 from langchain_gpu.servers.client import Client
+from langchain_gpu.servers.connections import BlockingClient, Connection, ConnectionPool
 from langchain_gpu.servers.deadline import late, within
 from langchain_gpu.servers.errors import RefusedError, ServerError
 from langchain_gpu.servers.http import retrying
-from langchain_gpu.servers.lines import Line, Lines, Wire
 from langchain_gpu.servers.loop import Flight, interrupted
-from langchain_gpu.utils.slots import Places, Seat
+from langchain_gpu.utils.slots import Slot, SlotPool
 
 T = TypeVar("T")
 Repeated = Callable[..., Awaitable[Any]]
@@ -30,7 +30,7 @@ Repeated = Callable[..., Awaitable[Any]]
 _TASK = "finish the answer"
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """How one answer is asked for."""
 
     def attempts(self, seconds: float) -> AbstractAsyncContextManager[Repeated]:
@@ -41,7 +41,7 @@ class Way(Protocol):
         """
 
     @property
-    def wire(self) -> Wire:
+    def client(self) -> BlockingClient:
         """What asks once. In a thread it is there inside `attempts` only."""
 
     async def beside(self, work: Coroutine[Any, Any, T]) -> T:
@@ -53,28 +53,28 @@ class OnLoop:
 
     Args:
         client: Whose.
-        places: Bounds the chats in flight.
+        slots: Bounds the chats in flight.
         max_retries: Attempts after the first one.
     """
 
-    def __init__(self, client: Client, places: Places, max_retries: int) -> None:
+    def __init__(self, client: Client, slots: SlotPool, max_retries: int) -> None:
         self._client = client
-        self._places = places
+        self._slots = slots
         self._max_retries = max_retries
 
     @asynccontextmanager
     async def attempts(self, seconds: float) -> AsyncIterator[Repeated]:
-        """See `Way.attempts`."""
-        async with within(self._client.host, seconds, _TASK), self._places.taken_async():
+        """See `Transport.attempts`."""
+        async with within(self._client.host, seconds, _TASK), self._slots.taken_async():
             yield retrying(self._max_retries, within=seconds)
 
     @property
-    def wire(self) -> Any:
-        """See `Way.wire`."""
+    def client(self) -> Any:
+        """See `Transport.client`."""
         return self._client
 
     async def beside(self, work: Coroutine[Any, Any, T]) -> T:
-        """See `Way.beside`."""
+        """See `Transport.beside`."""
         return await work
 
 
@@ -84,22 +84,24 @@ class InThread:
     The time that the reader spends between two pieces does not count.
 
     Args:
-        client: Whose lines; what is asked beside goes over its loop.
-        lines: Its connections for this.
-        places: Bounds the chats in flight.
+        client: Whose connections; what is asked beside goes over its loop.
+        connections: Its connections for this.
+        slots: Bounds the chats in flight.
         max_retries: Attempts after the first one.
     """
 
-    def __init__(self, client: Client, lines: Lines, places: Places, max_retries: int) -> None:
+    def __init__(
+        self, client: Client, connections: ConnectionPool, slots: SlotPool, max_retries: int
+    ) -> None:
         self._client = client
-        self._lines = lines
-        self._places = places
+        self._connections = connections
+        self._slots = slots
         self._max_retries = max_retries
         self._until = 0.0
-        self._seat = Seat()
+        self._slot = Slot()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._line: Line | None = None
+        self._connection: Connection | None = None
         self._flight: Flight[Any] | None = None
 
     def read(self, work: Coroutine[T, None, None]) -> Generator[T, None, None]:
@@ -120,21 +122,21 @@ class InThread:
         """End it, from any thread: whoever reads gets an error."""
         with self._lock:
             self._stopped.set()
-            line, flight, turn = self._line, self._flight, self._seat.turn
+            connection, flight, turn = self._connection, self._flight, self._slot.turn
         if turn is not None:
             turn.cancel()
         if flight is not None:
             flight.cancel()
-        if line is not None:
-            line.cut()
+        if connection is not None:
+            connection.cut()
 
     @asynccontextmanager
     async def attempts(self, seconds: float) -> AsyncIterator[Repeated]:
-        """See `Way.attempts`."""
+        """See `Transport.attempts`."""
         self._until = time.monotonic() + seconds
         try:
-            place = self._places.taken(self._seat, self._until, self._stopped.is_set)
-            with place, self._on_line():
+            place = self._slots.taken(self._slot, self._until, self._stopped.is_set)
+            with place, self._on_connection():
                 yield retrying(
                     self._max_retries, within=seconds, sleep=self._sleep, unwanted=self._ended
                 )
@@ -146,14 +148,14 @@ class InThread:
             raise
 
     @property
-    def wire(self) -> Wire:
-        """See `Way.wire`."""
-        assert self._line is not None  # noqa: S101 - attempts() is around it
+    def client(self) -> BlockingClient:
+        """See `Transport.client`."""
+        assert self._connection is not None  # noqa: S101 - attempts() is around it
         self._look()
-        return self._line.wire
+        return self._connection.client
 
     async def beside(self, work: Coroutine[Any, Any, T]) -> T:
-        """See `Way.beside`."""
+        """See `Transport.beside`."""
         flight = self._client.start(work)
         with self._lock:
             self._flight = flight
@@ -166,15 +168,15 @@ class InThread:
             flight.cancel()
 
     @contextmanager
-    def _on_line(self) -> Iterator[None]:
-        with self._lines.taken(self._until) as line:
+    def _on_connection(self) -> Iterator[None]:
+        with self._connections.taken(self._until) as connection:
             with self._lock:
-                self._line = line
+                self._connection = connection
             try:
                 yield
             finally:
                 with self._lock:
-                    self._line = None
+                    self._connection = None
 
     async def _sleep(self, seconds: float) -> None:
         self._stopped.wait(max(0.0, min(seconds, self._until - time.monotonic())))
@@ -184,24 +186,24 @@ class InThread:
 
     def _ended(self) -> bool:
         """Whether it was ended from here: its connection is cut, which looks as if it broke."""
-        return self._stopped.is_set() or self._lines.closed
+        return self._stopped.is_set() or self._connections.closed
 
     def _look(self) -> None:
         if self._stopped.is_set():
             raise interrupted()
 
     def _leave(self) -> None:
-        self._seat.away = time.monotonic()
-        if self._line is not None:
-            self._line.away = True
+        self._slot.away = time.monotonic()
+        if self._connection is not None:
+            self._connection.away = True
 
     def _return(self) -> None:
-        away, self._seat.away = self._seat.away, None
+        away, self._slot.away = self._slot.away, None
         assert away is not None  # noqa: S101 - _leave() was before
         self._until += time.monotonic() - away
-        if self._line is not None:
-            self._line.until = self._until
-            self._line.away = False
+        if self._connection is not None:
+            self._connection.until = self._until
+            self._connection.away = False
 
 
 @types.coroutine
@@ -210,4 +212,4 @@ def handed_out(item: T) -> Generator[T, None, None]:
     yield item
 
 
-__all__ = ["InThread", "OnLoop", "Repeated", "Way", "handed_out"]
+__all__ = ["InThread", "OnLoop", "Repeated", "Transport", "handed_out"]

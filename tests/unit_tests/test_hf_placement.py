@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from langchain_gpu.events import FallbackWarning
-from langchain_gpu.generators import hf_place
+from langchain_gpu.generators import hf_placement
 from langchain_gpu.generators.base import Request
-from langchain_gpu.generators.hf_place import device_map, plan_model
+from langchain_gpu.generators.hf_placement import device_map, plan_model
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.hardware.devices import Device, select_device
@@ -98,7 +98,7 @@ class TestPlan:
     def on(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         def make(free: int, ram: int = 2**34) -> Device:
             cpu = Device(kind="cpu", name="", reason="", memory_total=ram, memory_free=ram)
-            monkeypatch.setattr(hf_place, "free_memory", lambda _: free)
+            monkeypatch.setattr(hf_placement, "free_memory", lambda _: free)
             monkeypatch.setattr(alone, "select_device", lambda _: cpu)
             return Device(
                 kind="cuda", index=0, name="", reason="", memory_total=free, memory_free=free

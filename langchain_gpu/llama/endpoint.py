@@ -1,4 +1,4 @@
-"""The one door of a llama.cpp server, which nobody but this process can open."""
+"""Where a llama.cpp server listens: only this process can connect to it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 # Longest path a Unix socket may have, with room for systems that allow less than Linux's 107.
 _SOCKET_PATH = 100
 _HTTP_SECONDS = 30.0
-_doors: weakref.WeakSet[Door] = weakref.WeakSet()
+_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
 
-class Door:
+class Endpoint:
     """Where one server listens, and what is asked there.
 
     llama.cpp's server always listens: here on a Unix socket in a folder only this user may enter,
-    elsewhere on a loopback port behind a random key. The folder goes with the door.
+    elsewhere on a loopback port behind a random key. The folder goes with the endpoint.
 
     Attributes:
         path: The Unix socket, None for the loopback port.
@@ -38,7 +38,7 @@ class Door:
         fits = hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _SOCKET_PATH
         self.path = path if fits else None
         self._key = secrets.token_urlsafe(32)
-        _doors.add(self)
+        _endpoints.add(self)
         self._netloc = ""
 
     def guard(self, params: Any) -> None:
@@ -78,9 +78,9 @@ class Door:
 
 
 def close_all() -> None:
-    """Remove the folders of all doors: for a process that is to end at once."""
-    for door in list(_doors):
-        door.close()
+    """Remove the folders of all endpoints: for a process that is to end at once."""
+    for endpoint in list(_endpoints):
+        endpoint.close()
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -94,4 +94,4 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-__all__ = ["Door", "close_all"]
+__all__ = ["Endpoint", "close_all"]

@@ -17,7 +17,7 @@ from typing_extensions import override
 from langchain_gpu.generators.base import Completion, Delta, Generator, Request
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.language_models.batches import AnswersBatches, Configs
-from langchain_gpu.language_models.calls import langchain_errors
+from langchain_gpu.language_models.callbacks import langchain_errors
 from langchain_gpu.language_models.messages import BrokenCalls, to_chunk, to_dicts, to_message
 from langchain_gpu.language_models.schemas import to_tool, to_tool_choice
 from langchain_gpu.language_models.structured_output import StructuredChat

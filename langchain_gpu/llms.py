@@ -25,7 +25,12 @@ from langchain_gpu.generators.parallel import generate_all_async
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.language_models.base import check_plain
 from langchain_gpu.language_models.batches import AnswersBatches, Configs
-from langchain_gpu.language_models.calls import configs_of, langchain_errors, tell_async, told
+from langchain_gpu.language_models.callbacks import (
+    langchain_errors,
+    report_token_async,
+    report_tokens,
+)
+from langchain_gpu.language_models.concurrency import configs_of
 from langchain_gpu.language_models.generations import to_generation_chunk, to_result
 from langchain_gpu.language_models.settings import PER_CALL
 
@@ -219,7 +224,7 @@ class GPULLM(AnswersBatches, BaseLLM):
             if not self._tells(requests):
                 return self._result(generator, generator.generate(requests))
             with current_group().reading(generator.stream(requests[0])) as deltas:
-                return self._result(generator, [collect(told(deltas, run_manager))])
+                return self._result(generator, [collect(report_tokens(deltas, run_manager))])
 
     @override
     def _stream(
@@ -231,7 +236,7 @@ class GPULLM(AnswersBatches, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         (request,) = self._requests([prompt], stop, kwargs)
         with self._streamed(request) as (generator, deltas):
-            for delta in told(deltas, run_manager):
+            for delta in report_tokens(deltas, run_manager):
                 yield self._chunk(generator, delta)
 
     @override
@@ -243,7 +248,7 @@ class GPULLM(AnswersBatches, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         requests = self._requests(prompts, stop, kwargs)
-        tell = partial(tell_async, run_manager) if self._tells(requests) else None
+        tell = partial(report_token_async, run_manager) if self._tells(requests) else None
         several = len(requests) > 1  # one alone waits for nobody, or its batch is announced
         with self._announced(len(requests), len(requests)) if several else nullcontext():
             async with self._ahold(*requests) as generator:
@@ -266,7 +271,7 @@ class GPULLM(AnswersBatches, BaseLLM):
         (request,) = self._requests([prompt], stop, kwargs)
         async with self._astreamed(request) as (generator, deltas):
             async for delta in deltas:
-                await tell_async(run_manager, delta)
+                await report_token_async(run_manager, delta)
                 yield self._chunk(generator, delta)
 
     def _requests(

@@ -24,7 +24,7 @@ from langchain_gpu.generators.checks import check_text
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, create
 from langchain_gpu.hardware.devices import Device
-from langchain_gpu.language_models.calls import langchain_errors
+from langchain_gpu.language_models.callbacks import langchain_errors
 from langchain_gpu.language_models.settings import GeneratorSettings, seconds_of
 from langchain_gpu.utils.extras import is_installed
 

@@ -10,12 +10,12 @@ from typing import cast
 from langchain_core.runnables import RunnableConfig
 
 from langchain_gpu.language_models.base import RunsGenerator
-from langchain_gpu.language_models.calls import (
+from langchain_gpu.language_models.concurrency import (
     InputT,
     OutputT,
-    as_answered,
-    as_answered_async,
     configs_of,
+    run_as_completed,
+    run_as_completed_async,
 )
 
 Configs = RunnableConfig | Sequence[RunnableConfig] | None
@@ -44,7 +44,7 @@ class AnswersBatches(RunsGenerator):
 
         if inputs:
             with self._batched(len(inputs), config) as configs:
-                yield from as_answered(asked, inputs, configs)
+                yield from run_as_completed(asked, inputs, configs)
 
     async def _answers_async(
         self,
@@ -66,7 +66,7 @@ class AnswersBatches(RunsGenerator):
 
         if inputs:
             with self._batched(len(inputs), config) as configs:
-                async with aclosing(as_answered_async(asked, inputs, configs)) as answers:
+                async with aclosing(run_as_completed_async(asked, inputs, configs)) as answers:
                     async for each in answers:
                         yield each
 

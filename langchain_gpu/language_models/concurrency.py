@@ -1,19 +1,15 @@
-"""LangChain's manners of calling: batches, callbacks, errors it looks for."""
+"""Many calls at once: threads or tasks that all end when one fails or nobody reads on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import TypeVar
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.exceptions import ContextOverflowError
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 
-from langchain_gpu.generators.base import Delta, PromptTooLongError
 from langchain_gpu.generators.cancel_group import CancelGroup
 from langchain_gpu.utils.integers import at_least_one
 
@@ -42,7 +38,7 @@ def configs_of(
     return [{**each, "max_concurrency": width} for each in configs], width
 
 
-def as_answered(
+def run_as_completed(
     ask: Callable[[InputT, RunnableConfig], OutputT],
     inputs: Sequence[InputT],
     configs: Sequence[RunnableConfig],
@@ -77,12 +73,12 @@ def as_answered(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def as_answered_async(
+async def run_as_completed_async(
     ask: Callable[[InputT, RunnableConfig], Awaitable[OutputT]],
     inputs: Sequence[InputT],
     configs: Sequence[RunnableConfig],
 ) -> AsyncGenerator[tuple[int, OutputT]]:
-    """Do the same as `as_answered` with tasks.
+    """Do the same as `run_as_completed` with tasks.
 
     LangChain's own would leave the others running where one fails, and where nobody reads on.
 
@@ -110,36 +106,4 @@ async def as_answered_async(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@contextmanager
-def langchain_errors() -> Iterator[None]:
-    """Raise what LangChain's fallbacks look for."""
-    try:
-        yield
-    except PromptTooLongError as error:
-        raise ContextOverflowError(str(error)) from error
-
-
-def told(deltas: Iterable[Delta], run_manager: CallbackManagerForLLMRun | None) -> Iterator[Delta]:
-    """Pass on the pieces of an answer, and tell LangChain's callbacks their text first."""
-    for delta in deltas:
-        if run_manager is not None and delta.text:
-            run_manager.on_llm_new_token(delta.text)
-        yield delta
-
-
-async def tell_async(run_manager: AsyncCallbackManagerForLLMRun | None, delta: Delta) -> None:
-    """Tell LangChain's callbacks the text of one piece."""
-    if run_manager is not None and delta.text:
-        await run_manager.on_llm_new_token(delta.text)
-
-
-__all__ = [
-    "InputT",
-    "OutputT",
-    "as_answered",
-    "as_answered_async",
-    "configs_of",
-    "langchain_errors",
-    "tell_async",
-    "told",
-]
+__all__ = ["InputT", "OutputT", "configs_of", "run_as_completed", "run_as_completed_async"]

@@ -21,7 +21,7 @@ from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
-from langchain_gpu.utils.redaction import shown, shown_url
+from langchain_gpu.utils.redaction import redacted, redacted_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
 _WHERE = ("revision", "token", "local_files_only")
@@ -100,7 +100,7 @@ class RunsModel(BaseModel):
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, shown_url(value) if name == "base_url" else shown(value)
+            yield name, redacted_url(value) if name == "base_url" else redacted(value)
 
     def close(self) -> None:
         """Free the model's memory, once calls under way are done. The next use loads it again."""

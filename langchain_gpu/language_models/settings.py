@@ -14,7 +14,7 @@ from langchain_gpu.generators.registry import SERVERS, Options, check_name
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
-from langchain_gpu.utils.redaction import shown, shown_url
+from langchain_gpu.utils.redaction import redacted, redacted_url
 
 PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
 """Fields that are sampling settings of one call, and may be given with the call too."""
@@ -131,14 +131,14 @@ class GeneratorSettings(BaseModel):
         """What tells one model's answers from another's, for LangChain's caches."""
         names = ("model", "backend", "base_url", "stop", "model_kwargs", *PER_CALL)
         weights = ("dtype", "n_ctx", "load_kwargs")
-        settings = {name: shown(getattr(self, name)) for name in (*names, *weights)}
+        settings = {name: redacted(getattr(self, name)) for name in (*names, *weights)}
         # LangChain writes the stop strings of the call over `stop`, even where there are none.
-        return {**settings, "base_url": shown_url(self.base_url), "own_stop": self.stop}
+        return {**settings, "base_url": redacted_url(self.base_url), "own_stop": self.stop}
 
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, shown_url(value) if name == "base_url" else shown(value)
+            yield name, redacted_url(value) if name == "base_url" else redacted(value)
 
     def _options(self) -> Options:
         placing = {name: getattr(self, name) for name in _PLACING}

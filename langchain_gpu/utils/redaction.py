@@ -1,4 +1,4 @@
-"""Settings as they may be shown: in a repr, a log, a trace, the key of a cache."""
+"""Settings without their secrets: for a repr, a log, a trace, the key of a cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECRET = re.compile(
 )
 
 
-def shown(value: Any) -> Any:
+def redacted(value: Any) -> Any:
     """Return settings with everything hidden that is a secret by its name.
 
     Args:
@@ -23,13 +23,13 @@ def shown(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {
-            name: _hidden(each) if _SECRET.search(str(name)) else shown(each)
+            name: _hidden(each) if _SECRET.search(str(name)) else redacted(each)
             for name, each in value.items()
         }
-    return [shown(each) for each in value] if isinstance(value, list) else value
+    return [redacted(each) for each in value] if isinstance(value, list) else value
 
 
-def shown_url(url: str | None) -> str | None:
+def redacted_url(url: str | None) -> str | None:
     """Return an address without the user and the password that should not be in it."""
     if url is None or "@" not in url:
         return url
@@ -49,4 +49,4 @@ def _hidden(value: Any) -> Any:
     return value if value in (None, "") else _MASK
 
 
-__all__ = ["shown", "shown_url"]
+__all__ = ["redacted", "redacted_url"]

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from langchain_gpu.engine.budgets import Budget, Budgets
-from langchain_gpu.engine.encoder import Encoder, Pending, Tokenized, Vectors
+from langchain_gpu.engine.encoder import Encoder
 from langchain_gpu.engine.fair_lock import FairLock
+from langchain_gpu.engine.work import Failure, Finished, Flight, OwnerT, Work
 from langchain_gpu.events import BatchDone, FellBack, Listener, emit, warn_fallback
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory, is_out_of_memory, release
@@ -28,77 +25,6 @@ from langchain_gpu.utils.errors import first_line
 
 class EngineOutOfMemoryError(MemoryError):
     """One item alone does not fit into the memory of any device the policy allows."""
-
-
-class Owner(Protocol):
-    """Whatever a batch belongs to."""
-
-    @property
-    def tokens(self) -> Tokenized:
-        """The rows a batch takes from."""
-
-    @property
-    def start(self) -> int:
-        """Position of its first item in the caller's sequence."""
-
-
-OwnerT = TypeVar("OwnerT", bound=Owner)
-Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Work(Generic[OwnerT]):
-    """One planned batch.
-
-    Attributes:
-        owner: Whose rows these are.
-        rows: Which of them, longest first.
-        features: The batch as `encoder.prepare` built it; None to have it built when its turn
-            comes.
-        device: Where the encoder was when it built them.
-        again: Whether it ran out of memory alone, and is tried once more where that was.
-    """
-
-    owner: OwnerT
-    rows: Rows
-    features: Any = None
-    device: Device | None = None
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Finished(Generic[OwnerT]):
-    """A batch, or a part of one, and what came of it."""
-
-    owner: OwnerT
-    rows: Rows
-    vectors: Vectors
-    fact: BatchDone
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight(Generic[OwnerT]):
-    """A batch that was started."""
-
-    work: Work[OwnerT]
-    device: Device
-    began: float
-    pending: Pending
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure(Generic[OwnerT]):
-    """A batch that ran out of memory.
-
-    Attributes:
-        work: The batch.
-        device: Where that was; the encoder may have moved since.
-        problem: What the runtime said.
-    """
-
-    work: Work[OwnerT]
-    device: Device
-    problem: str
 
 
 class Ladder:
@@ -159,14 +85,14 @@ class Ladder:
         Raises:
             EngineOutOfMemoryError: A single item does not fit anywhere.
         """
-        flights: deque[_Flight[OwnerT]] = deque()
+        flights: deque[Flight[OwnerT]] = deque()
         for work in works:
             yield from self._climb([work], flights)
         while flights:
             yield from self._land(flights)
 
     def _climb(
-        self, todo: list[Work[OwnerT]], flights: deque[_Flight[OwnerT]]
+        self, todo: list[Work[OwnerT]], flights: deque[Flight[OwnerT]]
     ) -> Iterator[Finished[OwnerT]]:
         """Start everything in `todo`, the last first, in smaller pieces where it does not fit."""
         while todo:
@@ -179,7 +105,7 @@ class Ladder:
             while len(flights) >= self.encoder.rules.in_flight:
                 yield from self._land(flights)
             started = self._start(work)
-            if isinstance(started, _Flight):
+            if isinstance(started, Flight):
                 flights.append(started)
                 if work.again:  # alone this time: what flew beside it may have been too much
                     yield from self._land(flights)
@@ -188,7 +114,7 @@ class Ladder:
                 yield from self._land(flights)
             todo += reversed(self._recover(started))
 
-    def _start(self, work: Work[OwnerT]) -> _Flight[OwnerT] | _Failure[OwnerT]:
+    def _start(self, work: Work[OwnerT]) -> Flight[OwnerT] | Failure[OwnerT]:
         turn = self._fair_lock.take()
         try:
             began, device = perf_counter(), self.encoder.device
@@ -196,25 +122,25 @@ class Ladder:
             if features is None or work.device != device:  # it moved since, or the batch was cut
                 features = self.encoder.prepare(work.owner.tokens, work.rows)
             try:
-                return _Flight(work, device, began, self.encoder.forward(features))
+                return Flight(work, device, began, self.encoder.forward(features))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                return _Failure(work, device, first_line(error))
+                return Failure(work, device, first_line(error))
         finally:
             turn.release()
 
-    def _land(self, flights: deque[_Flight[OwnerT]]) -> Iterator[Finished[OwnerT]]:
+    def _land(self, flights: deque[Flight[OwnerT]]) -> Iterator[Finished[OwnerT]]:
         """Wait for the oldest flight; compute it in pieces if it ran out of memory under way."""
         flight = flights.popleft()
         work = flight.work
-        failure: _Failure[OwnerT] | None = None
+        failure: Failure[OwnerT] | None = None
         try:
             vectors = flight.pending()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            failure = _Failure(work, flight.device, first_line(error))
+            failure = Failure(work, flight.device, first_line(error))
         if failure is not None:
             while flights:
                 yield from self._land(flights)
@@ -237,7 +163,7 @@ class Ladder:
             emit(self._on_event, change)
         yield Finished(work.owner, work.rows, vectors, fact)
 
-    def _recover(self, failure: _Failure[OwnerT]) -> list[Work[OwnerT]]:
+    def _recover(self, failure: Failure[OwnerT]) -> list[Work[OwnerT]]:
         """Make room, and return what is to be computed now, longest rows first."""
         work = Work(failure.work.owner, failure.work.rows)
         turn = self._fair_lock.take()
@@ -257,7 +183,7 @@ class Ladder:
         finally:
             turn.release()
 
-    def _step_down(self, failure: _Failure[OwnerT]) -> None:
+    def _step_down(self, failure: Failure[OwnerT]) -> None:
         """Move to the next device, for an item that does not fit on this one even alone."""
         device, owner, row = failure.device, failure.work.owner, int(failure.work.rows[0])
         length = owner.tokens.lengths[row]

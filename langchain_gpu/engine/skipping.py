@@ -11,8 +11,9 @@ import numpy as np
 
 from langchain_gpu.engine.checks import non_finite, text_problem
 from langchain_gpu.engine.encoder import Encoder, Vectors
-from langchain_gpu.engine.engine import LARGEST_CHUNK, Engine, Progress
+from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.item_errors import about_items
+from langchain_gpu.engine.pipeline import LARGEST_CHUNK, Progress
 from langchain_gpu.engine.report import Rows, Skipped, Tally
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 

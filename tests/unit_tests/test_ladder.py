@@ -16,7 +16,8 @@ from langchain_gpu.engine import ladder as module
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.budgets import Budget, Budgets, default_budget
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
-from langchain_gpu.engine.ladder import EngineOutOfMemoryError, Ladder, Work
+from langchain_gpu.engine.ladder import EngineOutOfMemoryError, Ladder
+from langchain_gpu.engine.work import Work
 from langchain_gpu.events import BudgetChanged, Event, FallbackWarning, FellBack
 from langchain_gpu.hardware.devices import Device
 from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder, Flying, expected

@@ -82,8 +82,9 @@ class ChatGPU(AnswersBatches, StructuredChat):
     that must not wait calls `chat.devices` in its start-up.
 
     A model's chat template is a program that its makers wrote. `transformers` and `llama_cpp` run
-    it where it reaches no Python object and no file, but nothing bounds how long it runs: take
-    models from people you trust.
+    it where it reaches no Python object and no file. One whose loops do not end is stopped with
+    `transformers` (after `timeout`, at most 60 s), but nothing bounds what it allocates, and
+    nothing stops it inside llama.cpp: take models from people you trust.
     """
 
     model_config = ConfigDict(extra="forbid")  # which LangChain's class would undo

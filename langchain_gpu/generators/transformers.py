@@ -66,7 +66,7 @@ class TransformersGenerator:
             self, path, place_model(options), self.max_batch, options
         )
         self._formats = Formats(self._hf)
-        self._template = Template(self._hf.tokenizer, self._hf.tokenizer_lock)
+        self._template = Template(str(path), self._hf.tokenizer, self._hf.tokenizer_lock)
 
     @property
     def device(self) -> Device:
@@ -95,7 +95,7 @@ class TransformersGenerator:
 
         Raises:
             PromptTooLongError: A prompt does not fit the window.
-            TimeoutError: An answer was not complete in time.
+            TimeoutError: An answer was not complete in time, or a chat template does not end.
         """
         rows = [self._row(request) for request in requests]
 
@@ -197,7 +197,7 @@ class TransformersGenerator:
 
     def _prompt(self, request: Request) -> list[int]:
         if request.prompt is None:
-            return self._chat(request.messages, request.tools)
+            return self._chat(request.messages, request.tools, request.timeout)
         hf = self._open
         with hf.tokenizer_lock:
             ids: list[int] = hf.tokenizer.encode(request.prompt)
@@ -206,14 +206,18 @@ class TransformersGenerator:
         return ids
 
     def _chat(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        timeout: float | None = None,
     ) -> list[int]:
         if not self._open.tokenizer.chat_template:
             raise ValueError(
                 "the model has no chat template: it is a base model; take its instruction-tuned "
                 "one, or GPULLM, which goes on with plain prompts"
             )
-        ids: list[int] = self._template.apply(messages, tools, return_dict=True)["input_ids"]
+        whole = self._template.apply(messages, tools, timeout=timeout, return_dict=True)
+        ids: list[int] = whole["input_ids"]
         return ids
 
 

@@ -80,6 +80,7 @@ class TritonGenerator(RemoteGenerator):
         Raises:
             PromptTooLongError: The prompt does not fit the window.
             ServerTimeoutError: The answer was not complete in time.
+            TimeoutError: The chat template does not end.
             ServerError: The server did not give it, although it was asked several times, or broke
                 off in the middle.
             ValueError: The model has no input for what is asked, or needs a chat template.
@@ -139,7 +140,7 @@ class TritonGenerator(RemoteGenerator):
                 f"template makes it, with load_kwargs={{'tokenizer': FOLDER_OR_NAME}}; a plain "
                 f"prompt (GPULLM) needs none"
             )
-        return self._template.render(request.messages, request.callable_tools)
+        return self._template.render(request.messages, request.callable_tools, request.timeout)
 
     def _reader(self, request: Request) -> Stage:
         return calls_in_text(request.callable_tools)  # Triton gives nothing but text

@@ -31,19 +31,25 @@ class ChatTemplate:
             ) from None
         if not self._tokenizer.chat_template:
             raise ValueError(f"the tokenizer {name!r} has no chat template: name another one")
-        self._template = Template(self._tokenizer, threading.Lock())
+        self._template = Template(name, self._tokenizer, threading.Lock())
         # The server's tokenizer puts the first token there itself, as this one does.
         begin = self._tokenizer.bos_token_id
         adds = begin is not None and self._tokenizer("a").input_ids[:1] == [begin]
         self._begin = self._tokenizer.bos_token if adds else ""
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        timeout: float | None = None,
+    ) -> str:
         """Return the chat as the text that a model goes on with.
 
         Raises:
+            TimeoutError: The template does not end within `timeout` seconds.
             ValueError: The template refuses the chat, or cannot describe tools.
         """
-        text: str = self._template.apply(messages, tools, tokenize=False)
+        text: str = self._template.apply(messages, tools, timeout=timeout, tokenize=False)
         return text.removeprefix(self._begin)
 
     def tokenize(self, text: str) -> list[int]:

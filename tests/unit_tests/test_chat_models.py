@@ -27,6 +27,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from typing_extensions import TypedDict
 
 from langchain_gpu import GPULLM, ChatGPU, generating
+from langchain_gpu.generators import hf_template
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
@@ -286,6 +287,8 @@ def test_damaged_files_of_a_folder_are_named(
     [
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+        ("{{ 1 + messages }}", "unsupported operand"),
     ],
 )
 def test_a_template_that_refuses_or_escapes_is_an_error(
@@ -296,6 +299,42 @@ def test_a_template_that_refuses_or_escapes_is_an_error(
         pytest.raises(ValueError, match=f"chat template refuses this chat: .*{named}"),
     ):
         chat.invoke("hello")
+
+
+_LOOPS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+_CALLS = (
+    "{% macro twice(n) %}{% if n %}{{ twice(n - 1) }}{{ twice(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ twice(60) }}"
+)
+_SUMS = "{{ ([range(99999) | list] * 99999) | map('sum') | list }}"
+
+
+@pytest.mark.parametrize("template", [_LOOPS, _CALLS, _SUMS])
+@pytest.mark.parametrize("how", ["invoke", "stream"])
+def test_a_template_without_an_end_is_stopped_and_named(
+    tmp_path: Path, template: str, how: str
+) -> None:
+    path = build_chat(tmp_path, template=template)
+    with ChatGPU(model=path, device="cpu", timeout=0.2) as chat:
+        with pytest.raises(TimeoutError, match=f"{path}: the model's chat template does not end"):
+            list(getattr(chat, how)("hello"))
+        assert not any(each.name == "langchain-gpu-template" for each in threading.enumerate())
+
+
+def test_a_template_without_an_end_is_stopped_where_the_caller_would_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_template, "_LONGEST", 0.2)
+    with ChatGPU(model=build_chat(tmp_path, template=_LOOPS), device="cpu") as chat:
+        for ask in (
+            lambda: chat.invoke("hello"),
+            lambda: chat.get_num_tokens_from_messages([HumanMessage("hello")]),
+        ):
+            with pytest.raises(TimeoutError, match=r"does not end: .* after 0\.2 s"):
+                ask()
 
 
 def test_an_overflow_can_fall_back_to_another_model(chat: ChatGPU) -> None:

@@ -306,6 +306,14 @@ def test_a_template_that_does_not_do(
         chat.bind_tools([add]).invoke("1 + 2?")
 
 
+def test_a_template_that_does_not_end(builds: Builds, tmp_path: Path) -> None:
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    path = build_chat(tmp_path, template=loop)
+    chat = builds("vllm", load_kwargs={"tokenizer": path}, timeout=0.2)
+    with pytest.raises(TimeoutError, match=f"{path}: .*template does not end: .* after 0.2 s"):
+        chat.invoke("hello")
+
+
 @pytest.mark.parametrize("model", ["chat", "vllm"])
 def test_calls_in_tags(server: ScriptedTriton, builds: Builds, tmp_path: Path, model: str) -> None:
     call = json.dumps({"name": "add", "arguments": {"a": 1, "b": 2}})

@@ -32,7 +32,16 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
 )
 # Blocks of an assistant's message that say nothing to the model: the calls stand beside the text,
 # and thoughts of earlier turns are left out, as the templates of reasoning models do.
-_SILENT_BLOCKS = frozenset({"tool_use", "tool_call", "reasoning", "thinking"})
+# Conversations that began with another provider's model hold its kinds of both.
+_SILENT_BLOCKS = frozenset(
+    {
+        *("tool_call", "tool_call_chunk", "invalid_tool_call"),
+        *("tool_use", "input_json_delta", "function_call"),
+        *("reasoning", "thinking", "redacted_thinking"),
+    }
+)
+# Where the text of a block stands, by the block's type.
+_TEXTS = {"text": "text", "text-plain": "text", "refusal": "refusal"}
 # Ends that may come in the middle of a call, which is then the last one.
 _CUT = frozenset({"length", "content_filter"})
 # Brackets of the wrong kind, behind the end of a text that is open, or of one open at an escape.
@@ -187,8 +196,8 @@ def _text(content: Any, where: str) -> str:
     parts = []
     for block in content:
         kind = "text" if isinstance(block, str) else block.get("type")
-        if kind == "text":
-            text = block if isinstance(block, str) else block.get("text")
+        if kind in _TEXTS:
+            text = block if isinstance(block, str) else block.get(_TEXTS[kind])
             if not isinstance(text, str):
                 raise ValueError(f"{where}: a block of text holds no text but {text!r}")
             parts.append(text)

@@ -272,8 +272,39 @@ def test_with_raw_an_error_is_part_of_the_result() -> None:
 
 
 @pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "function_call", "name": "add", "arguments": "{}", "call_id": "c1"},
+        {"type": "tool_call_chunk", "name": "add", "args": "{}", "id": "c1", "index": 0},
+        {"type": "invalid_tool_call", "name": "add", "args": "{", "id": "c2", "error": "cut"},
+        {"type": "input_json_delta", "partial_json": "{}"},
+        {"type": "redacted_thinking", "data": "6f70"},
+    ],
+)
+def test_calls_and_thoughts_of_other_providers_models_are_not_text(block: dict[str, Any]) -> None:
+    message = AIMessage(
+        [{"type": "text", "text": "Well."}, block],
+        tool_calls=[{"name": "add", "args": {}, "id": "c1"}],
+    )
+    (given,) = to_dicts([message])
+    assert given["content"] == "Well."
+    assert [call["id"] for call in given["tool_calls"]] == ["c1"]
+
+
+def test_refusals_and_plain_documents_are_text() -> None:
+    document = {"type": "text-plain", "text": "The office opens at 9.", "mime_type": "text/plain"}
+    refused = AIMessage([{"type": "refusal", "refusal": "I cannot."}])
+    question = HumanMessage(["When? ", document])
+    assert [each["content"] for each in to_dicts([refused, question])] == [
+        "I cannot.",
+        "When? The office opens at 9.",
+    ]
+
+
+@pytest.mark.parametrize(
     ("message", "named"),
     [
+        (HumanMessage([{"type": "text-plain", "url": "http://x"}]), "holds no text but None"),
         (HumanMessage([{"type": "text"}]), r"message 0 \(user\): a block of text holds no text"),
         (HumanMessage([{"type": "text", "text": None}]), "holds no text but None"),
         (ChatMessage(role=" ", content="x"), "message 0: a ChatMessage needs a role"),

@@ -167,9 +167,11 @@ class OllamaGenerator(RemoteGenerator):
         """Have the model unloaded, and wait: Ollama answers before its memory is free."""
         name = self._model.name
         async with within(self._client.host, _UNLOAD_SECONDS, f"unload {name}"):
-            await self._client.ask("/api/generate", {"model": name, "keep_alive": 0})
+            # Once: a server that is gone has nothing left to free.
+            ask = partial(self._client.ask, max_retries=0)
+            await ask("/api/generate", {"model": name, "keep_alive": 0})
             for _ in range(int(_UNLOAD_SECONDS / _TICK)):
-                if find(name, await self._client.ask("/api/ps")) is None:
+                if find(name, await ask("/api/ps")) is None:
                     return
                 await asyncio.sleep(_TICK)
 

@@ -98,7 +98,12 @@ class OllamaClient(Client):
         super().__init__(host, self._client.close, ConnectionPool(self._blocking_client))
 
     async def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        seconds: float | None = None,
+        max_retries: int | None = None,
     ) -> dict[str, Any]:
         """Return the JSON that answers `body`, or a GET without one.
 
@@ -106,16 +111,16 @@ class OllamaClient(Client):
             path: Place on the server, `"/api/show"`.
             body: JSON.
             seconds: For all attempts; None takes what suits a quick question.
+            max_retries: Attempts after the first one; None takes the setting.
 
         Raises:
             RefusedError: The server will not do it, however often it is asked.
             ServerError: It did not do it, although it was asked several times.
         """
         seconds = seconds or min(ASK_SECONDS, self._server.timeout)
+        retries = self._server.max_retries if max_retries is None else max_retries
         async with within(self.host, seconds, f"answer {path}", timeout=self._server.timeout):
-            return await http.retrying(self._server.max_retries, within=seconds)(
-                self._once, path, body
-            )
+            return await http.retrying(retries, within=seconds)(self._once, path, body)
 
     async def stream(
         self, path: str, body: Mapping[str, Any], take: Callable[[Any], Awaitable[object]]

@@ -537,6 +537,18 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         chat(max_retries=1).invoke("x")
 
 
+def test_closing_after_the_server_has_died_is_quiet(
+    server: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = chat()
+    assert model.invoke("x").content == "Hello."
+    server.script = lambda _: Reply(b"{}", cut=True)
+    before = len(server.asked)
+    model.close()
+    assert len(server.asked) == before + 1
+    assert not caplog.messages
+
+
 def test_a_closed_model_loads_again(server: Scripted) -> None:
     model = chat()
     assert model.invoke("x").content == "Hello."

@@ -234,9 +234,9 @@ class TestVLLM:
 class TestStandard(ChatSuite):
     url: str
 
-    @pytest.fixture(autouse=True, scope="class")
-    def _server(self, request: pytest.FixtureRequest, vllm: Running) -> None:
-        request.cls.url = vllm.url
+    @pytest.fixture(autouse=True)
+    def _server(self, vllm: Running) -> None:
+        self.url = vllm.url
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

@@ -114,6 +114,19 @@ class Scripted:
         """Bodies of the requests for `path`."""
         return [asked.body for asked in self.asked if asked.path == path]
 
+    def heard(self, count: int, path: str | None = None) -> int:
+        """Return how many requests it has had, once there are `count`.
+
+        One that its client has given up may be read later than that.
+        """
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            asked = [each for each in self.asked if path in (None, each.path)]
+            if len(asked) >= count:
+                break
+            time.sleep(0.01)
+        return len(asked)
+
     @contextmanager
     def running(self) -> Iterator[Scripted]:
         thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)

@@ -212,7 +212,7 @@ class TestAuto:
         server.script = lambda _: Reply(delay=60)
         with pytest.raises(ServerTimeoutError, match="within 0.3 seconds; look whether"):
             loads(backend, timeout=3)
-        assert len(server.asked) == 1
+        assert server.heard(1) == 1
 
     @pytest.mark.parametrize("backend", ["auto", "openai", "ollama"])
     @pytest.mark.parametrize("module", ["httpx", "tenacity"])

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
-from langchain_gpu.engine.llama_cpp import LlamaBatch, LlamaCppEncoder, LlamaRows, tokenized
+from langchain_gpu.engine.llama_cpp_model import LlamaBatch, LlamaCppModel, LlamaRows, tokenized
 from langchain_gpu.engine.tasks.score import (
     Pair,
     PairTokenizer,
@@ -30,8 +30,8 @@ _WORD = 32  # letters; what has more is cut inside, as languages without spaces 
 _OVERLAP = 4  # windows of a document share a quarter of their words
 
 
-class LlamaCppReranker(LlamaCppEncoder):
-    """A reranker in a GGUF file; see `LlamaCppEncoder`.
+class LlamaCppReranker(LlamaCppModel):
+    """A reranker in a GGUF file; see `LlamaCppModel`.
 
     llama.cpp puts a pair together by itself, in the model's own template where the file has one for
     reranking. So what is too long is cut between words here. It returns logits, or for language

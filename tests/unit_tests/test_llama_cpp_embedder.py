@@ -13,7 +13,7 @@ import pytest
 import xllamacpp
 from sentence_transformers import SentenceTransformer
 
-from langchain_gpu.engine import llama_cpp
+from langchain_gpu.engine import llama_cpp_model
 from langchain_gpu.engine.backends import create
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
@@ -185,7 +185,7 @@ class TestPlaces:
 
             return real(replace(settings, **changed))
 
-        monkeypatch.setattr(llama_cpp, "shared_server", start)
+        monkeypatch.setattr(llama_cpp_model, "shared_server", start)
         return asked
 
     def cards(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -236,7 +236,7 @@ class TestPlaces:
                 raise ModelLoadError("more memory than is free")
             return real(settings)
 
-        monkeypatch.setattr(llama_cpp, "shared_server", start)
+        monkeypatch.setattr(llama_cpp_model, "shared_server", start)
         with pytest.raises(DeviceNotFoundError, match="more memory than is free"):
             encoder(file, CARD, fallback="error", n_gpu_layers=20)
         with pytest.warns(FallbackWarning, match="more memory than is free"):

@@ -26,11 +26,12 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, SecretStr, ValidationError
 from typing_extensions import TypedDict
 
-from langchain_gpu import GPULLM, ChatGPU, generating
+from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.generators import hf_template
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
+from langchain_gpu.language_models import base as loading
 from tests.unit_tests.tiny_chat import WINDOW, build_chat
 
 ALIAS: dict[str, Any] = {"model_name": "no/such-model"}
@@ -148,7 +149,7 @@ def test_many_threads_load_the_model_once(path: str, monkeypatch: pytest.MonkeyP
         loads.append(choice)
         return create(choice, options)
 
-    monkeypatch.setattr(generating, "create", counted)
+    monkeypatch.setattr(loading, "create", counted)
     with ChatGPU(model=path, device="cpu", max_tokens=2) as model:
         assert len(model.batch(["hello"] * 8)) == 8
     assert len(loads) == 1
@@ -526,7 +527,7 @@ def test_configurable_fields_load_no_model_of_their_own(
         loads.append(choice)
         return create(choice, options)
 
-    monkeypatch.setattr(generating, "create", counted)
+    monkeypatch.setattr(loading, "create", counted)
     with ChatGPU(model=path, device="cpu", temperature=0) as model:
         any_length = model.configurable_fields(max_tokens=ConfigurableField(id="length"))
         for length in (1, 2, 3):

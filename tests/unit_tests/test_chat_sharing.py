@@ -17,11 +17,12 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
-from langchain_gpu import ChatGPU, generating
+from langchain_gpu import ChatGPU
 from langchain_gpu.generators import hf_forward, hf_shared
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
+from langchain_gpu.language_models import base as loading
 from tests.unit_tests.tiny_chat import build_chat
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "temperature": 0, "max_tokens": 6}
@@ -286,7 +287,7 @@ def test_a_batch_has_the_model_loaded_once_even_where_that_fails(
             threading.Event().wait(0.001)
         raise TimeoutError("the server said nothing")
 
-    monkeypatch.setattr(generating, "create", fail)
+    monkeypatch.setattr(loading, "create", fail)
     errors = chat.batch(WORDS, return_exceptions=True)
     assert [str(error) for error in errors] == ["the server said nothing"] * len(WORDS)
     assert len(loads) == 1
@@ -302,7 +303,7 @@ async def test_while_it_is_loaded_the_threads_of_the_loop_are_free(
         assert go.wait(20)
         return create(choice, options)
 
-    monkeypatch.setattr(generating, "create", slow)
+    monkeypatch.setattr(loading, "create", slow)
     chat = ChatGPU(model=path, **SETTINGS)
     batch = asyncio.create_task(chat.abatch(WORDS[:3]))
     await asyncio.sleep(0.1)
@@ -352,7 +353,7 @@ def test_a_model_that_is_not_kept_stays_for_a_whole_batch(
         loads.append(1)
         return create(choice, options)
 
-    monkeypatch.setattr(generating, "create", counted)
+    monkeypatch.setattr(loading, "create", counted)
     chat = ChatGPU(model=path, keep_alive=0, **SETTINGS)
     chat.batch(WORDS[:6], config={"max_concurrency": 1})
     assert len(loads) == 1
@@ -367,7 +368,7 @@ def test_close_while_the_model_is_loaded_frees_it_afterwards(
         chat.close()
         return create(choice, options)
 
-    monkeypatch.setattr(generating, "create", closed)
+    monkeypatch.setattr(loading, "create", closed)
     assert chat.invoke("hello").content
     assert chat.loaded.keeper.loaded is None
 

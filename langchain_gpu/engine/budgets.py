@@ -1,10 +1,10 @@
-"""How many tokens a batch may hold: guessed, measured, learned.
+"""How many tokens a batch may hold: a default, then measured, then corrected by failures.
 
-A budget that fills the device is set by speed, one that fits is set by memory; the smaller one
-counts. Memory is measured where the device can tell: one forward pass at the largest shape gives
-the bytes a token takes, and what is free then the first budget. When others have left the device,
-it grows. The out-of-memory ladder corrects the rest. What it learned is where later engines of the
-process begin, and not for ever, as memory may have been short because somebody else had it.
+The budget is the smaller of two: the tokens that keep the device busy, and those that fit into its
+memory. Where memory can be measured, one forward pass at the largest shape gives the bytes per
+token, and the free memory then gives the first budget. It grows when other processes free memory,
+and the out-of-memory ladder halves it when a batch fails. Later engines of this process start with
+what was learned, and may grow beyond it: another process may have had the memory meanwhile.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SHARE = 0.8
 
 @runtime_checkable
 class Probed(Protocol):
-    """An encoder that can tell what a batch takes."""
+    """An encoder that can measure the memory of a batch."""
 
     def peak_bytes(self, tokens: int) -> int | None:
-        """Run one batch of `tokens` at the largest shape; return the bytes it took meanwhile.
+        """Run one batch of `tokens` at the largest shape; return the peak bytes it took.
 
-        None where nobody can tell. Raises what the runtime raises when memory runs out.
+        None where that cannot be measured. Raises what the runtime raises when memory runs out.
         """
 
 
@@ -48,10 +48,10 @@ class Budget:
         most: What it never goes above.
         learn: Called with a budget that later engines should begin with.
         room: Returns the tokens that fit into the memory that is free when it is called; None where
-            nobody can tell, and only trying shows.
+            free memory cannot be measured.
 
     Attributes:
-        tokens: Now.
+        tokens: The budget now.
     """
 
     def __init__(
@@ -67,15 +67,16 @@ class Budget:
         self._most = most
         self._learn = learn
         self._room = room
-        self._believed = tokens  # what fits when nobody else takes the memory, as far as one knows
+        self._believed = tokens  # assumed to fit while no other process takes the memory
         self._backoff = Backoff()
         self._lock = threading.Lock()  # batches land on the threads of their callers
 
     def failed(self, cost: int) -> BudgetChanged | None:
         """Go down to half of a batch of several items that did not fit.
 
-        A late failure of a batch that is too large by now changes nothing. Where much less than
-        what is believed to fit fails, somebody else has the memory: nothing is learned from that.
+        A batch that was larger than the present budget changes nothing. Where a batch fails that is
+        less than half of what was assumed to fit, another process has the memory: later engines do
+        not learn from that.
         """
         half = max(1, cost // 2)
         with self._lock:
@@ -89,7 +90,7 @@ class Budget:
             return self._set(half)
 
     def finished(self, cost: int) -> BudgetChanged | None:
-        """Count a batch that went well, if it was a full one; go up after enough of them."""
+        """Count a batch that succeeded, if it was a full one; grow after enough of them."""
         with self._lock:
             if self.tokens >= self._most or 2 * cost <= self.tokens:
                 return None
@@ -99,7 +100,7 @@ class Budget:
             if self._room is not None:
                 worth = min(more, self.tokens + max(1, self.tokens // 4))
                 more = min(more, self._room())
-                if more < worth:  # what is free goes up and down a little all the time
+                if more < worth:  # free memory fluctuates: a small gain is none
                     return None
             self._believed = max(self._believed, more)
             return self._set(more)
@@ -113,11 +114,11 @@ class Budgets:
     """Computed tokens per batch, by device, for one model.
 
     Args:
-        model: What tells models apart, for what was learned about them.
+        model: Identifies the model, for what was learned about it.
         fixed: The user's own number, taken as it is; None for a default, measured.
-        planned: What a plan gives each device, by its short name; the default is not above it.
-        firm: Whether the plan has promised the rest to others. Otherwise it is a guess of what is
-            free, and where that can be measured the budget may grow beyond it.
+        planned: What a plan gives each device, by its short name; an upper bound of the default.
+        firm: Whether the plan has given the rest of the memory to other models. Otherwise it is an
+            estimate, and the budget may grow beyond it where free memory can be measured.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Budgets:
         return Budget(str(device), tokens, most, partial(self.learn, device), room)
 
     def learn(self, device: Device, tokens: int) -> None:
-        """Remember that more than `tokens` did not fit; what is remembered only goes down."""
+        """Remember that more than `tokens` did not fit; the remembered number only decreases."""
         key = (str(device), self._model)
         with _lock:
             _learned[key] = min(tokens, _learned.get(key, tokens))
@@ -171,7 +172,8 @@ def _measure(
 ) -> tuple[int, Callable[[], int] | None]:
     """Return `wanted`, or as many tokens as fit into the free memory by measurement.
 
-    And what returns how many fit later, None where the device cannot tell.
+    The second value is a function that returns how many fit when it is called; None where the
+    device's memory cannot be measured.
     """
     tokens = wanted
     while True:

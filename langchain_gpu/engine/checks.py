@@ -1,4 +1,4 @@
-"""What goes in and comes out of the engine is checked, and counted in a bar."""
+"""Checks of what goes into the engine and what comes out, and the progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NonFiniteVectorError(ValueError):
 
 
 def as_list(texts: Any) -> list[Any]:
-    """Take any iterable of texts but a lone string, which would be embedded letter by letter.
+    """Return an iterable of texts as a list; a single string would be embedded letter by letter.
 
     Raises:
         TypeError: It is one string, or nothing to iterate over.
@@ -27,7 +27,7 @@ def as_list(texts: Any) -> list[Any]:
 
 
 def iterate(texts: Any) -> Iterator[Any]:
-    """Begin to read any iterable of texts, as `as_list` takes it. Raises as that does."""
+    """Return an iterator over texts. Accepts and raises what `as_list` does."""
     if isinstance(texts, str | bytes):
         raise TypeError(f"texts is one {type(texts).__name__}; pass a list: [text]")
     try:
@@ -37,7 +37,7 @@ def iterate(texts: Any) -> Iterator[Any]:
 
 
 def check_on_error(policy: object) -> None:
-    """Refuse a word that is no policy, which would skip what was to raise.
+    """Refuse any other value: a misspelled `"raise"` would silently skip.
 
     Raises:
         ValueError: It is neither `"raise"` nor `"skip"`.
@@ -54,7 +54,7 @@ def text_problem(item: object) -> str | None:
 
 
 def check_buffer(out: object, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """Refuse what vectors cannot be written into, before any is computed.
+    """Check that vectors can be written into `out`, before any is computed.
 
     Raises:
         TypeError: It is no array.

@@ -15,7 +15,7 @@ Asked = Literal["embed", "score"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderConfig:
-    """Everything that decides how a model is loaded.
+    """All settings that decide how a model is loaded.
 
     Attributes:
         model: Path or name; see `models.resolve`. For a server, the name it knows the model by.

@@ -1,4 +1,4 @@
-"""What one call asks of an embedder."""
+"""The settings of one embedding call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from langchain_gpu.engine.tasks.embed import EmbedOptions
 
 @dataclass(frozen=True, slots=True)
 class EmbedCall:
-    """One call, read before the model is there and completed once it is.
+    """The settings of one call; those that depend on the model are resolved once it is loaded.
 
     Attributes:
         kind: Whether the texts are queries or documents.
@@ -31,18 +31,18 @@ class EmbedCall:
     on_long: Literal["truncate", "mean", "error"]
 
     def options(self, embedder: Embedder) -> EmbedOptions:
-        """Return what the engine is told: with the prompt that the model has for this kind."""
+        """Return the engine's options, with the model's prompt for this kind of text."""
         prompt = self.kwargs.resolve_prompt(embedder.encoder, self.kind)
         return EmbedOptions(prompt=prompt, task=self.kind, on_long=self.on_long)
 
     @property
     def plain(self) -> bool:
-        """Whether vectors go out as the engine made them."""
+        """Whether vectors are returned as the engine computed them."""
         return self.output.plain and not self.kwargs.finishes
 
     @property
     def precision(self) -> str:
-        """What numbers are returned as; at most one of the two settings is not float32."""
+        """Number format of the result; at most one of the two settings is not float32."""
         kwargs, output = self.kwargs.precision, self.output.precision
         return kwargs if output == "float32" else output
 
@@ -56,7 +56,7 @@ class EmbedCall:
         return self.output.width(self.kwargs.width(dimension))
 
     def finish(self, vectors: NDArray[Any]) -> NDArray[Any]:
-        """Make what is returned of the engine's vectors (rows, dimension)."""
+        """Convert the engine's vectors (rows, dimension) to what is returned."""
         return self.output.apply(self.kwargs.finish(vectors))
 
 

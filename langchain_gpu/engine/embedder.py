@@ -1,4 +1,4 @@
-"""From a model's name and a wish for a device to an engine that embeds texts or scores pairs."""
+"""From a model's name and a device to an engine that embeds texts or scores pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine asks of a model: the contract every back end keeps."""
+"""The `Encoder` contract: what the engine needs of a model, and every back end implements."""
 
 from __future__ import annotations
 

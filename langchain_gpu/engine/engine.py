@@ -1,4 +1,4 @@
-"""Items to rows: tokenize, plan, prepare, forward, write, all at the same time."""
+"""The engine: items in, one float32 row per item out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock that is fair: who came first goes first."""
+"""A lock that is granted in the order of arrival."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 
 
 class _Turn:
-    """One who holds the lock, or waits for the one before.
+    """A caller in the queue: it holds the lock, or waits for the caller before it.
 
     Attributes:
-        lock: Locked until the turn is over, or given up.
-        before: Whom it waits for; None once it has come.
+        lock: Locked until the caller releases the `FairLock`, or gives up waiting.
+        before: The caller it waits for; None once it holds the `FairLock`.
     """
 
     __slots__ = ("before", "lock")
@@ -21,10 +21,10 @@ class _Turn:
 
 
 class FairLock:
-    """A mutex that is handed over in the order of arrival.
+    """A mutex that is granted in the order of arrival.
 
-    A `threading.Lock` goes to whoever is running when it becomes free, which is the thread that
-    has just released it: a long run would keep everybody else waiting.
+    A `threading.Lock` is usually taken again by the thread that has just released it, as that one
+    is running: one long run would keep all other threads waiting.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class FairLock:
         return count
 
     def take(self) -> threading.Lock:
-        """Wait for this thread's turn, and return what is to be released at its end.
+        """Wait for the lock, and return a `threading.Lock` whose release gives it up.
 
-        Release it in a `finally`, and not by a function around it: Ctrl-C may come at the first
-        line of any function, but not before a call into C.
+        Call `release` directly in a `finally`, not through a function of Python: Ctrl-C may be
+        raised at the first line of such a function, but not before a call into C.
         """
         mine = _Turn()
         mine.lock.acquire()
@@ -54,8 +54,8 @@ class FairLock:
             while (before := mine.before) is not None:
                 with before.lock:
                     pass
-                mine.before = before.before  # of one who gave up: still somebody
-        except BaseException:  # Ctrl-C: whoever is next goes on waiting for those before
+                mine.before = before.before  # it may have given up, with another still before it
+        except BaseException:  # Ctrl-C: the next caller then waits for those before this one
             mine.lock.release()
             raise
         return mine.lock

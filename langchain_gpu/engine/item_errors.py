@@ -1,4 +1,4 @@
-"""Whether an error is about what was given, or about who was asked."""
+"""Tells errors caused by an item from errors of the device or the server."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from langchain_gpu.servers.errors import ServerError
 
 
 def about_items(error: BaseException) -> bool:
-    """Say whether one of the items, or their number, may be the reason: others may fare better.
+    """Say whether an item, or the number of items, may be the cause: other items may succeed.
 
-    They may not where a server hangs or wants another key, or a device is broken.
+    They cannot where a server hangs or refuses the key, or where a device is broken.
     """
     if isinstance(error, ServerError):
         return error.about_items or is_out_of_memory(error)

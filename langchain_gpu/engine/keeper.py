@@ -1,4 +1,4 @@
-"""Something large that is loaded when it is needed, and freed when nobody uses it."""
+"""A model that is loaded at its first use, shared, and freed when nobody uses it."""
 
 from __future__ import annotations
 

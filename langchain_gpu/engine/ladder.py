@@ -1,9 +1,9 @@
-"""Running out of memory is a step, not an end.
+"""What happens when memory runs out: smaller batches, then another device, then an error.
 
 The steps, in this order: split only the batch that failed and keep every finished row; let the
-halved size become the device's budget, until enough batches went well; free the device's cache,
-outside the `except` block because inside it the traceback still holds the tensors; try one item
-once more, as what a runtime kept for speed is gone too; move to the next device; raise.
+halved size become the device's budget, until enough batches succeed; free the device's cache,
+outside the `except` block because inside it the traceback still holds the tensors; try a single
+item once more, as freeing the cache may have made room for it; move to the next device; raise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EngineOutOfMemoryError(MemoryError):
 
 
 class Ladder:
-    """One encoder, its learned budget, and the devices it may fall back to.
+    """Runs batches on one encoder: knows its learned budget, and the devices it may fall back to.
 
     Args:
         encoder: The model on its device.
@@ -53,7 +53,7 @@ class Ladder:
         self._what = what
         self.fallbacks: list[FellBack] = []
         self._budgets = budgets
-        # Where it is already, a copy would not fit either.
+        # A device of the same name would have no more memory.
         self._next = [each for each in fallback if str(each) != str(encoder.device)]
         self._on_event = on_event
         # One batch starts at a time: callers on other threads queue up here, batch by batch,
@@ -75,8 +75,8 @@ class Ladder:
     def run(self, works: Iterable[Work[OwnerT]]) -> Iterator[Finished[OwnerT]]:
         """Compute planned batches, each in as many steps as it takes.
 
-        As many batches are on their way as the encoder's rules allow: while the device computes
-        one, the next is started.
+        As many batches are in flight as the encoder's rules allow: while the device computes one,
+        the next is started.
 
         Yields:
             Finished rows, in the order they were started; those of a batch that ran out of memory
@@ -107,10 +107,12 @@ class Ladder:
             started = self._start(work)
             if isinstance(started, Flight):
                 flights.append(started)
-                if work.again:  # alone this time: what flew beside it may have been too much
+                if (
+                    work.again
+                ):  # alone this time: batches in flight beside it may have been too much
                     yield from self._land(flights)
                 continue
-            while flights:  # what is on its way holds memory, and its rows are as good as done
+            while flights:  # batches in flight hold memory, and their rows are nearly done
                 yield from self._land(flights)
             todo += reversed(self._recover(started))
 
@@ -131,7 +133,7 @@ class Ladder:
             turn.release()
 
     def _land(self, flights: deque[Flight[OwnerT]]) -> Iterator[Finished[OwnerT]]:
-        """Wait for the oldest flight; compute it in pieces if it ran out of memory under way."""
+        """Wait for the oldest batch in flight; recompute it in pieces if it ran out of memory."""
         flight = flights.popleft()
         work = flight.work
         failure: Failure[OwnerT] | None = None
@@ -147,7 +149,7 @@ class Ladder:
             yield from self._climb(self._recover(failure)[::-1], flights)
             return
         now = perf_counter()
-        # Batches overlap: a second counts for one of them only.
+        # Batches overlap: each second is counted for one of them only.
         began, self._landed = max(flight.began, self._landed), now
         lengths = work.owner.tokens.lengths[work.rows]
         fact = BatchDone(
@@ -164,12 +166,14 @@ class Ladder:
         yield Finished(work.owner, work.rows, vectors, fact)
 
     def _recover(self, failure: Failure[OwnerT]) -> list[Work[OwnerT]]:
-        """Make room, and return what is to be computed now, longest rows first."""
+        """Free memory, and return the batches to compute instead, longest rows first."""
         work = Work(failure.work.owner, failure.work.rows)
         turn = self._fair_lock.take()
         try:
             if str(failure.device) != str(self.encoder.device):
-                return [work]  # it moved meanwhile, and nobody has tried this batch there
+                return [
+                    work
+                ]  # the encoder moved meanwhile: this batch is untried on the new device
             release(failure.device)
             if len(work.rows) == 1 and not failure.work.again:
                 return [replace(work, again=True)]
@@ -184,7 +188,7 @@ class Ladder:
             turn.release()
 
     def _step_down(self, failure: Failure[OwnerT]) -> None:
-        """Move to the next device, for an item that does not fit on this one even alone."""
+        """Move to the next device, as a single item does not fit on this one."""
         device, owner, row = failure.device, failure.work.owner, int(failure.work.rows[0])
         length = owner.tokens.lengths[row]
         if not self._next:
@@ -199,7 +203,7 @@ class Ladder:
         self._move(f"one item of {length} tokens does not fit: {failure.problem}")
 
     def _first(self) -> Budget:
-        """Return the budget to begin with; a device that has no room for one token is left."""
+        """Return the budget to begin with; move on if the device has no room for one token."""
         try:
             return self._budgets.first(self.encoder)
         except Exception as error:
@@ -212,7 +216,7 @@ class Ladder:
     def _move(self, reason: str) -> None:
         source, target = self.encoder.device, self._next.pop(0)
         self.encoder.to(target)
-        release(source)  # the weights have left it: nobody else gives their memory back
+        release(source)  # the weights have left it, and their memory stays in the cache
         self._budget = self._first()
         self.fallbacks.append(
             warn_fallback(
@@ -225,7 +229,7 @@ class Ladder:
         )
 
     def _cut(self, work: Work[OwnerT], cost: int) -> list[Work[OwnerT]]:
-        """Cut a batch into pieces of about the budget; its rows are sorted, so they are alike."""
+        """Cut a batch into pieces of about the budget; sorted rows are of about the same length."""
         step = max(1, min(len(work.rows) - 1, len(work.rows) * self.budget // cost))
         return [
             Work(work.owner, work.rows[start : start + step])
@@ -234,5 +238,5 @@ class Ladder:
 
 
 def until_closed(reason: str, device: Device) -> str:
-    """Return why a model has left a device, and how it comes back."""
+    """Return the reason for a fallback, with how the model returns to the device."""
     return f"{reason}; after close(), the next use tries {device} again"

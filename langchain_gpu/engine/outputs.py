@@ -1,4 +1,4 @@
-"""What is done to vectors on their way out: fewer dimensions, smaller numbers."""
+"""Fewer dimensions and smaller number formats for the vectors that are returned."""
 
 from __future__ import annotations
 

@@ -27,19 +27,20 @@ Tokenize = Callable[[Sequence[Any], int], Tokenized]
 # are large so that sorting has something to choose from; 8,192 texts of 512 tokens are 17 MB.
 FIRST_CHUNK = 1024
 LARGEST_CHUNK = 8192
-# Below this many items the threads cost more than they hide.
+# Up to this many items, threads cost more than the overlap gains.
 _INLINE = 32
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """A slice of the items on its way.
+    """A slice of the items, tokenized.
 
     Attributes:
         start: Position of its first item.
         tokens: Its rows.
-        vectors: Where rows are written: the result itself, or a buffer of windows to fold.
-        result: Its slice of what the caller gets.
+        vectors: Where rows are written: `result` itself, or a buffer where items have several
+            windows, to be merged into `result`.
+        result: Its slice of the caller's array.
         missing: Rows that are not written yet.
     """
 
@@ -75,7 +76,7 @@ class Pipeline:
             ladder = min(self.ladders, key=lambda each: each.callers)
             self._drain(ladder, self._prepare(_Feed(chunks, self.max_items), ladder))
             return
-        # Closed here: after an error the traceback would keep the feeders alive.
+        # Closed here: after an error the traceback would keep the feeder threads alive.
         with closing(prefetch(chunks, 1)) as tokenized:
             feed = _Feed(tokenized, self.max_items)
             if len(self.ladders) == 1:
@@ -87,7 +88,7 @@ class Pipeline:
                     for future in futures:
                         future.result()
                 except BaseException:
-                    feed.stop()  # an interrupt comes here: the devices would go on to the last item
+                    feed.stop()  # after Ctrl-C the devices would go on to the last item
                     raise
 
     def _tokenize(self, items: Sequence[Any], result: Vectors) -> Iterator[_Chunk]:
@@ -109,7 +110,7 @@ class Pipeline:
             yield Work(chunk, rows, ladder.encoder.prepare(chunk.tokens, rows), device)
 
     def _share(self, feed: _Feed, ladder: Ladder) -> None:
-        """Take work beside other devices; the first one that fails ends the work of all."""
+        """Compute batches beside other devices; the first that fails stops all of them."""
         try:
             self._pull(feed, ladder)
         except BaseException:
@@ -133,7 +134,7 @@ class Pipeline:
             complete = chunk.missing == 0
         if chunk.tokens.owners is None:
             items = len(rows)
-        else:  # windows count when their chunk is whole and they are folded into items
+        else:  # items with several windows are complete when their whole chunk is
             items = len(chunk.result) if complete else 0
             if complete:
                 chunk.result[:] = self.encoder.merge(chunk.tokens, chunk.vectors)
@@ -142,7 +143,7 @@ class Pipeline:
 
 
 class _Feed:
-    """Chunks, of which every device takes batches of the size that suits it."""
+    """A queue of chunks, from which every device takes batches of its own budget."""
 
     def __init__(self, chunks: Iterator[_Chunk], max_items: int | None) -> None:
         self._chunks = chunks
@@ -168,7 +169,7 @@ class _Feed:
                 self._current = following, Plan(following.tokens.lengths)
 
     def stop(self) -> None:
-        """Give nothing more to anybody."""
+        """Hand out no more batches."""
         with self._lock:
             self._chunks, self._current = iter(()), None
 

@@ -1,4 +1,4 @@
-"""Whether a model fits a device, asked before it is loaded."""
+"""Whether a model fits a device, planned before it is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the next thing while the current one is being used."""
+"""Iterate a source on a thread of its own, some results ahead of the consumer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run did, in numbers."""
+"""Statistics of a run: batches, tokens, padding, fallbacks, truncated and skipped items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of a query and a document to scores, by a model that is here or by a server."""
+"""Scores for pairs of a query and a document, by a local model or by a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows for the texts that can be embedded, and a reason for each that cannot."""
+"""`on_error="skip"`: rows for the texts that can be embedded, a reason for each that cannot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_skipping(
 ) -> Rows:
     """Compute one row per text; those of texts that cannot be embedded are NaN.
 
-    An error ends a run, but not the rows that are finished: they are not computed again.
+    Rows that were finished before an error are kept, and not computed again.
 
     Args:
         engine: Runs the encoder.
@@ -43,20 +43,20 @@ def run_skipping(
         progress: Called with the number of texts finished or skipped since the last call.
 
     Raises:
-        Exception: What is no text's fault, as `Engine.run` raises it.
+        Exception: Any error that no text causes, as `Engine.run` raises it.
     """
     began = perf_counter()
     vectors = np.full((len(texts), engine.dimension), np.nan, np.float32)
-    sieve = _Sieve(engine, encoder, texts, options, max_items, progress, vectors)
-    sieve.go()
-    sieve.tally.truncated += sieve.truncated - sieve.skipped.keys()
-    report = sieve.tally.report(items=len(texts), seconds=perf_counter() - began)
-    skipped = tuple(Skipped(*each) for each in sorted(sieve.skipped.items()))
+    run = _SkippingRun(engine, encoder, texts, options, max_items, progress, vectors)
+    run.go()
+    run.tally.truncated += run.truncated - run.skipped.keys()
+    report = run.tally.report(items=len(texts), seconds=perf_counter() - began)
+    skipped = tuple(Skipped(*each) for each in sorted(run.skipped.items()))
     return Rows(vectors, replace(report, skipped=skipped))
 
 
 def texts_among(items: Sequence[Any]) -> tuple[Places, dict[int, str]]:
-    """Return the places of the texts that can be sent on, and by place why others cannot."""
+    """Return the positions of the texts that can be embedded, and by position why others cannot."""
     skipped = {
         place: problem
         for place, item in enumerate(items)
@@ -66,12 +66,12 @@ def texts_among(items: Sequence[Any]) -> tuple[Places, dict[int, str]]:
 
 
 def spread_rows(rows: Rows, places: Places, skipped: Mapping[int, str]) -> Rows:
-    """Put rows to their places among those that were skipped, whose rows are NaN.
+    """Insert rows of NaN for the texts that were skipped.
 
     Args:
-        rows: Of the texts at `places`. What they leave out, or give no finite row, is skipped too.
-        places: In the order of the rows.
-        skipped: Why there is no row, by place.
+        rows: Of the texts at `places`. Those it skipped, or that are not finite, are skipped too.
+        places: Position of each row among all texts.
+        skipped: Why a text has no row, by position.
     """
     skipped = dict(skipped)
     size = len(places) + len(skipped)
@@ -91,8 +91,8 @@ def spread_rows(rows: Rows, places: Places, skipped: Mapping[int, str]) -> Rows:
 
 
 @dataclass(slots=True)
-class _Sieve:
-    """What is done, and what was left out."""
+class _SkippingRun:
+    """One call of `run_skipping`: which rows are computed, and which texts are skipped."""
 
     engine: Engine[str]
     encoder: Encoder
@@ -110,17 +110,17 @@ class _Sieve:
         problem = _attempt(self._compute, places)
         if problem is None and not self.skipped:
             return
-        # A setting that fails every text must not be taken for bad texts.
+        # Raises where a setting makes every text fail: the texts are not the cause then.
         self.engine.run([_HARMLESS], self.options)
         if problem is None:
             return
-        # Most culprits are too long, which shows without a forward pass.
+        # Most such texts are too long, which tokenizing finds without a forward pass.
         chunks = range(0, len(places), LARGEST_CHUNK)
-        self._sift(self._tokenize, [places[at : at + LARGEST_CHUNK] for at in chunks])
-        self._sift(self._compute, [self._left(places)])
+        self._bisect(self._tokenize, [places[at : at + LARGEST_CHUNK] for at in chunks])
+        self._bisect(self._compute, [self._left(places)])
 
-    def _sift(self, work: Callable[[Places], object], parts: list[Places]) -> None:
-        """Do the work part by part; halve one that fails, down to the texts at fault."""
+    def _bisect(self, work: Callable[[Places], object], parts: list[Places]) -> None:
+        """Do the work part by part; halve a part that fails, down to the texts that cause it."""
         parts.reverse()
         while parts:
             part = parts.pop()
@@ -137,7 +137,7 @@ class _Sieve:
             parts += [half for half in (left[middle:], left[:middle]) if half]
 
     def _left(self, places: Places) -> Places:
-        """Return those that have no row yet, and may still get one."""
+        """Return the positions that have no row yet and are not skipped."""
         rows = non_finite(self.vectors[places])
         return [places[row] for row in rows if places[row] not in self.skipped]
 
@@ -169,12 +169,12 @@ class _Sieve:
             self.tally.truncated.clear()
 
     def _skip(self, place: int, at: int, problem: str) -> None:
-        """Note why, without the position in a part of the texts that nobody knows."""
+        """Store the reason, without the position within the part, which the caller cannot know."""
         self.skipped[place] = problem.removeprefix(f"text {at} ").removeprefix(f"item {at} ")
 
 
 def _attempt(work: Callable[[Places], object], places: Places) -> str | None:
-    """Return what an error about the texts says; None where there was none.
+    """Return the message of an error that a text causes; None where there was none.
 
     Raises:
         Exception: Any other error.

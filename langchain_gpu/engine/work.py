@@ -14,11 +14,11 @@ from langchain_gpu.hardware.devices import Device
 
 
 class Owner(Protocol):
-    """Whatever a batch belongs to."""
+    """The tokenized items from which a batch is taken."""
 
     @property
     def tokens(self) -> Tokenized:
-        """The rows a batch takes from."""
+        """All of its rows."""
 
     @property
     def start(self) -> int:
@@ -36,10 +36,10 @@ class Work(Generic[OwnerT]):
     Attributes:
         owner: Whose rows these are.
         rows: Which of them, longest first.
-        features: The batch as `encoder.prepare` built it; None to have it built when its turn
-            comes.
+        features: The batch as `encoder.prepare` built it; None to build it when it is started.
         device: Where the encoder was when it built them.
-        again: Whether it ran out of memory alone, and is tried once more where that was.
+        again: Whether it is a single item that ran out of memory, tried a second time on the
+            same device.
     """
 
     owner: OwnerT
@@ -51,7 +51,7 @@ class Work(Generic[OwnerT]):
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[OwnerT]):
-    """A batch, or a part of one, and what came of it."""
+    """A batch, or a part of one, with its vectors."""
 
     owner: OwnerT
     rows: Rows
@@ -61,7 +61,7 @@ class Finished(Generic[OwnerT]):
 
 @dataclass(frozen=True, slots=True)
 class Flight(Generic[OwnerT]):
-    """A batch that was started."""
+    """A batch in flight."""
 
     work: Work[OwnerT]
     device: Device
@@ -75,7 +75,7 @@ class Failure(Generic[OwnerT]):
 
     Attributes:
         work: The batch.
-        device: Where that was; the encoder may have moved since.
+        device: Where it failed; the encoder may have moved since.
         problem: What the runtime said.
     """
 

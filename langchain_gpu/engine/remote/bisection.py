@@ -1,4 +1,4 @@
-"""Which item of a refused request is the bad one, and what is said about it."""
+"""Find the item for which a server refuses a request, by halving the request."""
 
 from __future__ import annotations
 

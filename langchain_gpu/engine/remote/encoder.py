@@ -1,4 +1,4 @@
-"""What every encoder behind a server does: texts go out, rows come back, in order."""
+"""Base of encoders behind a server: texts are sent in requests, rows returned in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into one request, and where it came from."""
+"""The items of one request, and their positions in the caller's sequence."""
 
 from __future__ import annotations
 

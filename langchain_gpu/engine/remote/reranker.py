@@ -1,4 +1,4 @@
-"""What every reranker behind a server does: pairs go out, scores come back, in order."""
+"""Base of rerankers behind a server: pairs are sent in requests, scores returned in order."""
 
 from __future__ import annotations
 

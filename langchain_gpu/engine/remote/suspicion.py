@@ -1,4 +1,4 @@
-"""Whether a server fails because of what it was sent."""
+"""Whether a server's internal error is caused by an item of the request."""
 
 from __future__ import annotations
 

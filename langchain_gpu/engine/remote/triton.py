@@ -1,4 +1,4 @@
-"""A Triton server's model that turns texts into vectors, asked over gRPC."""
+"""Embeddings from a model of a Triton Inference Server, over gRPC."""
 
 from __future__ import annotations
 

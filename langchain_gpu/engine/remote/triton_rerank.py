@@ -1,4 +1,4 @@
-"""A Triton server's model that scores pairs of a query and a document, asked over gRPC."""
+"""Scores of pairs from a model of a Triton Inference Server, over gRPC."""
 
 from __future__ import annotations
 

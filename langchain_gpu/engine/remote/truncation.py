@@ -1,4 +1,4 @@
-"""Texts beyond a model's window: refused first, cut then, and told of once."""
+"""Truncation by a server: refused first, then asked for, and warned about once."""
 
 from __future__ import annotations
 

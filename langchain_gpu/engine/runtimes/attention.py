@@ -1,4 +1,4 @@
-"""Attention over rows that lie end to end, under a name transformers knows.
+"""An attention function for packed rows, registered with transformers.
 
 A batch is one row of tokens and the offsets where its texts begin. On a GPU in half precision one
 flash kernel takes all of them; elsewhere the texts are computed one after another by torch's own

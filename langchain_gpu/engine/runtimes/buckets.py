@@ -1,4 +1,4 @@
-"""Shapes that many batches can be filled up to, for what wants to see a shape again."""
+"""Shapes to which batches are padded, so that recorded or compiled programs are reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converted models, kept on disk for the next start."""
+"""Converted models, cached on disk for the next start."""
 
 from __future__ import annotations
 

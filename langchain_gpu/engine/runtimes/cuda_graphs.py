@@ -1,4 +1,4 @@
-"""Recording a forward pass on an NVIDIA card.
+"""Recording and replaying one forward pass as a CUDA graph.
 
 Not measured yet: written on a machine without a card.
 """

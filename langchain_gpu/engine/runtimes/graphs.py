@@ -1,4 +1,4 @@
-"""CUDA graphs for small models, which cost a card less time than starting their kernels does.
+"""CUDA graphs for small models, whose kernels take less time than launching them.
 
 A graph repeats what was recorded, on the same memory and with the same shapes. So batches are
 filled up to a bucket of tokens, rows and longest row, a bucket is recorded when it has been asked

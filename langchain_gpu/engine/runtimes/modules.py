@@ -1,4 +1,4 @@
-"""What the runtimes share: sentence-transformers' modules, their tokenizer and their prompts.
+"""What the runtimes share: sentence-transformers' modules, tokenizer and prompts.
 
 The model, its pooling, its normalization and its prompts are sentence-transformers' own objects.
 What is ours is which items go together and how they become features; the runtimes beside this file

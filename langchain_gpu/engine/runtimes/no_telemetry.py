@@ -1,4 +1,4 @@
-"""OpenVINO's tools and ONNX Runtime, without their reports to the vendors.
+"""OpenVINO's tools and ONNX Runtime without their telemetry.
 
 OpenVINO's converter and quantizer, and ONNX Runtime from its first session on, send what they did
 to an analytics server unless the user opted out, and write an identification into the home folder.

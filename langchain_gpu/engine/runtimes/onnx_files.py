@@ -1,4 +1,4 @@
-"""ONNX files of a sentence-transformers model: made once, proven, and kept."""
+"""ONNX files of a sentence-transformers model: exported once, verified, cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedders on OpenVINO: the fastest way through a model on a CPU.
+"""Embedders on OpenVINO, the fastest runtime on a CPU.
 
 The traced module is sentence-transformers' own, pooling and normalization included; no export tool
 is needed. The converted model is kept in a cache and proven against the original before its first

@@ -1,4 +1,4 @@
-"""OpenVINO itself: one for the process, started where it can do no harm.
+"""The process's one OpenVINO core, loaded so that it cannot break signal handling.
 
 Its CPU plugin gives the thread that loads it another stack for signals, and takes that away when
 the plugin goes: in another order than they came, or from another thread, and the first thread is

@@ -1,4 +1,4 @@
-"""Where a program takes one token's hidden state, its last layer for that token only.
+"""For models that use the first token only: compute the last layer for that token alone.
 
 CLS pooling and the heads of rerankers read the first token of each text. Behind the last attention
 no token hears of the others any more, so all others need not go there: what is left of that layer

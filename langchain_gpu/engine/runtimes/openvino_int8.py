@@ -1,4 +1,4 @@
-"""OpenVINO programs in 8-bit integers, by NNCF's quantization after training.
+"""OpenVINO programs in int8, by NNCF's post-training quantization.
 
 The weights' products are quantized; attention is not. Its scores, quantized, cost single short
 texts a quarter of their cosine, and gained no time that could be measured.

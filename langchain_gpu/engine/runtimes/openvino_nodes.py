@@ -1,4 +1,4 @@
-"""Nodes of an OpenVINO program, as those who rewrite it look at them."""
+"""Helpers to look at the nodes of an OpenVINO program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a sentence-transformers model to an OpenVINO program: traced, proven, kept."""
+"""From a sentence-transformers model to an OpenVINO program: traced, verified, cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches without padding: rows end to end, with the offsets where they begin.
+"""Batches without padding: rows end to end, with the offsets at which they begin.
 
 sentence-transformers' modules understand such batches; what is ours is building them without a
 Python step per token, the attention they go through (`attention.py`), and the proof that a model

@@ -1,4 +1,4 @@
-"""What runs an ONNX session: wanted by device, and then what it really got.
+"""ONNX Runtime's execution providers: chosen by device, and checked after the session starts.
 
 ONNX Runtime goes on with its CPU provider when another one is missing or cannot start, and prints
 that at most. Here it is an error, which the caller's policy may turn into a fallback with a

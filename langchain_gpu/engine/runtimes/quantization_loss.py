@@ -1,4 +1,4 @@
-"""What a model loses in 8-bit integers: measured when it is made, and kept beside it."""
+"""What int8 costs in accuracy: measured at conversion, and stored beside the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model of sentence-transformers is asked to do: embed texts, or score pairs.
+"""What a sentence-transformers model is used for: embedding texts or scoring pairs.
 
 A task loads the model and knows how its items become features. Where our own tokenization gives
 exactly what the model's own preprocessing gives, which is tried out on awkward items, it is used;

@@ -1,4 +1,4 @@
-"""Embedders on torch, on any device torch knows: the forward is the model's own."""
+"""Embedders on torch, on any device torch supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sentence-transformers model as one function of tensors, and the proof that a copy is like it.
+"""A sentence-transformers model as one function of tensors, and the check of a converted copy.
 
 For runtimes that compile a model they did not write: what is traced holds the pooling and the
 normalization too, and nothing that came out of a conversion runs before it was compared.

@@ -1,4 +1,4 @@
-"""Copies between host and card that nobody waits for until the rows are wanted."""
+"""Asynchronous copies between host and device memory."""
 
 from __future__ import annotations
 

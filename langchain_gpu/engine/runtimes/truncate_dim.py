@@ -1,4 +1,4 @@
-"""The leading dimensions of vectors, as one more module of a model."""
+"""Keep the leading dimensions of vectors, as a module of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of token ids that lie end to end, filled up to rectangles."""
+"""Padding: rows of token ids that lie end to end, as rectangles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of token ids that a caller made: checked, and laid end to end."""
+"""Token ids from the caller: checked, and laid end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs for language models that are asked whether a document answers a query: yes or no.
+"""Pairs for rerankers that are language models, asked whether a document answers a query.
 
 The wording is what the Qwen3-Reranker models were trained with, from their model cards: a system
 message that sets the question, then instruction, query and document, then an empty thought, after

@@ -1,1 +1,1 @@
-"""Messages to tokens: one file per engine that people run."""
+"""Engines that generate text: messages in, tokens out, one file per engine."""

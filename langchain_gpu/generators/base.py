@@ -1,4 +1,4 @@
-"""What goes into an engine that writes text, what comes out, and what the engine is asked to do."""
+"""The `Generator` contract: requests in, completions or streamed deltas out."""
 
 from __future__ import annotations
 

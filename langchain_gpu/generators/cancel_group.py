@@ -1,4 +1,4 @@
-"""Answers that one caller wants together: when they are not wanted any more, all of them end."""
+"""A group of answers of one caller, which any thread can cancel together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no engine can do, refused before one is asked: the item and the remedy are named."""
+"""Checks of a request that no engine could answer; errors name the item and the remedy."""
 
 # ruff: noqa: TRY004 - wrong settings are ValueErrors of every kind, as pydantic's own are
 

@@ -1,4 +1,4 @@
-"""What an answer is held to: a format, a call of a tool, or either of both."""
+"""The JSON schema that an answer is constrained to: a response format, a tool call, or either."""
 
 from __future__ import annotations
 

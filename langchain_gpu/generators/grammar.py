@@ -1,4 +1,4 @@
-"""Answers that can be nothing but JSON of a schema, held to it token by token by llguidance."""
+"""Constrained decoding: answers held to a JSON schema, token by token, by llguidance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tool calls that a model writes into its text, in the form that most templates teach.
+"""Parse tool calls in the Hermes format, which most chat templates teach.
 
 `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen, SmolLM3 and many others.
 """

@@ -1,4 +1,4 @@
-"""What an answer of a transformers model must look like, and which tool calls are in it."""
+"""Constraints and tool calls of transformers models."""
 
 from __future__ import annotations
 

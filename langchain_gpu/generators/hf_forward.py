@@ -1,4 +1,4 @@
-"""One `generate` of transformers over a batch of rows, which choose their tokens themselves."""
+"""One call of transformers' `generate` for a batch whose rows sample their own tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a model with transformers: which files, and what is refused of them."""
+"""Load a model with transformers: which files, and which are refused."""
 
 from __future__ import annotations
 

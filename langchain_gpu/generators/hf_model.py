@@ -1,4 +1,4 @@
-"""One model of transformers in memory: batches of rows through it, whatever the memory allows."""
+"""One transformers model in memory, and batches that are split when memory runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the parts of a transformers model go, asked before it is loaded."""
+"""The device map of a transformers model, planned before it is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model of transformers in memory for all who ask for the same."""
+"""One transformers model in memory, shared by all generators with the same settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GGUF model onto a device: planned, loaded, and held against its plan."""
+"""Load a GGUF model onto a device: plan, load, compare with the plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request in the terms of llama.cpp's server."""
+"""A request in the format of llama.cpp's server."""
 
 from __future__ import annotations
 

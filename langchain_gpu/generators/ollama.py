@@ -1,4 +1,4 @@
-"""Chats with a model that Ollama runs."""
+"""Chats with a model on an Ollama server."""
 
 from __future__ import annotations
 

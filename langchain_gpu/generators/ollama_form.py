@@ -1,4 +1,4 @@
-"""Ollama's forms: a request to its body, lines of the stream to pieces of the answer."""
+"""Ollama's format: requests to bodies, lines of a stream to deltas."""
 
 from __future__ import annotations
 

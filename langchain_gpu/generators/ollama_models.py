@@ -1,4 +1,4 @@
-"""The models an Ollama has: what it says of one, and fetching one that is not there."""
+"""The models of an Ollama server: their properties, and pulling those that are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where Ollama put a model: what `/api/ps` and `/api/show` say, beside what was asked for."""
+"""Where Ollama loaded a model (`/api/ps`, `/api/show`), compared with what was asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts that Ollama cuts without saying so."""
+"""Detect prompts that Ollama truncates silently."""
 
 from __future__ import annotations
 

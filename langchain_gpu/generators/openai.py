@@ -1,4 +1,4 @@
-"""Chats with a server that speaks OpenAI's form: vLLM, SGLang, llama-server, NIM, TGI, OpenLLM."""
+"""Chats with an OpenAI-compatible server: vLLM, SGLang, llama-server, NIM, TGI, OpenLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAI chat form: a request to its body, chunks of the stream to pieces of the answer."""
+"""The OpenAI chat format: requests to bodies, chunks of a stream to deltas."""
 
 from __future__ import annotations
 

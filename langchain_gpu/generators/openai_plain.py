@@ -1,4 +1,4 @@
-"""OpenAI's older form, `/completions`: a plain prompt and what goes on from it."""
+"""OpenAI's older format, `/completions`: a plain prompt and its continuation."""
 
 from __future__ import annotations
 

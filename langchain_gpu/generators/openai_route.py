@@ -1,4 +1,4 @@
-"""Where in the OpenAI form a request goes, how its answer is read, and what a refusal means."""
+"""The endpoint of a request in the OpenAI format, and how its answers and errors are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may ask of an engine, and what the engines in this process refuse."""
+"""The options of an engine, and those that engines in this process refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model goes, and what happens when the device that was asked for is not to be had."""
+"""The device of a model, and the fallback where the chosen one cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between engines, which push tokens into a callback, and callers, who pull from an iterator."""
+"""Adapters from engines that push tokens to a callback to callers that iterate."""
 
 from __future__ import annotations
 

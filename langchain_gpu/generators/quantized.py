@@ -1,4 +1,4 @@
-"""What the quantization of a checkpoint needs, by its configuration alone."""
+"""The packages that a quantized checkpoint needs, read from its configuration."""
 
 from __future__ import annotations
 

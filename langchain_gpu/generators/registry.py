@@ -1,4 +1,4 @@
-"""Which engines there are, which one a model's files ask for, and why."""
+"""The engines by name, and the choice of one by a model's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every model behind a server does: chats in flight, answers as streams that can be ended."""
+"""Base of generators behind a server: concurrent chats, and streams that can be canceled."""
 
 from __future__ import annotations
 

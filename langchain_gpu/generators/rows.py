@@ -1,4 +1,4 @@
-"""One chat inside a batch of tokens: its text so far, and whether it is finished."""
+"""One chat in a batch: its tokens, its text so far, and whether it is finished."""
 
 from __future__ import annotations
 

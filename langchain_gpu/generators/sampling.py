@@ -1,4 +1,4 @@
-"""How the next token of every chat of a batch is chosen: each by its own settings.
+"""Sampling with settings of its own for each chat of a batch.
 
 `generate` of transformers has one setting for a whole batch. Here a batch is greedy for
 `generate`, and a logits processor chooses for every row before: so chats of any settings share

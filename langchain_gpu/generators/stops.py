@@ -1,4 +1,4 @@
-"""Stop strings, for engines that know only tokens; and marks that a stream cuts in two."""
+"""Stop strings in streamed text, and markers that are split between two pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of the pieces of one answer: put together, and timed."""
+"""Deltas of one answer: collected into a completion, and timed."""
 
 from __future__ import annotations
 

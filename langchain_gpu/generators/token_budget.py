@@ -1,4 +1,4 @@
-"""How many tokens a batch of chats may hold: less where memory ran out, and more again later."""
+"""How many tokens a batch of chats may hold: halved when memory runs out, doubled later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tool calls: what engines are told of them, and those that small models write as bare JSON."""
+"""Tool definitions for engines, and tool calls that small models write as bare JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats with a model that a Triton Inference Server runs, streamed over gRPC."""
+"""Chats with a model of a Triton Inference Server, streamed over gRPC."""
 
 from __future__ import annotations
 

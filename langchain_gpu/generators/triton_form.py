@@ -1,4 +1,4 @@
-"""A chat as tensors: vLLM's names, TensorRT-LLM's two sets of names, and messages as JSON."""
+"""Chats as Triton tensors: vLLM's names, TensorRT-LLM's two sets, and messages as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The responses of a Triton server to one chat, as pieces of an answer."""
+"""A Triton server's responses to one chat, as deltas."""
 
 from __future__ import annotations
 

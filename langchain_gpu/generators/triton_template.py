@@ -1,4 +1,4 @@
-"""A model's own chat template, for servers whose models take nothing but text."""
+"""A model's own chat template, for servers whose models take only text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does not keep a card from being used, and still makes it slower, smaller or less exact.
+"""Advice on cards that are usable, but slower, smaller or less exact than they could be.
 
 Facts in, sentences out, as in `traps`; nothing here decides where work runs.
 """

@@ -1,4 +1,4 @@
-"""AMD cards, read from the kernel's own files: their order there is the order HIP counts in.
+"""AMD cards, read from sysfs in the order in which HIP counts them.
 
 The library amdsmi lists cards in another order, so it is asked for the one thing the kernel does
 not know: the name on the box.

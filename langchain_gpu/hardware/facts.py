@@ -1,4 +1,4 @@
-"""Everything the decisions rest on, as plain data: gathered here, judged in `devices`."""
+"""The facts that device selection needs, as plain data; `devices` decides by them."""
 
 from __future__ import annotations
 

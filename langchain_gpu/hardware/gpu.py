@@ -1,4 +1,4 @@
-"""One graphics card as its driver describes it, and which cards `*_VISIBLE_DEVICES` leaves."""
+"""A graphics card as its driver describes it, and the filter of `*_VISIBLE_DEVICES`."""
 
 from __future__ import annotations
 

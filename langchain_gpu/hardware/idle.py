@@ -1,4 +1,4 @@
-"""How much of the processor nobody works on just now."""
+"""How much of the CPU is idle now."""
 
 from __future__ import annotations
 

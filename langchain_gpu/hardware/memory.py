@@ -1,4 +1,4 @@
-"""Memory of a device: how much is free, giving back what is cached, and knowing when it ran out.
+"""Memory of a device: free bytes, releasing the cache, recognizing out-of-memory errors.
 
 Nothing here imports torch or initializes a device: a process that never touched torch holds none
 of its memory.

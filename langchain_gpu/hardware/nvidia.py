@@ -1,4 +1,4 @@
-"""NVIDIA cards, read through NVML: it talks to the driver and never makes a CUDA context.
+"""NVIDIA cards, read through NVML, which creates no CUDA context.
 
 A context costs hundreds of megabytes on the card and leaves forked children unable to use CUDA.
 """

@@ -1,4 +1,4 @@
-"""Which torch is installed, for which accelerators it was built, and what it alone can see.
+"""The installed torch: which accelerators it was built for, and what it reports.
 
 No call here initializes CUDA. `torch.cuda.is_available()` does (it calls `cuInit`, which a forked
 child does not survive, unless PYTORCH_NVML_BASED_CUDA_CHECK=1 was set in time), and

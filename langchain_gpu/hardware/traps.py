@@ -1,4 +1,4 @@
-"""Why a card that is here cannot be used, and the line that changes it. Facts in, sentences out."""
+"""Reasons why a card that is present cannot be used, each with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A first look at a GGUF file, before llama.cpp reads it."""
+"""A check of a GGUF file before llama.cpp reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with llama.cpp: a file is not loaded, a request is refused."""
+"""Errors of llama.cpp: a file that is not loaded, a request that is refused."""
 
 from __future__ import annotations
 

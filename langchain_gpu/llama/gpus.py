@@ -1,4 +1,4 @@
-"""The GPUs that llama.cpp sees: those its own build has a back end for, which are not torch's."""
+"""The GPUs that llama.cpp's own build supports, which may differ from torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From our settings to llama.cpp's own, which have many more and other defaults."""
+"""Our settings as llama.cpp's parameters."""
 
 from __future__ import annotations
 

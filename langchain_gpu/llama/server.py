@@ -1,4 +1,4 @@
-"""The one place that starts a llama.cpp server, in this process and with no door to the outside."""
+"""A llama.cpp server in this process: the only place that starts one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes two llama.cpp servers different."""
+"""The settings that identify a llama.cpp server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One server for all who want the same settings, freed with its last user."""
+"""One llama.cpp server per settings, freed with its last user."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a model is, and where its files are, without loading it."""
+"""Models without loading them: their files, and what the headers say."""

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, without loading it.
+"""Read the header of a GGUF file.
 
 A file from the internet may claim anything. Here every length is compared with what is left of the
 file before a byte of it is read, so a damaged or hostile file costs at most one pass over its own

@@ -1,4 +1,4 @@
-"""A GGUF model as `ModelInfo`, from the heads of its files."""
+"""A GGUF model as `ModelInfo`, from the headers of its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, without loading it: weights, layers and caches in bytes, from headers alone."""
+"""A model's weights, layers and caches in bytes, from headers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Hugging Face `config.json` says of a model's shape."""
+"""The shape of a model, from its Hugging Face `config.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration's fields, each with a type, or an error that names the file and the field."""
+"""Typed access to a configuration's fields; errors name the file and the field."""
 
 from __future__ import annotations
 

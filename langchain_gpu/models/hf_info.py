@@ -1,4 +1,4 @@
-"""A Hugging Face model as `ModelInfo`: from its configuration, and its safetensors if there are."""
+"""A Hugging Face model as `ModelInfo`: from its configuration, and its safetensors if present."""
 
 from __future__ import annotations
 

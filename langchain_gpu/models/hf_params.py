@@ -1,4 +1,4 @@
-"""How many weights a model has, by arithmetic on its configuration alone.
+"""The number of a model's weights, computed from its configuration.
 
 Every family's formula is held against transformers' own classes by the tests.
 """

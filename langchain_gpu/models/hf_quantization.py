@@ -1,4 +1,4 @@
-"""How a Hugging Face model's weights are packed, and how many weights a packed tensor holds."""
+"""How quantized weights of Hugging Face models are packed into tensors."""
 
 from __future__ import annotations
 

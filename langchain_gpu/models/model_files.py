@@ -1,4 +1,4 @@
-"""A model's files, in a folder here or in a repository of the hub: their sizes, and their heads."""
+"""The files of a model, local or on the hub: their sizes and headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model weights that package indexes carry, with the publisher's own checksums.
+"""Model weights in Python packages, with the publishers' checksums.
 
 A package is a mirror, not an authority: its files are found without importing it and used only when
 the weights hash to what the model's publisher released.

@@ -1,4 +1,4 @@
-"""From a model's name to files on this machine, and what was tried on the way."""
+"""From a model's name to local files, with everything that was tried."""
 
 from __future__ import annotations
 

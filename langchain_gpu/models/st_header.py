@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself, without loading it.
+"""Read the header of a safetensors file.
 
 The header is JSON of a fixed shape: it is read one entry at a time, so that a hostile one of up to
 100 MB cannot grow into gigabytes of Python objects, as `json.loads` of the whole would let it. (The

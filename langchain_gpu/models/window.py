@@ -1,4 +1,4 @@
-"""Reading forward through a file that may claim anything, without believing its lengths."""
+"""A bounded reader for files whose stated lengths cannot be trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fits where, in bytes, before memory is touched."""
+"""Memory planning: what fits where, in bytes, before anything is loaded."""
 
 from langchain_gpu.planner.components import Chat, Component, Encoder, Index
 from langchain_gpu.planner.plan import plan

@@ -1,4 +1,4 @@
-"""One model on one device, planned against what is free there: what every engine asks at load."""
+"""The plan of a single model on one device, made whenever an engine loads one."""
 
 from __future__ import annotations
 

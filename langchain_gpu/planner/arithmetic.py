@@ -1,4 +1,4 @@
-"""What the parts of a model take, in bytes, each with its formula.
+"""The bytes that each part of a model takes, with its formula.
 
 | part | bytes |
 |---|---|

@@ -1,4 +1,4 @@
-"""Where a chat model goes: whole, spread, with fewer tokens, in part, on the CPU, or nowhere."""
+"""The placement of a chat model: whole, split, shorter context, partial, or on the CPU."""
 
 from __future__ import annotations
 

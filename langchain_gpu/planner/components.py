@@ -1,4 +1,4 @@
-"""What is to be placed: a chat model, an encoder, an index."""
+"""The components that a plan places: chat models, encoders, indexes."""
 
 from __future__ import annotations
 

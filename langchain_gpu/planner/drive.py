@@ -1,4 +1,4 @@
-"""From a plan to what back ends are told, and back: what they took against what was planned."""
+"""A plan as options of the back ends, and its comparison with what they took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an encoder or an index goes."""
+"""The placement of an encoder or an index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an encoder in a GGUF file goes, and what llama.cpp reserves for it.
+"""The placement of a GGUF encoder, and the buffers that llama.cpp reserves for it.
 
 A text passes in one piece, so that what is computed in is reserved for the whole window at once:
 window x (4 x rows + 2 x window + 24), with a row of every number of a token that lives at the

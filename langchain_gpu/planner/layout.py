@@ -1,4 +1,4 @@
-"""How the layers of a chat model lie on devices, when so many of them go to GPUs.
+"""The layers of a chat model on devices, for a given number of layers on GPUs.
 
 llama.cpp keeps the embedding table in the CPU's memory, gives GPUs the last layers and, before
 any of them, the output matrix; where that is the embedding table, a second copy of it.

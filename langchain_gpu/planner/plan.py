@@ -1,4 +1,4 @@
-"""Components and devices in, a plan out."""
+"""The planner: components and devices in, a plan out."""
 
 from __future__ import annotations
 

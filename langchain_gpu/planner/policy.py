@@ -1,4 +1,4 @@
-"""Who keeps the GPU when not all fit, and what is always left free."""
+"""Priorities for the GPU, and the memory that is always left free."""
 
 from __future__ import annotations
 

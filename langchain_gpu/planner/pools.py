@@ -1,4 +1,4 @@
-"""The memory there is: of the devices that are here, or of a machine that is only imagined."""
+"""Memory pools: of the devices of this machine, or of an imagined one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would fit instead: fewer bits per weight, or a shorter context."""
+"""Suggestions that would fit: fewer bits per weight, or a shorter context."""
 
 from __future__ import annotations
 

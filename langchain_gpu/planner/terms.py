@@ -1,4 +1,4 @@
-"""Bytes with the arithmetic that gave them, and plans made of them."""
+"""The data of a plan: terms in bytes, each with its formula."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Vectors to nearest rows."""
+"""Vector search: index kinds, searchers by device, filters, BM25."""

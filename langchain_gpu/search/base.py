@@ -1,4 +1,4 @@
-"""What the store asks of an index and of a searcher.
+"""The contracts of indexes and searchers.
 
 The *index* is the truth: it lies on the CPU, is changed and saved. A *searcher* answers from it, or
 from a mirror of it on a device. Rows are int64 ids that only grow and are never used twice.

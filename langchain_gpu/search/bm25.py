@@ -1,4 +1,4 @@
-"""BM25 over documents that come and go.
+"""BM25 over documents that are added and removed.
 
 Scores are those of Lucene's formula, and of the library bm25s: the sum over the question's words of
 

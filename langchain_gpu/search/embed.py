@@ -1,4 +1,4 @@
-"""Texts to checked rows, through anybody's embedding."""
+"""Texts to checked vectors, by any LangChain embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search by FAISS on the CPU: the index itself answers, for any k and any filter."""
+"""Search by FAISS on the CPU index itself, for any k and any filter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors out of an index that somebody else built with FAISS."""
+"""Vectors of an index that another program built with FAISS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two rankings to one: by ranks, or by scores."""
+"""Hybrid search: fuse two rankings, by ranks or by scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: near to the query, and unlike what is already chosen."""
+"""Maximal marginal relevance: near the query, and unlike the documents already chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of a BM25 index: which words stand how often in which rows. Never changed."""
+"""An immutable segment of a BM25 index: how often which words occur in which rows."""
 
 from __future__ import annotations
 

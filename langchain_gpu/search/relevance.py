@@ -1,4 +1,4 @@
-"""Scores to relevance: 0 says nothing in common, 1 the same; higher is nearer for every metric."""
+"""Scores to relevance in [0, 1]: higher is nearer for every metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""True scores of candidates that a device found with rounded numbers, and the proof they suffice.
+"""Exact scores for candidates that a device found in low precision, with proof of the order.
 
 A device that stores halves, or multiplies in TF32, cannot order neighbors by itself. It names more
 candidates than are asked for; their scores are computed here in float64. A vector that was not

@@ -1,4 +1,4 @@
-"""Which searchers answer: a device with its reason, others behind it, and the CPU behind all."""
+"""The choice of a searcher, with its reason, and its fallbacks down to the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors at the border: anything array-like in, checked float32 rows out."""
+"""Input vectors: anything array-like, as checked float32 rows."""
 
 from __future__ import annotations
 

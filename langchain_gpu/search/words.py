@@ -1,4 +1,4 @@
-"""Texts to words: what BM25 counts."""
+"""The tokenizer of BM25: texts to words."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Servers that run a model: where they are, which form they speak, and asking them patiently."""
+"""Clients of servers that run a model: addresses, protocols, retries, errors."""

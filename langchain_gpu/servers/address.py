@@ -1,4 +1,4 @@
-"""Where a server is, and which headers it is sent."""
+"""A server's address and the headers of its requests."""
 
 from __future__ import annotations
 

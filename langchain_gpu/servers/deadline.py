@@ -1,4 +1,4 @@
-"""A bound on the whole of what a server is asked, attempts and waits included."""
+"""A deadline for a whole call, retries and pauses included."""
 
 from __future__ import annotations
 

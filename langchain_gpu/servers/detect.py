@@ -1,4 +1,4 @@
-"""Which form of request a server speaks."""
+"""Detect the API that a server offers."""
 
 from __future__ import annotations
 

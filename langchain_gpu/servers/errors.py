@@ -1,4 +1,4 @@
-"""What can go wrong between here and a server."""
+"""Errors of servers, and of the way there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses in the logs of HTTP clients, without what they hold that is secret."""
+"""Removes secrets in addresses from the logs of HTTP clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, on which requests fly."""
+"""An event loop on a thread of its own, where requests run as tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The official OpenAI client, pointed at any server: one deadline, no secrets, nothing ambient."""
+"""The official OpenAI client for any server: one deadline, no secrets in errors, no environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server that speaks OpenAI's form says of its models, in the ways that servers have."""
+"""What an OpenAI-compatible server says about its models, in the variants that servers have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer means that is not the one that was hoped for."""
+"""Errors from a server's unsuccessful responses."""
 
 from __future__ import annotations
 

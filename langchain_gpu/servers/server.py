@@ -1,4 +1,4 @@
-"""Where a server is, and how patiently it is asked."""
+"""The settings with which a server is reached."""
 
 from __future__ import annotations
 

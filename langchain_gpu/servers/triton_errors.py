@@ -1,4 +1,4 @@
-"""What a status of gRPC means for whoever asked."""
+"""Errors from gRPC statuses of a Triton server."""
 
 from __future__ import annotations
 

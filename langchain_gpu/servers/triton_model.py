@@ -1,4 +1,4 @@
-"""What a Triton server says of a model: its tensors, and how many items it takes at once."""
+"""A Triton model's configuration: its tensors, and its largest batch."""
 
 from __future__ import annotations
 

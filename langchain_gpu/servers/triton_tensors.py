@@ -1,4 +1,4 @@
-"""Tensors on their way to a Triton server, and back."""
+"""Numpy arrays to Triton tensors, and back."""
 
 from __future__ import annotations
 

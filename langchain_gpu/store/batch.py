@@ -1,4 +1,4 @@
-"""Documents on their way in: everything that can be checked before any work is done."""
+"""Documents to be added, with all checks that need no embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents out of langchain-community's FAISS store: a live one, or one that was saved.
+"""Import from langchain-community's FAISS store: a live one, or a saved folder.
 
 That store keeps its documents apart from its vectors: a document store by id, and a dictionary from
 a vector's number to an id. Nothing of langchain-community is imported.

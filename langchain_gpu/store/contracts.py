@@ -1,4 +1,4 @@
-"""What a store asks of the indexes it is given, and what its searches return."""
+"""What a store needs of an index, and what its searches return."""
 
 from __future__ import annotations
 

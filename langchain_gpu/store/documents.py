@@ -1,4 +1,4 @@
-"""The documents of a store: string id <-> row, text and metadata, in columns sorted by row."""
+"""The documents of a store, in columns sorted by row: id, text, metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a store. Each message says what, where, and what to do about it."""
+"""Errors of a store; each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a store: written through to the disk, and known again by size and SHA-256."""
+"""Files of a store: written with fsync, checked by size and SHA-256."""
 
 from __future__ import annotations
 

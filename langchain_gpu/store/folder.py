@@ -1,4 +1,4 @@
-"""A store in a folder: each save writes a new generation of files, and names it last.
+"""A store in a folder: each save writes a new generation of files, then the manifest.
 
 `os.replace` of the manifest is the moment of truth: before it the folder is the old store, after it
 the new one. No file that a manifest names is ever written to again.

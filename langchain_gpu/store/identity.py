@@ -1,4 +1,4 @@
-"""Whose vectors these are: the model's name, and its vector of one fixed text.
+"""The embedding model of a store: its name, and its vector of a fixed text.
 
 A name alone would refuse a model folder that was moved, and would take what a folder holds now for
 what it held when the store was built. The text decides where the names differ, or are a path.

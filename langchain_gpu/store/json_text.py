@@ -1,4 +1,4 @@
-"""Values as JSON text and back, dates among them.
+"""JSON text for metadata, with dates.
 
 Metadata is kept as JSON text: a third of a dictionary's memory, nothing for the garbage collector
 to walk, and every reader gets a fresh copy. JSON has no dates, so they are written as

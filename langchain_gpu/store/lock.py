@@ -1,4 +1,4 @@
-"""One writer of a folder at a time, among threads, processes and, where it can, machines.
+"""A lock for one writer of a folder at a time, among threads, processes and machines.
 
 The operating system holds the lock and takes it back when a process ends, however it ends: a lock
 of the dead keeps nobody out. The file stays, as removing it would let two in. Readers need no lock:

@@ -1,4 +1,4 @@
-"""Documents that stay in their file: a line is read when it is asked for.
+"""Documents in a memory-mapped file: a line is parsed when it is needed.
 
 Beside the lines lies a table, `places-<generation>.npy`: four columns of int64 [4, n].
 

@@ -1,4 +1,4 @@
-"""Reads the pickle of a document store, and runs nothing.
+"""Reads the pickle of a document store without executing anything.
 
 `pickle` is not used, not even restricted: what a file asks for is a name on a list, or the file is
 refused. A class is only ever a word here, an object its class's word and its state; dates alone are

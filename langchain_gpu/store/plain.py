@@ -1,4 +1,4 @@
-"""Metadata of others, as what JSON can hold.
+"""Foreign metadata, converted to what JSON can hold.
 
 It is counted as it goes: what is shared is small in a pickle, and large once it is written out.
 """

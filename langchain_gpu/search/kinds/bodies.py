@@ -1,4 +1,4 @@
-"""What every kind's body shares: FAISS objects in and out, and the order of equal scores."""
+"""What the bodies of all kinds share: FAISS objects, and the order of equal scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index of a kind: it starts as it can, and becomes what it should when there are enough."""
+"""An index of one kind, which is flat until it has enough vectors to be trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors in lists around centroids: a search looks into the nearest lists."""
+"""IVF: vectors in lists around centroids, of which a search visits the nearest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors in the order of their rows: flat, scalar-quantized, and the graph of HNSW over them."""
+"""Kinds that keep vectors in the order of rows: flat, scalar-quantized, HNSW."""
 
 from __future__ import annotations
 

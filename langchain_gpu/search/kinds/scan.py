@@ -1,4 +1,4 @@
-"""One query over flat vectors, by all threads.
+"""A flat search of one query, by all threads.
 
 FAISS shares a batch among its threads query by query, so one query is one thread's work while the
 others wait for it, spinning. Here each thread takes a slice of the vectors, and the next one where

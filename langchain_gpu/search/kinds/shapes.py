@@ -1,4 +1,4 @@
-"""What an index of a kind looks like: names, factory strings, and the bytes they need.
+"""Index kinds: names, FAISS factory strings, and the bytes they need.
 
 Nothing here imports FAISS.
 """

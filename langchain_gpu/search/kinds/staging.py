@@ -1,4 +1,4 @@
-"""Memory that vectors are written to, and that becomes an index without being copied.
+"""A buffer that becomes a FAISS index without being copied.
 
 Vectors that come in would otherwise be there twice while they are added: as an array, and in FAISS.
 """

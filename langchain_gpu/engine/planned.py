@@ -11,8 +11,8 @@ from langchain_gpu.hardware.memory import free_memory
 from langchain_gpu.models.info import ModelInfo
 from langchain_gpu.models.resolve import resolve
 from langchain_gpu.planner import ComponentPlan, Encoder
-from langchain_gpu.planner.alone import plan_alone
 from langchain_gpu.planner.components import DTYPE_BYTES
+from langchain_gpu.planner.single import plan_single
 
 _LONGEST = 512
 
@@ -46,7 +46,7 @@ def plan_encoder(config: EmbedderConfig, device: Device) -> ComponentPlan | None
 
     require_local()  # else a model is fetched for what cannot run it
     path = resolve(config.model, **config.where).path
-    return plan_alone(path, replace(device, memory_free=free_memory(device)), encoder)
+    return plan_single(path, replace(device, memory_free=free_memory(device)), encoder)
 
 
 __all__ = ["plan_encoder"]

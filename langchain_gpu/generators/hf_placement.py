@@ -14,9 +14,9 @@ from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import free_memory
 from langchain_gpu.models.info import ModelInfo
 from langchain_gpu.planner import Chat, ComponentPlan, Policy
-from langchain_gpu.planner.alone import plan_alone
 from langchain_gpu.planner.components import DTYPE_BYTES
 from langchain_gpu.planner.drive import DoesNotFitError
+from langchain_gpu.planner.single import plan_single
 from langchain_gpu.utils.extras import install_line, is_installed
 
 # Tokens of the one chat that must fit beside the weights; the cache of more chats grows while they
@@ -45,7 +45,7 @@ def plan_model(path: Path, device: Device, dtype: str, options: Options) -> Comp
         return Chat(info=info, context=window, dtype=dtype, engine="transformers")
 
     policy = Policy(partial=options.fallback == "cpu")
-    found = plan_alone(path, replace(device, memory_free=free_memory(device)), chat, policy)
+    found = plan_single(path, replace(device, memory_free=free_memory(device)), chat, policy)
     if found is None:
         return None
     if found.decision == "refused" or (found.decision == "cpu" and options.fallback == "error"):

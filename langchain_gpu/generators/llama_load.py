@@ -19,8 +19,8 @@ from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.llama.shared import running_server, shared_server
 from langchain_gpu.models.info import ModelInfo
 from langchain_gpu.planner import Chat, ComponentPlan, Policy
-from langchain_gpu.planner.alone import plan_alone
 from langchain_gpu.planner.drive import DoesNotFitError, check_taken, tensor_split
+from langchain_gpu.planner.single import plan_single
 
 # Four chats at once write 1.6 times as many tokens as one after the other on a two-core CPU.
 SLOTS = 4
@@ -106,7 +106,7 @@ def _own_plan(path: Path, options: Options, place: Place) -> ComponentPlan | Non
         return Chat(info=info, context=options.n_ctx, sequences=options.n_parallel or SLOTS)
 
     policy = Policy(context=WINDOW, min_context=_FEWEST)
-    found = plan_alone(path, place.device, chat, policy)
+    found = plan_single(path, place.device, chat, policy)
     if found is None:
         return None
     if found.decision == "refused":

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from langchain_gpu.models.bounded_reader import BoundedReader
 from langchain_gpu.models.ggml_types import GGML_TYPES
 from langchain_gpu.models.info import HeaderError
-from langchain_gpu.models.window import Window
 
 MAGIC = b"GGUF"
 """First bytes of every GGUF file."""
@@ -121,7 +121,7 @@ def parse_head(file: BinaryIO, *, size: int, name: str) -> Head:
     return _Parser(file, size, name).parse()
 
 
-class _Parser(Window):
+class _Parser(BoundedReader):
     """Walks over a head from its first byte."""
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:

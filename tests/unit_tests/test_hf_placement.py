@@ -24,7 +24,7 @@ from langchain_gpu.generators.hf_placement import device_map, plan_model
 from langchain_gpu.generators.registry import Options
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.hardware.devices import Device, select_device
-from langchain_gpu.planner import ComponentPlan, Share, Term, alone
+from langchain_gpu.planner import ComponentPlan, Share, Term, single
 from langchain_gpu.planner.drive import DoesNotFitError
 from tests.unit_tests.tiny_chat import build_chat
 
@@ -99,7 +99,7 @@ class TestPlan:
         def make(free: int, ram: int = 2**34) -> Device:
             cpu = Device(kind="cpu", name="", reason="", memory_total=ram, memory_free=ram)
             monkeypatch.setattr(hf_placement, "free_memory", lambda _: free)
-            monkeypatch.setattr(alone, "select_device", lambda _: cpu)
+            monkeypatch.setattr(single, "select_device", lambda _: cpu)
             return Device(
                 kind="cuda", index=0, name="", reason="", memory_total=free, memory_free=free
             )

@@ -20,7 +20,7 @@ from langchain_gpu.engine.runtimes.torch import TorchEncoder
 from langchain_gpu.events import FallbackWarning, FellBack, GPUWarning, PlanMissed
 from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.models.headers import read_info
-from langchain_gpu.planner import ComponentPlan, Encoder, Share, Term, alone, imagined, plan
+from langchain_gpu.planner import ComponentPlan, Encoder, Share, Term, imagined, plan, single
 from langchain_gpu.planner.drive import DoesNotFitError
 from langchain_gpu.torch_models.host_table import HostTable, keep_on_cpu
 from langchain_gpu.torch_models.move import move_model
@@ -160,7 +160,7 @@ class TestOwnPlan:
     ) -> None:
         config, device = EmbedderConfig(model=tiny("bert")), on(256 * MIB)
         closed = planned.plan_encoder(config, device)
-        monkeypatch.setattr(alone, "has_context", lambda _: True)
+        monkeypatch.setattr(single, "has_context", lambda _: True)
         opened = planned.plan_encoder(config, device)
         assert closed is not None
         assert opened is not None

@@ -75,7 +75,7 @@ class Graphs:
     dropped: set[Bucket] = field(default_factory=set)
     failure: str = ""
     _asked: Counter[Bucket] = field(default_factory=Counter)
-    _backoff: int = ASKED
+    _uses_needed: int = ASKED
 
     def prepare(self, batch: PackedBatch) -> PackedBatch | Filled:
         """Fill a batch up where a recording exists or may come. Runs on feeder threads."""
@@ -94,7 +94,7 @@ class Graphs:
         """
         bucket = filled.bucket
         self._asked[bucket] += 1
-        if self._asked[bucket] >= self._backoff and not (
+        if self._asked[bucket] >= self._uses_needed and not (
             self.failure or bucket in self.kept or bucket in self.dropped
         ):
             self._record(filled)
@@ -119,7 +119,7 @@ class Graphs:
         self.kept.clear()
         self.recorder.forget()
         self._asked.clear()
-        self._backoff *= 2
+        self._uses_needed *= 2
 
     def _record(self, filled: Filled) -> None:
         bucket = filled.bucket

@@ -9,7 +9,7 @@ from langchain_gpu.models.info import HeaderError
 _CHUNK = 1 << 20
 
 
-class Window:
+class BoundedReader:
     """A part of a file in memory; no more is read than the file has left.
 
     Args:
@@ -121,4 +121,4 @@ class Window:
         self._window, self._at = b"".join(kept), 0
 
 
-__all__ = ["Window"]
+__all__ = ["BoundedReader"]

@@ -15,7 +15,7 @@ from langchain_gpu.planner.policy import Policy
 from langchain_gpu.planner.terms import ComponentPlan
 
 
-def plan_alone(
+def plan_single(
     path: Path,
     device: Device,
     component: Callable[[ModelInfo], Component | None],
@@ -47,4 +47,4 @@ def plan_alone(
     return plan([asked], devices, policy, opened=opened)[asked.name]
 
 
-__all__ = ["plan_alone"]
+__all__ = ["plan_single"]

@@ -1,4 +1,4 @@
-"""A model that is loaded at its first use, shared, and freed when nobody uses it."""
+"""A resource that is loaded at its first use, shared, and freed when nobody uses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from langchain_gpu.utils.forking import check_process
 
 
 class Closable(Protocol):
-    """What can be freed."""
+    """A resource that can be freed."""
 
     def close(self) -> None:
         """Free it; it cannot be used after that."""
@@ -29,12 +29,12 @@ T = TypeVar("T", bound=Closable)
 
 
 class _Lease(Generic[T]):
-    """One thing, loaded or on its way, and how many use it or wait for it."""
+    """A resource, loaded or being loaded, and the number of its users and waiters."""
 
     def __init__(self) -> None:
         self.thing: T | None = None
         self.coming: Future[T] = Future()
-        self.coming.set_running_or_notify_cancel()  # a task that gives up cancels no load
+        self.coming.set_running_or_notify_cancel()  # a canceled task must not cancel the load
         self.users = 0
         self.process = os.getpid()
         self.last_used = monotonic()
@@ -45,21 +45,21 @@ class _Lease(Generic[T]):
         self.coming.set_result(thing)
 
     def take(self) -> T | None:
-        """Return what is to be closed, if it was ever loaded. Nobody uses it any more."""
+        """Take out the resource to close it, None if it was never loaded. It has no user left."""
         thing, self.thing = self.thing, None
-        # An error in it holds the frames of those who waited for it, and they hold this.
+        # Breaks a cycle: an error in it holds the frames of the waiters, and they hold this.
         self.coming = Future()
         return thing
 
 
 @dataclass(frozen=True, slots=True)
 class Held(Generic[T]):
-    """A thing that is held.
+    """A resource in use.
 
     Attributes:
-        thing: It is not freed meanwhile.
-        again: Holds the same thing once more, though it may be retired, for as long as the context
-            that is returned is open. To be entered before this hold ends.
+        thing: The resource, which is not freed meanwhile.
+        again: Returns a context that uses the same resource once more, even if it was closed
+            meanwhile. It must be entered before this use ends.
     """
 
     thing: T
@@ -67,11 +67,11 @@ class Held(Generic[T]):
 
 
 class Keeper(Generic[T]):
-    """Loads a thing at its first use and shares it among all who use it.
+    """Loads a resource at its first use and shares it among all users.
 
-    Those who come while it is loaded wait for that load, and get its error where it fails; who
-    comes later tries anew. `close` never pulls it away from under somebody: those who use it, or
-    wait for it, finish, the last one frees it, and who comes later loads anew.
+    Users that come during a load wait for it, and get its error if it fails; a later user loads
+    again. `close` does not interrupt users: those that use the resource or wait for it finish, the
+    last one frees it, and a later user loads again.
 
     Args:
         idle_timeout: Seconds without use after which it is freed; None for never.
@@ -86,22 +86,22 @@ class Keeper(Generic[T]):
 
     @property
     def loaded(self) -> T | None:
-        """The thing, if it is loaded now."""
+        """The resource, if it is loaded now."""
         lease = self._lease
         return None if lease is None else lease.thing
 
     @contextmanager
     def use(self, load: Callable[[], T]) -> Iterator[T]:
-        """Hold the thing, loaded with `load` if it is not there.
+        """Use the resource while the context is open, loaded with `load` if necessary.
 
         Raises:
-            BaseException: What the `load` raised that this one began or waited for.
+            BaseException: The error of the `load` that this call began or waited for.
         """
         lease = self._add_user(lambda lease: lease.arrive(load()))
         try:
             yield lease.coming.result()
         finally:
-            with self._lock:  # here: Ctrl-C may come at the first line of a function
+            with self._lock:  # inline: Ctrl-C may be raised at the first line of a function
                 lease.users -= 1
             self._close_if_unused(lease)
 
@@ -113,7 +113,7 @@ class Keeper(Generic[T]):
 
     @asynccontextmanager
     async def hold_async(self, load: Callable[[], T]) -> AsyncIterator[Held[T]]:
-        """Do the same as `use_async`, for what goes on when the task is gone."""
+        """Do the same as `use_async`, for work that outlives the task; see `Held.again`."""
         lease = self._add_user(partial(self._load_in_thread, load))
         try:
             thing = lease.thing
@@ -124,13 +124,13 @@ class Keeper(Generic[T]):
             with self._lock:
                 lease.users -= 1
             if (last := self._to_close(lease)) is not None:
-                # No task: the end of the loop would cancel it before its thread has begun.
+                # Not a task: the end of the loop would cancel it before its thread has begun.
                 closing = asyncio.get_running_loop().run_in_executor(None, last.close)
                 await asyncio.shield(closing)
 
     @contextmanager
     def expected(self) -> Iterator[None]:
-        """Do not free it for being idle while this is open: more uses are on their way."""
+        """Suspend the idle timeout while the context is open: more uses will follow."""
         with self._lock:
             self._expected += 1
         try:
@@ -166,10 +166,10 @@ class Keeper(Generic[T]):
             thing.close()
 
     def _add_user(self, begin: Callable[[_Lease[T]], object]) -> _Lease[T]:
-        """Count one more; the first one begins to load, and ends here where that fails."""
+        """Count one more user; the first one calls `begin` to load, and raises its error."""
         lease: _Lease[T] | None = None
         first = False
-        try:  # from the start: Ctrl-C may come at any line
+        try:  # around all of it: Ctrl-C may be raised at any line
             with self._lock:
                 first = self._lease is None
                 there = self._lease or _Lease()
@@ -188,8 +188,8 @@ class Keeper(Generic[T]):
 
     def _load_in_thread(self, load: Callable[[], T], lease: _Lease[T]) -> None:
         with self._lock:
-            lease.users += 1  # the thread: all who wait for it may give up
-        # Of its own: a pool may be full of callers who wait for this load.
+            lease.users += 1  # the thread itself, as all waiters may give up
+        # Not in a pool, which may be full of callers that wait for this load.
         thread = threading.Thread(
             target=copy_context().run, args=(self._load, load, lease), name="langchain-gpu-load"
         )
@@ -198,21 +198,21 @@ class Keeper(Generic[T]):
     def _load(self, load: Callable[[], T], lease: _Lease[T]) -> None:
         try:
             thing = load()
-        except BaseException as error:  # noqa: BLE001 - it goes to those who wait
+        except BaseException as error:  # noqa: BLE001 - it is raised in the waiters
             self._fail(lease, error)
             return
         lease.thing, coming = thing, lease.coming
-        self._drop_user(lease)  # first: who is woken and closes it should find no other user
+        self._drop_user(lease)  # first: a waiter that closes it must not find another user
         coming.set_result(thing)
 
     def _fail(self, lease: _Lease[T], error: BaseException) -> None:
-        """Hand the error to all who wait, and leave."""
+        """Raise the error in all waiters, and drop this user."""
         with self._lock:
             lease.retired = True
             if self._lease is lease:
                 self._lease = None
         if not lease.coming.done():
-            # An interrupt is meant for one thread.
+            # Ctrl-C is raised in one thread only, not in all waiters.
             shared = isinstance(error, Exception)
             lease.coming.set_exception(error if shared else RuntimeError("loading was interrupted"))
         self._drop_user(lease)
@@ -227,22 +227,22 @@ class Keeper(Generic[T]):
             thing.close()
 
     def _to_close(self, lease: _Lease[T]) -> T | None:
-        """Return what is to be closed now that there is one user less."""
+        """Return the resource if it is to be closed, as its last user has left."""
         with self._lock:
             lease.last_used = monotonic()
             self._watch_idle()
             return lease.take() if lease.retired and not lease.users else None
 
     def _watch_idle(self) -> None:
-        """Have it freed after a while, if nobody uses it."""
+        """Start the idle timer, if the resource has no user."""
         lease, limit = self._lease, self.idle_timeout
         idle = lease is not None and not lease.users and not self._expected
         if idle and limit is not None and self._timer is None:
             self._start_timer(limit)
 
     def _start_timer(self, seconds: float) -> None:
-        # One timer at a time, which looks at the clock when it rings: a timer per use would be a
-        # thread per use. It holds no reference, so that a keeper nobody has can be collected.
+        # One timer at a time, which checks the clock when it fires: a timer per use would be a
+        # thread per use. Its reference is weak, so that an unused keeper can be collected.
         self._timer = threading.Timer(seconds, _on_timer, [weakref.ref(self)])
         self._timer.daemon = True
         self._timer.start()
@@ -252,7 +252,7 @@ class Keeper(Generic[T]):
             self._timer = None
             lease, limit = self._lease, self.idle_timeout
             if lease is None or limit is None or lease.users or self._expected:
-                return  # who leaves, or was expected, sets the next one
+                return  # the last user, or the end of `expected`, starts the next timer
             remaining = lease.last_used + limit - monotonic()
             if remaining > 0:
                 self._start_timer(remaining)

@@ -50,7 +50,7 @@ class PromptTooLongError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One chat, or one plain prompt, to be continued.
+    """One chat to be answered, or one plain prompt to be completed.
 
     Attributes:
         messages: The chat so far, at least one message; none with a prompt.
@@ -87,7 +87,7 @@ class Request:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the answer is written, under OpenAI's names; without what the engine decides."""
+        """The sampling settings that are given, under OpenAI's names."""
         named = {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
@@ -99,17 +99,17 @@ class Request:
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer can be nothing but a call."""
+        """Whether the answer must be a tool call."""
         return bool(self.tools) and self.tool_choice not in ("auto", "none")
 
     @property
     def constrained(self) -> bool:
-        """Whether the answer is held to a format."""
+        """Whether the answer is constrained to a format."""
         asked = self.response_format is not None and self.response_format.get("type") != "text"
         return asked or self.must_call
 
     def __post_init__(self) -> None:
-        """Refuse what no engine can do.
+        """Check what no engine could answer.
 
         Raises:
             ValueError: No message, a prompt beside messages or tools, a stop string, tool or format
@@ -157,7 +157,7 @@ class Timings:
 
     @classmethod
     def of(cls, start: float, first: float, last: float, tokens: int) -> Timings:
-        """Tell them from the call, the first and the last token, by one clock, and their number."""
+        """Compute them from three times of one clock (call, first, last token) and the tokens."""
         later, seconds = tokens - 1, last - first
         rate = later / seconds if later > 0 and seconds > 0 else None
         return cls(first - start, last - start, rate)
@@ -186,7 +186,7 @@ class Delta:
 
     Attributes:
         text: What comes next.
-        reasoning: What the model thinks aloud next.
+        reasoning: The next part of the model's reasoning.
         tool_calls: Calls, or the next parts of them.
         logprobs: One mapping per token in the OpenAI format, where they were asked for.
         finish_reason: Why the answer ended.
@@ -213,7 +213,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer. `reasoning` is what the model thought aloud before it; see `Delta`."""
+    """A whole answer. `reasoning` comes before the answer itself; see `Delta`."""
 
     text: str
     reasoning: str
@@ -242,7 +242,7 @@ class Generator(Protocol):
 
     @property
     def max_batch(self) -> int:
-        """Chats that are worked on at the same time; more of them wait."""
+        """Chats that are computed at the same time; further ones wait."""
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer every request, in order. One that fails raises, and cancels the others."""
@@ -259,7 +259,7 @@ class Generator(Protocol):
         """Tokens of the prompt that a chat becomes, template included."""
 
     def close(self) -> None:
-        """Stop what runs and let go of the weights."""
+        """Stop running answers and release the weights."""
 
 
 __all__ = [

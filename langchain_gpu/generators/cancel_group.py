@@ -14,10 +14,10 @@ _current: ContextVar[CancelGroup | None] = ContextVar("langchain-gpu-cancel-grou
 
 
 class CancelGroup:
-    """The answers of one batch, each awaited by a thread of its own, that any thread may end.
+    """The answers of one batch, each awaited by a thread of its own; any thread may cancel all.
 
     Attributes:
-        canceled: Whether they are not wanted any more.
+        canceled: Whether the group was canceled.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class CancelGroup:
         self.canceled = False
 
     def stop(self) -> None:
-        """End every answer; those that have not begun never begin."""
+        """Cancel every answer; those that have not begun never begin."""
         with self._lock:
             self.canceled = True
             stops = list(self._stops)
@@ -34,17 +34,17 @@ class CancelGroup:
             stop()
 
     def context(self) -> Context:
-        """Return a context in which these are the answers of `current_group`."""
+        """Return a context in which this is the `current_group`."""
         context = copy_context()
         context.run(_current.set, self)
         return context
 
     @contextmanager
     def waiting(self, stop: Callable[[], object]) -> Iterator[None]:
-        """Wait for one of the answers, which `stop` ends, whatever thread calls it.
+        """Wait for one of the answers; canceling the group calls `stop`, from any thread.
 
         Raises:
-            RuntimeError: Nobody wants them any more.
+            RuntimeError: The group was canceled.
         """
         with self._lock:
             self._stops.add(stop)
@@ -57,10 +57,10 @@ class CancelGroup:
 
     @contextmanager
     def reading(self, deltas: Deltas) -> Iterator[Deltas]:
-        """Read one of the answers; leaving closes it.
+        """Read one of the answers; it is closed at the end of the context.
 
         Raises:
-            RuntimeError: From the stream too: nobody wants them any more.
+            RuntimeError: The group was canceled; raised from the stream too.
         """
         # What is not stoppable ends with its next piece.
         stop = deltas.stop if isinstance(deltas, Stoppable) else _no_stop
@@ -79,7 +79,7 @@ class CancelGroup:
 
 
 def current_group() -> CancelGroup:
-    """Return the answers that what is asked in this context is one of; alone by itself."""
+    """Return the group of this context, or a new one for a single answer."""
     return _current.get() or CancelGroup()
 
 

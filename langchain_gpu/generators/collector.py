@@ -1,8 +1,8 @@
 """Chats of many threads and tasks, merged into shared batches.
 
-Nobody waits for company that may never come: a chat that arrives while nothing runs starts at once,
-with those whose callers have said that they are on their way. Those that come meanwhile wait until
-the batch is done, or is left for them by the engine: they go on together.
+A chat that arrives while nothing runs starts at once, without waiting for others that may never
+come; only those that their callers have announced are waited for, for a moment. Chats that arrive
+later wait until the batch is done, or until the engine interrupts it to go on with all of them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 from langchain_gpu.generators.rows import Row
 
-# How long a batch waits for the next of the announced chats. They are threads on their way
-# here, some milliseconds apart, or more on a busy machine; those that never come are rare (answers
-# from a cache, errors before the model is asked).
+# How long a batch waits for the next of the announced chats. Their threads arrive some
+# milliseconds apart, or more on a busy machine; those that never come are rare (answers from a
+# cache, errors before the model is asked).
 _COMPANY_SECONDS = 0.2
-# How long the end of the process waits for the model to notice that nobody listens any more. A
-# thread that comes back from native code into a dead interpreter would abort the process.
+# How long the end of the process waits for the model to notice that its rows are canceled. A
+# thread that returns from native code into a finalized interpreter would abort the process.
 _EXIT_SECONDS = 10.0
 
 
@@ -39,8 +39,8 @@ class Collector:
     """Queues rows and runs them in batches, one batch at a time.
 
     Args:
-        run: Generates until every row it is given is done, or has at least one more token: those go
-            on with the others that wait. Called from one thread at a time.
+        run: Generates until every row it is given is done or has at least one more token; rows that
+            are not done are run again with those that wait. Called from one thread at a time.
         most: Rows of one batch at most.
 
     Attributes:
@@ -72,14 +72,14 @@ class Collector:
                 left -= come
             self._changed.notify_all()
             if self._worker is None:
-                # It lives only while there is work: an idle collector holds no thread.
+                # Lives only while there is work: an idle collector holds no thread.
                 self._worker = threading.Thread(
                     target=self._serve, name="langchain-gpu-generate", daemon=True
                 )
                 self._worker.start()
 
     def crowded(self) -> bool:
-        """Say whether a chat waits that has room beside those that still run."""
+        """Say whether a waiting chat would fit into the batch beside those that still run."""
         if not self._waiting:
             return False
         with self._changed:
@@ -120,7 +120,7 @@ class Collector:
             left = [row for row in self._running if not row.done]
             self._waiting.extendleft(reversed(left))
             self._running = ()
-            while self._waiting and not left and (patience := self._backoff()) > 0:
+            while self._waiting and not left and (patience := self._announced_wait()) > 0:
                 self._changed.wait(patience)
             rows: list[Row] = []
             while self._waiting and len(rows) < self._most:
@@ -139,8 +139,8 @@ class Collector:
             return True
         return (len(rows) + 1) * max(each.need for each in (*rows, row)) <= self.budget
 
-    def _backoff(self) -> float:
-        """Seconds to wait for company."""
+    def _announced_wait(self) -> float:
+        """Seconds to wait for announced chats."""
         coming = sum(min(party.coming, party.width) for party in self._parties)
         if not coming or len(self._waiting) >= self._most:
             return 0.0
@@ -162,7 +162,7 @@ class Collector:
             for row in rows:
                 row.fail(error)
             return
-        for row in rows:  # one of them may be at fault: the others get their answers
+        for row in rows:  # one of them may be the cause: the others get their answers
             self._compute([row])
 
 

@@ -6,10 +6,10 @@ from langchain_gpu.utils.backoff import Backoff
 
 
 class TokenBudget:
-    """The bound on a batch: its rows times the longest that one may become; grows by `Backoff`.
+    """The bound on a batch, counted as its rows times the longest that one may become.
 
     Attributes:
-        tokens: The bound; None where nothing has failed yet.
+        tokens: The bound; None while no batch has failed.
     """
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class TokenBudget:
         self._backoff = Backoff()
 
     def failed(self, rows: int, longest: int) -> int:
-        """Go down to the larger half of a batch that was too much; return what was allowed."""
+        """Go down to the larger half of a batch that failed; return the bound before."""
         failed, half = rows * longest, (rows + 1) // 2 * longest
         old = failed if self.tokens is None else min(self.tokens, failed)
         self.tokens = min(old, half)
@@ -25,13 +25,13 @@ class TokenBudget:
         return old
 
     def finished(self, rows: int, longest: int) -> int | None:
-        """Count a batch that went well, if it was a full one.
+        """Count a batch that succeeded, if it was a full one; double the bound after enough.
 
         Returns:
-            What was allowed, where more is now; None where nothing has changed.
+            The bound before, if it has grown; None where nothing has changed.
         """
         old = self.tokens
-        # One row goes whatever its length: it says nothing of what is beside it.
+        # A single row always runs, whatever its length: it shows nothing about the bound.
         if old is None or rows == 1 or 2 * rows * longest <= old:
             return None
         if not self._backoff.succeeded():
@@ -40,7 +40,7 @@ class TokenBudget:
         return old
 
     def forget(self) -> None:
-        """Have no bound: the model is elsewhere."""
+        """Remove the bound: the model has moved to another device."""
         self.tokens = None
 
 

@@ -1,9 +1,9 @@
 """Two ways to ask a server for one answer: on the client's loop, or in the thread that reads it.
 
-A coroutine asks and hands out pieces, whichever way it goes. On the loop it waits as coroutines
-do. In a thread it waits inside the calls themselves, and is suspended only to hand a piece to
-whoever reads: that takes no second thread, which at 64 streams in one process would cost more than
-reading them.
+Both run the same coroutine, which sends the request and hands out pieces. On the client's loop it
+is an ordinary task. In the reader's thread its calls block, and it is suspended only to hand out a
+piece: that needs no second thread, which at 64 streams in one process would cost more than reading
+them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _TASK = "finish the answer"
 
 
 class Transport(Protocol):
-    """How one answer is asked for."""
+    """How the request for one answer is sent."""
 
     def attempts(self, seconds: float) -> AbstractAsyncContextManager[Repeated]:
-        """Wait for a place among the chats in flight, and give what repeats an attempt there.
+        """Wait for a slot among the chats in flight; yield a function that retries an attempt.
 
         Raises:
             ServerTimeoutError: What is awaited inside took longer.
@@ -42,17 +42,17 @@ class Transport(Protocol):
 
     @property
     def client(self) -> BlockingClient:
-        """What asks once. In a thread it is there inside `attempts` only."""
+        """The client that sends one request. In a thread it exists inside `attempts` only."""
 
     async def beside(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what asks the server for something else."""
+        """Await another request to the same server."""
 
 
 class OnLoop:
-    """Asks on the client's loop.
+    """Sends the request on the client's event loop.
 
     Args:
-        client: Whose.
+        client: The client.
         slots: Bounds the chats in flight.
         max_retries: Attempts after the first one.
     """
@@ -79,9 +79,9 @@ class OnLoop:
 
 
 class InThread:
-    """Asks in the thread that reads the answer.
+    """Sends the request in the thread that reads the answer.
 
-    The time that the reader spends between two pieces does not count.
+    The time that the reader spends between two pieces does not count towards the timeout.
 
     Args:
         client: Whose connections; what is asked beside goes over its loop.
@@ -119,7 +119,7 @@ class InThread:
             work.close()
 
     def stop(self) -> None:
-        """End it, from any thread: whoever reads gets an error."""
+        """Cancel it, from any thread: the reader gets an error."""
         with self._lock:
             self._stopped.set()
             connection, flight, turn = self._connection, self._flight, self._slot.turn
@@ -185,7 +185,7 @@ class InThread:
             raise TimeoutError
 
     def _ended(self) -> bool:
-        """Whether it was ended from here: its connection is cut, which looks as if it broke."""
+        """Whether it was canceled here, which looks like a broken connection to the client."""
         return self._stopped.is_set() or self._connections.closed
 
     def _look(self) -> None:
@@ -208,7 +208,7 @@ class InThread:
 
 @types.coroutine
 def handed_out(item: T) -> Generator[T, None, None]:
-    """Hand an item to whoever reads, where `InThread.read` runs the coroutine."""
+    """Yield an item to the reader, in a coroutine that `InThread.read` runs."""
     yield item
 
 

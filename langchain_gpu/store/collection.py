@@ -32,10 +32,10 @@ from langchain_gpu.store.rwlock import ReadWriteLock
 
 
 class Collection:
-    """Documents and vectors under one lock.
+    """Documents and vectors, kept consistent by locks.
 
-    Writers (and saves) come one by one. They close the gate to searches only while rows change, not
-    while anything is embedded, checked or written to disk. Code of users runs behind no lock.
+    Writers and saves run one at a time. They block searches only while rows change, not while
+    anything is embedded, checked or written to disk. No lock is held while callers' code runs.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Collection:
             search: Finds the nearest rows of queries in an index: (index, queries, k, allowed rows,
                 *how) -> (scores, rows), both [queries, k], -1 where there are fewer.
             index: Holds the vectors of `documents`.
-            documents: Theirs.
-            words: An empty index of words, for `fused`.
-            forget: Has the search give back what it keeps of an index. Called when nothing is left.
+            documents: The documents of these vectors.
+            words: An empty word index, for `fused`.
+            forget: Makes the search release its copy of an index. Called when the store is emptied.
         """
         self._make_index = make_index
         self._search = search
@@ -118,7 +118,7 @@ class Collection:
                 try:
                     index.add(rows, vectors)
                     _take_away(index, documents, replaced)
-                except BaseException:  # Ctrl-C too, which is raised when FAISS is done
+                except BaseException:  # Ctrl-C too, which is raised when FAISS returns
                     if len(replaced) and not len(documents.rows_of(batch.ids)):
                         documents.append(batch.ids, batch.texts, batch.metadata)
                     else:
@@ -208,24 +208,24 @@ class Collection:
         *how: Any,
         fetch_k: int,
     ) -> Hits:
-        """Return the `k` best documents of one query, as two rankings together have them.
+        """Return the `k` best documents of one query, by two rankings that `fuse` combines.
 
         Args:
             query: [1, dimension]
             k: At least 1.
-            fuse: Gets the `fetch_k` nearest rows, and the admitted ones; returns (scores, rows). It
-                reads the index and the words, which are those of one moment.
+            fuse: Gets the `fetch_k` nearest rows and the admitted rows; returns (scores, rows). It
+                may read the index and the word index, which do not change meanwhile.
             where: Admits documents by their metadata, before any cut.
             how: Handed to the search function.
             fetch_k: At least `k`.
         """
         allowed = self._admitted(where)
         self._in_memory()
-        self._count_words()  # the first time takes seconds, which writers do not wait for
+        self._count_words()  # takes seconds the first time, and does not block writers here
         with self._rwlock.reading():
             if not len(self._documents):
                 return Hits(Batch([], [], []), Near([], [], [0]))
-            self._count_words(inside=True)  # what came in between
+            self._count_words(inside=True)  # documents that were added in between
             near = self._nearest(query, fetch_k, allowed, *how)
             scores, rows = fuse(np.array(near.rows, dtype=np.int64), allowed)
             best = rows[:k].tolist()
@@ -241,7 +241,7 @@ class Collection:
             return batch, self._index.vectors(self._documents.rows())
 
     def know(self, folder: Path, manifest: Manifest) -> None:
-        """Remember what `folder` holds, so that a save there notices another writer's."""
+        """Remember the manifest of `folder`, so that a save there notices another writer."""
         self._known[folder.resolve()] = manifest
 
     def save(
@@ -278,18 +278,18 @@ class Collection:
             self.know(folder, manifest)
 
     def _empty(self, index: Index | None) -> None:
-        """Go on with an empty index: FAISS keeps the memory of vectors that are taken out of it."""
+        """Replace the index by an empty one: FAISS keeps the memory of removed vectors."""
         with self._rwlock.writing():
             self._documents = documents = Documents(self._documents.next_row)
             self._index = index
-        self._forget()  # where nothing can be found, nobody searches meanwhile
+        self._forget()  # the store is empty: no search is using the copy
         if self._words is not None:
             self._words.follow(documents.next_row, documents.rows(), [])
 
     def _in_memory(self) -> Documents:
         """Return the documents, all read into memory, where they can be changed.
 
-        Who needs all of them calls it before the gate: reading takes seconds, the first time.
+        Call it before taking the lock for reading: it takes seconds the first time.
         """
         documents = self._documents
         return documents.whole() if isinstance(documents, MappedDocuments) else documents
@@ -311,7 +311,7 @@ class Collection:
         with self._rwlock.reading():
             rows, metadata = self._documents.rows(), self._documents.metadata()
         admitted = (bool(where(decode_metadata(text))) for text in metadata)
-        # Rows that go before the search are not found, and no later document can have their number.
+        # A row that is removed before the search is not found, and row numbers are never reused.
         return rows[np.fromiter(admitted, dtype=np.bool_, count=len(rows))]
 
     def _nearest(self, queries: Matrix, k: int, allowed: Rows | None, *how: Any) -> Near:
@@ -323,14 +323,14 @@ class Collection:
         k = min(k, len(self._documents) if allowed is None else len(allowed))
         if self._index is None or k == 0 or not len(queries):
             return Near([], [], [0] * len(queries))
-        if queries.shape[1] != self._index.dimension:  # others came since they were checked
+        if queries.shape[1] != self._index.dimension:  # the store changed since they were checked
             raise ValueError(
                 f"the queries have {queries.shape[1]} dimensions, the store has "
                 f"{self._index.dimension}"
             )
         scores, rows = self._search(self._index, queries, k, allowed, *how)
         found = rows.ravel().tolist()
-        # A list where numpy would do: what a scan leaves of the cache is best not asked for much.
+        # A list and not an array: after a scan the CPU's caches are cold, and this touches less.
         if min(found) >= 0:
             return Near(scores.ravel().tolist(), found, [k] * len(queries))
         here = rows >= 0
@@ -338,7 +338,7 @@ class Collection:
 
 
 def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
-    """Remove rows from both. Where that is interrupted, what one has lost the other loses too."""
+    """Remove rows from both; if that is interrupted, both lose the same rows."""
     if not len(rows):
         return
     try:

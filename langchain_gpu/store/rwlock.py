@@ -9,26 +9,26 @@ from weakref import WeakSet
 
 
 class ReadWriteLock:
-    """Readers pass together; a writer waits until they are out, and new readers wait for it.
+    """Readers run together; a writer waits until they are done, and new readers wait for it.
 
-    Each thread that reads has a lock of its own, and a writer takes them all. So readers do not
-    meet, and leaving is a call into C, which Ctrl-C does not come before: a reader that stayed in
-    would keep writers out for ever. A reader must not pass twice in one thread, so no code of users
-    runs under it.
+    Each reading thread has a lock of its own, and a writer takes all of them. So readers do not
+    contend with one another, and releasing is a call into C, before which Ctrl-C is not raised: a
+    lock that a reader failed to release would block writers for ever. A thread must not read twice
+    at a time, so no callers' code runs under it.
     """
 
     def __init__(self) -> None:
-        """Start open."""
+        """Start unlocked."""
         self._mutex = Lock()
         self._closed = False
         self._mine = local()
         self._readers: WeakSet[Lock] = WeakSet()  # those of threads that ended are gone
 
     def reading(self) -> AbstractContextManager[object]:
-        """Hold writers off."""
+        """Return a context that blocks writers."""
         lock: Lock | None = getattr(self._mine, "lock", None)
         if lock is None or self._closed:
-            with self._mutex:  # behind the writer, who would have to wait for ever else
+            with self._mutex:  # after the writer: it might never find all readers' locks free else
                 if lock is None:
                     lock = Lock()
                     self._readers.add(lock)
@@ -37,7 +37,7 @@ class ReadWriteLock:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold readers off. One writer at a time."""
+        """Block readers while the context is open. One writer at a time."""
         with self._mutex, ExitStack() as readers:
             try:
                 self._closed = True

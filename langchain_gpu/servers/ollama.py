@@ -153,7 +153,7 @@ class OllamaClient(Client):
             transport=http.new_blocking_transport(),
             event_hooks={**hooks, "response": [check]},
         )
-        return _Wire(client, self._errors)
+        return _BlockingStream(client, self._errors)
 
     async def _check(self, response: httpx.Response) -> None:
         # Here, and not from the client's own error: that one has lost the headers.
@@ -195,7 +195,7 @@ class OllamaClient(Client):
             ) from None
 
 
-class _Wire:
+class _BlockingStream:
     """Does the same as `OllamaClient.stream`, in the caller's thread."""
 
     def __init__(

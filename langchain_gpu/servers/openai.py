@@ -143,7 +143,7 @@ class OpenAIClient(Client):
         )
         client = openai.OpenAI(http_client=web, **self._settings)
         client.organization = client.project = None
-        return _Wire(client, self._errors, self._no_form)
+        return _BlockingStream(client, self._errors, self._no_form)
 
     def _no_form(self, kind: str, said: bytes) -> BadAnswerError:
         text = said.decode(errors="replace")
@@ -182,7 +182,7 @@ class OpenAIClient(Client):
         return ServerUnreachableError(f"{self.host} {what}: {words}", again=True)
 
 
-class _Wire:
+class _BlockingStream:
     """Does the same as `OpenAIClient.stream`, in the caller's thread."""
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def check_number(name: str, value: Any, *, whole: bool = False) -> None:
-    """Look whether a setting is a finite number, and no text or truth value that looks like one.
+    """Check whether a setting is a finite number, and no text or truth value that looks like one.
 
     Raises:
         ValueError: It is not.
@@ -26,7 +26,7 @@ def check_number(name: str, value: Any, *, whole: bool = False) -> None:
 
 
 def check_sampling(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> None:
-    """Look whether the settings of one answer are numbers in their range, or None.
+    """Check whether the settings of one answer are numbers in their range, or None.
 
     Raises:
         ValueError: One is not.
@@ -48,7 +48,7 @@ def check_sampling(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> 
 
 
 def check_timeout(seconds: Any) -> None:
-    """Look whether a time-out can be waited for.
+    """Check whether a time-out can be waited for.
 
     Raises:
         ValueError: It is no positive number, or longer than a thread can wait.
@@ -61,7 +61,7 @@ def check_timeout(seconds: Any) -> None:
 
 
 def check_stops(stops: Sequence[Any]) -> None:
-    """Look whether every stop string can be met.
+    """Check whether every stop string can be met.
 
     Raises:
         ValueError: One is no text, empty, or cannot be encoded.
@@ -75,7 +75,7 @@ def check_stops(stops: Sequence[Any]) -> None:
 
 
 def check_text(where: str, text: str) -> None:
-    """Look whether a text can be encoded.
+    """Check whether a text can be encoded.
 
     Raises:
         ValueError: It holds half of a surrogate pair.
@@ -90,7 +90,7 @@ def check_text(where: str, text: str) -> None:
 
 
 def check_tools(tools: Sequence[Any], choice: Any) -> None:
-    """Look whether tools are in the OpenAI format, and the one that must be called among them.
+    """Check whether tools are in the OpenAI format, and the one that must be called among them.
 
     Raises:
         ValueError: A tool is not, or there is no tool of that name.
@@ -113,7 +113,7 @@ def check_tools(tools: Sequence[Any], choice: Any) -> None:
 
 
 def check_format(wanted: Any) -> None:
-    """Look whether a response format is in the OpenAI form.
+    """Check whether a response format is in the OpenAI form.
 
     Raises:
         ValueError: It is not, or its schema is missing or no JSON.

@@ -11,10 +11,10 @@ from langchain_gpu.generators.toolcalls import Tool
 
 
 def constraint_of(request: Request) -> Mapping[str, Any] | None:
-    """Return the response format that enforces what is asked; None if the answer is free.
+    """Return the response format that the answer must match; None if it is unconstrained.
 
-    A model that may call tools and is to answer in a format must be able to do either: held to the
-    format alone it could call nothing.
+    Where a request has both tools and a format, the answer may be either: constrained to the format
+    alone, the model could not call a tool.
     """
     if request.must_call:
         return forced_format(request.tools, request.tool_choice)
@@ -46,7 +46,7 @@ def forced_format(
     Args:
         tools: Tool definitions in the OpenAI format.
         choice: `"required"`, or the name of one tool.
-        answer: The schema of an answer that will do as well.
+        answer: The schema of an answer that is allowed in place of a call.
 
     Raises:
         ValueError: There is no tool of that name.
@@ -81,7 +81,7 @@ def forced_format(
 def _lifted(
     parameters: Mapping[str, Any] | None, prefix: str, definitions: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a schema that may stand inside another one: its definitions go to `definitions`."""
+    """Return a schema for use inside another one: its definitions are moved to `definitions`."""
     if not parameters:
         return {"type": "object"}
     own = {name: parameters.get(name, {}) for name in ("$defs", "definitions")}

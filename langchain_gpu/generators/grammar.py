@@ -58,7 +58,7 @@ class Grammars:
 
 
 def _closed(schema: Any) -> Any:
-    """Let objects have only the properties that are named, unless the schema says else.
+    """Allow objects only the properties that are named, unless the schema says otherwise.
 
     JSON Schema allows any others, which no caller means; llama.cpp's grammars do the same.
     """
@@ -71,7 +71,7 @@ def _closed(schema: Any) -> Any:
 
 
 class Grammar:
-    """What one answer may go on with."""
+    """The tokens that may come next in one answer."""
 
     def __init__(self, matcher: LLMatcher, end: int) -> None:
         self._matcher = matcher

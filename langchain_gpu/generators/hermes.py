@@ -24,9 +24,9 @@ def calls_in_text(tools: Sequence[Mapping[str, Any]]) -> Stage:
 
 
 class Tagged:
-    """Turns tagged calls of an answer into tool calls; other text passes as soon as it can.
+    """Turns tagged calls of an answer into tool calls; other text is passed on without delay.
 
-    What stands between the tags and is no call comes back as text, tags and all: it is never lost.
+    Text between tags that is no call is passed on as text, with its tags: nothing is lost.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ class Formats:
         self._grammars: Any = None
 
     def grammar(self, request: Request) -> Any:
-        """Return what the answer is held to; None if it is free.
+        """Return the grammar of the answer; None if it is unconstrained.
 
         Raises:
             ImportError: llguidance is not installed.
@@ -47,10 +47,10 @@ class Formats:
         return self._grammars.of(wanted)
 
     def reader(self, request: Request, row: Row) -> Stage:
-        """Return what finds the tool calls in an answer, piece by piece.
+        """Return a parser that finds the tool calls in an answer, piece by piece.
 
-        In the way the model's makers wrote down, if they did; otherwise in the tags that most
-        templates teach, or in bare JSON.
+        It follows the tokenizer's own response schema, if there is one; otherwise it looks for the
+        tags that most templates teach, and for bare JSON.
         """
         tools = request.callable_tools
         if not tools or request.constrained:

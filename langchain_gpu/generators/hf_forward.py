@@ -27,8 +27,8 @@ _PLAIN: dict[str, Any] = {
         )
     ),
 }
-# A batch is left for others, and its tokens are read anew together with theirs, once it has run so
-# many times as long as reading them takes: at most a quarter more work, however many come.
+# A batch is interrupted for waiting chats, and its tokens are prefilled again together with theirs,
+# once it has run this many times as long as that prefill takes: at most a quarter more work.
 _RUN_PER_READING = 4
 
 
@@ -40,7 +40,7 @@ def forward(
     load: Mapping[str, Any],
     crowded: Callable[[], bool] = bool,
 ) -> None:
-    """Go on with every row from the tokens it has, until all are done, or others should join them.
+    """Generate for every row from the tokens it has, until all are done or others should join.
 
     Args:
         model: A causal language model of transformers.
@@ -77,7 +77,7 @@ def _cache(load: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Leave:
-    """Whether the batch should be left after this token."""
+    """Stops `generate` after this token when waiting chats should join the batch."""
 
     def __init__(self, rows: Sequence[Row], crowded: Callable[[], bool]) -> None:
         self._rows = rows
@@ -100,7 +100,7 @@ def _tokens(rows: Sequence[Row]) -> int:
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
-    """Hands every new token to its row, and ends the rows that are done, or all of them."""
+    """Gives every new token to its row, and stops the rows that are done, or all of them."""
 
     def __init__(self, rows: Sequence[Row], leave: Callable[[], bool]) -> None:
         self._rows = rows

@@ -116,7 +116,7 @@ class HFModel:
         return self._to_cpu(model, str(problem))
 
     def _tell(self, planned: ComponentPlan) -> None:
-        """Say that a part of the model is not where the whole was asked for."""
+        """Warn that a part of the model is not on the device that was asked for."""
         if planned.decision == "partial":
             warn_fallback(
                 self._options.listener,
@@ -162,9 +162,9 @@ class HFModel:
             self._advance(rows)
 
     def _advance(self, rows: Sequence[Row]) -> None:
-        """Generate until every row is finished, in smaller batches or on the CPU if need be.
+        """Generate until every row is finished, in smaller batches or on the CPU if necessary.
 
-        Returns before that where others should join them.
+        Returns earlier where waiting rows should join.
         """
         problem: Exception | None = None
         try:
@@ -196,7 +196,7 @@ class HFModel:
             raise problem
 
     def _bound(self, old: int) -> None:
-        """Let later batches become as large as there is room for."""
+        """Bound later batches by the token budget, and report the change."""
         self.rows.budget = self._budget.tokens
         if self.rows.budget is not None:
             changed = BudgetChanged(

@@ -19,8 +19,8 @@ from langchain_gpu.planner.drive import DoesNotFitError
 from langchain_gpu.planner.single import plan_single
 from langchain_gpu.utils.extras import install_line, is_installed
 
-# Tokens of the one chat that must fit beside the weights; the cache of more chats grows while they
-# are written, and splits into smaller batches where memory ends.
+# Tokens of the one chat that must fit beside the weights; the cache of further chats grows as they
+# are generated, and batches are split where memory runs out.
 _WINDOW = 4096
 
 
@@ -62,7 +62,7 @@ def is_parted(planned: ComponentPlan) -> bool:
 
 
 def device_map(path: Path, planned: ComponentPlan) -> dict[str, str | int]:
-    """Return where each module goes, as `from_pretrained` wants it.
+    """Return the device of each module, as the `device_map` of `from_pretrained`.
 
     The first layers go to the first device of the plan and so on; the embedding table stands with
     the first layer, the final norm and the output matrix with the last.

@@ -17,7 +17,7 @@ _PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are des
 
 
 class Template:
-    """Chats in, what the model goes on with out.
+    """Renders chats as the text or the tokens that the model continues.
 
     A template is a program of the model's makers: it is ended when its time is over.
 

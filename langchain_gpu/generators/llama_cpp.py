@@ -88,8 +88,8 @@ class LlamaCppGenerator:
             body = body_of(request, server)
             chunks = _Chunks(sink, request.callable_tools)
             ask = server.chat if request.prompt is None else server.complete
-            # llama.cpp has a queue of its own, but reads what stands there, for seconds, before it
-            # asks whether anybody wants the answer still.
+            # llama.cpp has a queue of its own, but prefills a queued chat, for seconds, before it
+            # notices that the chat was canceled.
             place = server.slots.taken(Slot(), unwanted=lambda: sink(None))
             with suppress(CancelledError), _explained(), place:
                 ask(body, chunks)
@@ -126,7 +126,7 @@ class LlamaCppGenerator:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say what llama.cpp refuses in this package's words."""
+    """Raise llama.cpp's refusals as errors of this package."""
     try:
         yield
     except LlamaError as error:

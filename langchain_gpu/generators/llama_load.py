@@ -30,7 +30,7 @@ _FEWEST = 512
 
 
 def start(path: Path, options: Options) -> tuple[Device, LlamaServer]:
-    """Load a file where it was asked for and fits, or on the CPU by the caller's policy.
+    """Load a file onto the device that was asked for, or onto the CPU where the policy allows.
 
     Which layers go to a GPU is llama.cpp's own choice, made with the real graph, unless a plan or
     `n_gpu_layers` says so. The window is cut where memory is short and none was asked for.

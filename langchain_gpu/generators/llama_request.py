@@ -26,7 +26,7 @@ _SCHEMA_ERROR = "JSON schema error at "
 
 
 def _plain(body: dict[str, Any], prompt: str, server: LlamaServer) -> dict[str, Any]:
-    """What is written otherwise where a plain prompt is continued."""
+    """The fields that differ where a plain prompt is continued."""
     if not prompt:
         raise ValueError("the prompt is empty: there is nothing to go on with")
     body["prompt"] = prompt
@@ -78,7 +78,7 @@ def explained(error: ValueError) -> ValueError:
 
 
 def _check_options(extra: Mapping[str, Any], server: LlamaServer) -> None:
-    """llama.cpp ignores what it does not know: a setting would be lost without a word."""
+    """Refuse unknown options: llama.cpp would ignore them silently."""
     for name in _OURS:
         if name in extra:
             raise ValueError(f"{name!r} is set by the call itself: leave it out of model_kwargs")

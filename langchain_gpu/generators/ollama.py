@@ -44,9 +44,9 @@ _RELOADED = 0.3e9  # nanoseconds: looking a loaded model up takes far less
 
 
 class OllamaGenerator(RemoteGenerator):
-    """A model that Ollama runs. Making the object has Ollama load it.
+    """A model on an Ollama server, which loads it when this object is made.
 
-    Answers always stream, so that one that nobody waits for any more ends on the server too.
+    Answers are always streamed, so that one that is canceled ends on the server too.
 
     Args:
         model: Ollama's name of the model, `"qwen3:8b"`.
@@ -185,7 +185,7 @@ class OllamaGenerator(RemoteGenerator):
             report(self._options, self._placed, problem)
 
     async def _look_again(self) -> None:
-        """Look where a model is that was loaded for this answer, which stays whole in any case."""
+        """Look up where the model is if it was loaded for this answer; a failure is no error."""
         try:
             await self._look()
         except ServerError as error:
@@ -215,7 +215,7 @@ class OllamaGenerator(RemoteGenerator):
         await put(last)
 
     async def _explained(self, error: RefusedError) -> Exception:
-        """Say what helps, where the server's words leave that open."""
+        """Add a remedy to the server's message, where it names none."""
         if error.too_long:
             return PromptTooLongError(None, self.context_length)
         if error.status == 404:  # noqa: PLR2004  it was there when this object was made

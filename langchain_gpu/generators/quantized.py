@@ -23,7 +23,7 @@ _NEEDS = {
 
 
 def check_quantization(folder: Path, name: str, asked: Any = None) -> None:
-    """Look whether the library is installed that unpacks a model's weights.
+    """Check whether the library is installed that unpacks a model's weights.
 
     Args:
         folder: Holds the model's `config.json`; the weights need not be there yet.

@@ -213,7 +213,7 @@ def _lacks_grammars(loaded: Loaded, requests: Sequence[Request]) -> bool:
 
 
 def check_plain(generator: Generator) -> None:
-    """Look whether the engine knows plain prompts.
+    """Check whether the engine knows plain prompts.
 
     Raises:
         NotImplementedError: It knows only chats.

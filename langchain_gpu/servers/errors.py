@@ -52,7 +52,7 @@ class ServerUnreachableError(ServerError):
 
 
 class ServerTimeoutError(ServerError, TimeoutError):
-    """The server took longer than it was given."""
+    """The server did not answer within the time-out."""
 
 
 class BadAnswerError(ServerError):
@@ -69,7 +69,7 @@ class NotFiniteError(BadAnswerError):
 
 
 class FailedItemError(ServerError):
-    """The server fails whenever one item is among what it is sent, and answers others.
+    """The server fails for every request that holds this item, and answers others.
 
     Attributes:
         position: Of the item, in the caller's sequence.

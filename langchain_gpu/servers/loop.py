@@ -19,7 +19,7 @@ FORKED = (
 
 
 class Flight(Generic[T]):
-    """Something on its way. Calling it waits for it; dropping it unused cancels it."""
+    """A coroutine that runs on the loop. Calling it waits for it; dropping it unused cancels it."""
 
     def __init__(self, future: Future[T]) -> None:
         self._future = future
@@ -52,10 +52,10 @@ class Flight(Generic[T]):
 
 
 class Loop:
-    """Runs coroutines away from the caller's thread, and away from the caller's own event loop.
+    """Runs coroutines on a thread of its own, apart from the caller's thread and event loop.
 
-    Requests in flight are tasks and no threads: a close cancels them at once, which a thread that
-    waits for a socket cannot be.
+    Requests in flight are tasks and not threads: closing cancels them at once, which is impossible
+    for a thread that waits for a socket.
 
     Args:
         closing: Awaited on the loop when it closes.
@@ -127,5 +127,5 @@ class Loop:
 
 
 def interrupted() -> RuntimeError:
-    """Return what is raised where somebody waits for what was ended."""
+    """Return the error that is raised in those who wait for a canceled request."""
     return RuntimeError("the connection was closed while a request was under way")

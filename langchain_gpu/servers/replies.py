@@ -42,7 +42,7 @@ class Reply(Protocol):
 
 
 class Replies:
-    """Turns the answers of one server into errors that show no secret.
+    """Makes errors, without secrets, of a server's unsuccessful responses.
 
     Args:
         host: Host and port, for messages.
@@ -90,7 +90,7 @@ class Replies:
             return RefusedError(message, status=status, detail=detail)
         if status in _AGAIN or status in range(500, 600):
             error = ServerError(message, status=status, again=True, after=after)
-            # The same batch would not fit either; and nobody wants to sleep for an hour unasked.
+            # The same batch would not fit again; and a pause of an hour would look like a hang.
             patience = max(self._server.timeout, _PATIENCE)
             if is_out_of_memory(error) or (after is not None and after > patience):
                 error.again = False

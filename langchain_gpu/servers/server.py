@@ -13,7 +13,7 @@ ASK_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A server that runs a model, and how patiently it is asked.
+    """The address of a server that runs a model, and the settings of its requests.
 
     Attributes:
         url: Where it is; None for the place where the back end's server usually listens.

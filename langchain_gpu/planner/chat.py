@@ -134,7 +134,7 @@ def _on_cpu(chat: Chat, context: int, cpu: Pool | None) -> _Placement | None:
 
 
 def _table_places(chat: Chat) -> tuple[bool, ...]:
-    """Say whether the embedding table may lie on the CPU, what is tried first coming first."""
+    """Return whether the embedding table may be on the CPU: the choices, in the order to try."""
     if chat.runs_on == "llama_cpp":
         return (True,)
     return (False,) if chat.info.tied else (False, True)

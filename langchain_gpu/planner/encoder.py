@@ -154,7 +154,7 @@ def _least(encoder: Encoder, pool: Pool) -> int:
 
 
 def _refused(name: str, role: str, model: str, needs: Sequence[tuple[int, Pool]]) -> ComponentPlan:
-    """Say what is missing where least is missing."""
+    """Describe what is missing on the device where the least is missing."""
     if not needs:
         reason = "there is no CPU memory to put it in"
     else:

@@ -68,7 +68,7 @@ def lay(
     on_gpu: int,
     embedding_on_cpu: bool,
 ) -> tuple[Share, ...] | None:
-    """Lay a model out, GPUs filled one after the other.
+    """Assign a model's layers to devices, filling GPUs one after the other.
 
     Args:
         chat: The model and how it is run.
@@ -128,7 +128,7 @@ def _fill(
     output: bool,
     extra: Sequence[Term],
 ) -> Share | None:
-    """Give a GPU as many of the `left` layers as fit; None where not one does."""
+    """Assign as many of the `left` layers to a GPU as fit; None where not one does."""
 
     def share(count: int) -> Share | None:
         part = _Part(

@@ -54,7 +54,7 @@ class Pool:
 
     @property
     def left(self) -> int:
-        """Bytes that may still be given away."""
+        """Bytes that may still be assigned."""
         if self.free is None:
             return 0
         shared = 0 if self.partner is None else self.partner.used
@@ -74,12 +74,12 @@ class Pool:
         return (Term("overhead", count, "the device's own context"),) if count else ()
 
     def take(self, count: int) -> None:
-        """Give bytes away."""
+        """Assign bytes."""
         self.used += count
         self.opened = True
 
     def use(self) -> PoolUse:
-        """Return what became of it."""
+        """Return how much of it the plan uses."""
         return PoolUse(
             device=self.device,
             name=self.name,
@@ -124,7 +124,7 @@ def most_left(pools: Iterable[Pool]) -> int:
 
 
 def imagined(gpus: Sequence[int], ram: int | None = None) -> list[Device]:
-    """Make up a machine from the sizes of its memories.
+    """Return the devices of an imagined machine, by the sizes of its memories.
 
     Args:
         gpus: Bytes of every GPU; all of it counts as free.

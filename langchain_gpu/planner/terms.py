@@ -13,7 +13,7 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One line of the arithmetic.
+    """One line of a plan: an amount of memory and how it is computed.
 
     Attributes:
         what: What the bytes are for.

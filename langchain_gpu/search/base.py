@@ -1,7 +1,8 @@
 """The contracts of indexes and searchers.
 
-The *index* is the truth: it lies on the CPU, is changed and saved. A *searcher* answers from it, or
-from a mirror of it on a device. Rows are int64 ids that only grow and are never used twice.
+The *index* is authoritative: it is in the CPU's memory, and is changed and saved there. A
+*searcher* answers from it, or from a copy of it on a device. Rows are int64 ids that increase and
+are never reused.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class BM25:
         Args:
             next_row: The row its next document gets.
             rows: [n], increasing.
-            texts: Theirs.
+            texts: [n], the texts of these documents.
         """
         with self._lock:
             state = self._state

@@ -1,10 +1,10 @@
 """Exact scores for candidates that a device found in low precision, with proof of the order.
 
-A device that stores halves, or multiplies in TF32, cannot order neighbors by itself. It names more
-candidates than are asked for; their scores are computed here in float64. A vector that was not
-named has at most the worst candidate's rounded score, and so a true score that exceeds it by no
-more than the bound on the rounding. Where the k-th true score is above that, the order is proven;
-elsewhere the device is asked for more.
+A device that stores float16, or multiplies in TF32, cannot order near neighbors exactly. It returns
+more candidates than are asked for, and their scores are computed here in float64. Any other vector
+has at most the worst candidate's rounded score, so its true score exceeds that by no more than the
+bound on the rounding error. Where the k-th true score is above that, the order is proven; otherwise
+the device is asked for more candidates.
 """
 
 from __future__ import annotations

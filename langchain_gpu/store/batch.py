@@ -13,7 +13,7 @@ _BAD_JSON = (TypeError, ValueError, RecursionError)
 
 
 class Batch(NamedTuple):
-    """Documents side by side, in lists of the same length.
+    """Documents in columns: lists of the same length.
 
     Attributes:
         ids: Unique in what is to be stored; random where none was given.

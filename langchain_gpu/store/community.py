@@ -55,8 +55,8 @@ class Moved(NamedTuple):
     """Documents in the order of their vectors.
 
     Attributes:
-        ids: Theirs.
-        texts: Theirs.
+        ids: One for each document.
+        texts: One for each document.
         metadatas: What JSON can hold.
         changed: Why some are not what they were; a sentence for each reason.
     """

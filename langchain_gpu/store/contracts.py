@@ -50,7 +50,7 @@ class Index(SavedIndex, Protocol):
         """Its present form, as a FAISS factory string, for example `"Flat"`."""
 
     def improve(self, incoming: Matrix | None = None) -> Callable[[], None] | None:
-        """Train, or build anew, what is worth it by now, while searches go on.
+        """Train or rebuild the index if it has grown enough, while searches go on.
 
         Args:
             incoming: [n, dimension], what will be added next.
@@ -77,9 +77,9 @@ class Words(Protocol):
     """What a collection asks of an index of words."""
 
     def is_at(self, next_row: int, count: int) -> bool:
-        """Say whether it holds the words of just these documents.
+        """Say whether it holds the words of exactly these documents.
 
-        Rows only grow, so the next one and the number of documents tell one state from another.
+        Row numbers only increase, so the next row and the number of documents identify a state.
         """
 
     def follow(self, next_row: int, rows: Rows, texts: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ class Words(Protocol):
         Args:
             next_row: The row that the next document gets.
             rows: [n], of all documents, increasing.
-            texts: Theirs.
+            texts: [n], the texts of these documents.
         """
 
 

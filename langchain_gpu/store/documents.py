@@ -82,7 +82,7 @@ class Documents:
         )
 
     def pick_ids(self, rows: Sequence[int]) -> list[str]:
-        """Return the ids of rows that are here; their texts are not looked at.
+        """Return the ids of rows that are here, without reading their texts.
 
         Raises:
             LookupError: One is not.

@@ -30,14 +30,14 @@ def write_lines(path: Path, lines: Iterator[bytes]) -> NDArray[np.int64]:
 
 
 def seal(path: Path) -> File:
-    """Bring a written file to the disk; return what a manifest keeps of it."""
+    """Flush a written file to the disk; return its entry for the manifest."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return digest(path, path.name)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names of a folder's files to the disk."""
+    """Flush a folder's entries, the names of its files, to the disk."""
     if os.name == "nt":  # Windows has no handle of a folder to sync
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -48,7 +48,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def verified(folder: Path, file: File, *, whole: bool = True) -> Path:
-    """Return the path of a file that is as it was written.
+    """Return the path of a file, after a check that it is as it was written.
 
     Args:
         folder: Where it is.

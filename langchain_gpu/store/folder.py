@@ -1,7 +1,7 @@
 """A store in a folder: each save writes a new generation of files, then the manifest.
 
-`os.replace` of the manifest is the moment of truth: before it the folder is the old store, after it
-the new one. No file that a manifest names is ever written to again.
+`os.replace` of the manifest commits a save: before it the folder is the old store, after it the new
+one. A file that a manifest names is never written to again.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def save(
     Args:
         folder: Where to; made if it is not there.
         index: The vectors.
-        documents: Theirs.
+        documents: The documents of these vectors.
         identity: The embedding model.
         known: What this store was loaded from, or saved as, in this folder.
         overwrite: Replace what is there and is not `known`.
@@ -172,7 +172,7 @@ def load(
         try:
             return _load(folder, manifest, read_index, whole=whole)
         except DamagedStoreError:
-            # A save in another process may have removed this generation under our eyes.
+            # Since the manifest was read, another process's save may have removed this generation.
             if manifests.read(folder).generation == manifest.generation:
                 raise
 
@@ -250,7 +250,7 @@ def _is_saved(folder: Path, generation: int) -> bool:
 
 
 def _remove_others(folder: Path, manifest: Manifest) -> None:
-    """Remove other generations. What cannot be removed is in nobody's way: the next save tries."""
+    """Remove other generations. What cannot be removed does no harm: the next save tries again."""
     files = (manifest.index, manifest.documents, manifest.places)
     mine = {file.name for file in files if file is not None}
     with suppress(OSError):

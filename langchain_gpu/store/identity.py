@@ -1,7 +1,7 @@
 """The embedding model of a store: its name, and its vector of a fixed text.
 
-A name alone would refuse a model folder that was moved, and would take what a folder holds now for
-what it held when the store was built. The text decides where the names differ, or are a path.
+By its name alone, a model folder that was moved would be refused, and another model in the same
+folder accepted. So where the names differ or are paths, the vector of a fixed text decides.
 """
 
 from __future__ import annotations

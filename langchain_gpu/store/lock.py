@@ -1,8 +1,8 @@
 """A lock for one writer of a folder at a time, among threads, processes and machines.
 
-The operating system holds the lock and takes it back when a process ends, however it ends: a lock
-of the dead keeps nobody out. The file stays, as removing it would let two in. Readers need no lock:
-what a manifest names is never written to again.
+The operating system holds the lock and releases it when a process ends, however it ends: there are
+no stale locks. The lock file stays, as two writers could get in while it is removed. Readers need
+no lock: a file that a manifest names is never written to again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
         timeout: Seconds to wait for another writer.
 
     Raises:
-        StoreLockedError: Another writer was still at it.
+        StoreLockedError: Another writer still held the lock.
         OSError: The folder cannot be written.
         ImportError: filelock is not installed.
     """

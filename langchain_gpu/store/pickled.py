@@ -1,9 +1,9 @@
 """Reads the pickle of a document store without executing anything.
 
-`pickle` is not used, not even restricted: what a file asks for is a name on a list, or the file is
-refused. A class is only ever a word here, an object its class's word and its state; dates alone are
-made, out of bytes and numbers. One program both checks and builds, so no other reading of the same
-bytes can slip through.
+`pickle` is not used, not even a restricted one: a file that names a class which is not on a list is
+refused. A class is represented by its name only, an object by that name and its state; dates are
+the only objects that are constructed, out of bytes and numbers. The same code checks and builds, so
+the bytes cannot be read in one way and used in another.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def _date(name: Name, arguments: Any) -> Any:
 
 
 def _key(value: Any) -> Any:
-    """Return what may be looked up by: its hash must be quick, and not the hash of all others."""
+    """Return a dictionary key, after a check that it cannot be chosen to make hashing slow."""
     if type(value) not in _ATOMS:
         raise RefusedPickleError(f"has a {type(value).__name__} as a key or in a set")
     if type(value) is int and abs(value) > _WIDEST:

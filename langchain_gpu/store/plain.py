@@ -1,6 +1,6 @@
 """Foreign metadata, converted to what JSON can hold.
 
-It is counted as it goes: what is shared is small in a pickle, and large once it is written out.
+Its size is counted on the way: objects that are shared are small in a pickle, and large as JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ALLOWANCE = 16 << 20  # bytes a small file may grow to, whatever it is
 
 
 class Plain:
-    """Takes documents over one by one.
+    """Converts the metadata of documents, one by one.
 
     Attributes:
         listed: Documents in whose metadata something became a list.
@@ -108,7 +108,7 @@ class Plain:
 
 
 class _NotPlainError(Exception):
-    """A value that JSON has not."""
+    """A value that JSON cannot hold."""
 
 
 __all__ = ["Plain"]

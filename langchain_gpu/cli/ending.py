@@ -1,4 +1,4 @@
-"""Why an answer ended, which the text of a chain does not say."""
+"""Why an answer ended, which a chain's text does not tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal: the command ends in good order, or soon all the same."""
+"""Ctrl-C: the command cleans up and ends, or is ended soon after."""
 
 from __future__ import annotations
 

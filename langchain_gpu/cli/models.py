@@ -1,4 +1,4 @@
-"""The models behind the commands: which ones, and the one place that makes them."""
+"""The models behind the commands, and the only place that creates them."""
 
 from __future__ import annotations
 

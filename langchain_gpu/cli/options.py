@@ -1,4 +1,4 @@
-"""Options that several commands have, and the models they take by default."""
+"""Options that several commands share, and the default models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see: results on stdout, everything else on stderr, good at 80 columns."""
+"""Output for people: results on stdout, all else on stderr, within 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan for a terminal of 80 columns: what lies where, with its arithmetic, and a bar a device."""
+"""A plan for a terminal of 80 columns: its arithmetic, and a bar per device."""
 
 from __future__ import annotations
 

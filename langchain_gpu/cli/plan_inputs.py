@@ -1,4 +1,4 @@
-"""What `langchain-gpu plan` is asked for, as components and devices; bad input is named."""
+"""The components and devices that `langchain-gpu plan` is asked for; bad input is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bar for `index`: documents done, documents a second, time left."""
+"""The progress bar of `index`: documents done, documents per second, time left."""
 
 from __future__ import annotations
 

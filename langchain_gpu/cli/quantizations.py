@@ -1,4 +1,4 @@
-"""Which quantizations of a model would fit: its repository's files, or an estimate."""
+"""Which quantizations of a model would fit, by its repository's files or by estimate."""
 
 from __future__ import annotations
 

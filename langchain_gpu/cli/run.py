@@ -1,4 +1,4 @@
-"""The commands, and what happens when one fails."""
+"""All commands, and what happens when one fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bring a store in line with files: add, update, delete what changed, touch nothing else.
+"""Synchronize a store with files: add, update and delete only what changed.
 
 The store itself remembers what it holds: each chunk's metadata has its file's `source` and
 `fingerprint`. There is no second file that could disagree with it after a crash.

@@ -1,4 +1,4 @@
-"""What is here and what is missing: devices with reasons, problems with remedies, proofs."""
+"""Diagnosis of this machine: devices with reasons, problems with remedies, proofs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPUs that programs other than torch can use, whatever torch was built for."""
+"""GPUs that programs other than torch can use, whichever build of torch is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One proof, run in a child process: `python -m langchain_gpu.doctor.child NAME ARGUMENTS`.
+"""Run one proof in a child process: `python -m langchain_gpu.doctor.child NAME ARGUMENTS`.
 
 It prints `LOADED` when its libraries are imported, and then `ANSWER` and a line of JSON. A crash or
 a hang of a driver ends this process and not the doctor's.

@@ -1,4 +1,4 @@
-"""A report, drawn for a terminal of 80 columns or more."""
+"""A report for a terminal of 80 columns or more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The software and the system around the hardware, as plain data; judged in `wheels`, `system`."""
+"""Facts about software and system, as plain data; judged in `wheels` and `system`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How figures are written, in a terminal and in a bug report alike."""
+"""Formatting of figures, for terminals and bug reports alike."""
 
 from __future__ import annotations
 

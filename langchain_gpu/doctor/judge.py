@@ -1,4 +1,4 @@
-"""From what the proofs found to problems with remedies."""
+"""Problems with remedies, from the results of the proofs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as Markdown, for a bug report. Needs no library."""
+"""A report as Markdown, for a bug report, without any library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the installed metadata asks for, and what of it is here."""
+"""Requirements in the installed metadata, and which of them are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a local Ollama has loaded, and how much of it lies in a GPU's memory."""
+"""The models that a local Ollama has loaded, and how much of them is on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does it really compute, and right? Small proofs, each in a child process with a time-out.
+"""Small proofs that a library computes correctly, each in a child process with a time-out.
 
 A driver that crashes or hangs takes the child with it and nothing else.
 """

@@ -1,4 +1,4 @@
-"""Take out of a report what its reader need not know: people, places, machines, keys."""
+"""Remove names of people, places, machines, and keys from a report."""
 
 from __future__ import annotations
 

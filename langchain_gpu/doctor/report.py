@@ -1,4 +1,4 @@
-"""All that the doctor knows, gathered as plain data."""
+"""The report: everything the doctor knows, as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system around the hardware makes slow or short: cores, memory, disk, other programs."""
+"""Limits of the system: cores, memory, disk, other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proofs of one kind on several GPUs, run at the same time; all others one after the other."""
+"""Proofs of one kind on several GPUs run at the same time, all others one after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wheels that overwrite one another, or that were built for other hardware than is here."""
+"""Wheels that overwrite one another, or that were built for other hardware."""
 
 from __future__ import annotations
 

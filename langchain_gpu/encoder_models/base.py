@@ -1,4 +1,4 @@
-"""What the faces that run a model on the engine have in common: where it runs, and for how long."""
+"""The base of embedding and reranking models: settings, and loading at first use."""
 
 from __future__ import annotations
 

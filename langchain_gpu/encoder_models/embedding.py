@@ -1,4 +1,4 @@
-"""What `GPUEmbeddings` is made of: its settings, and how one call runs on the engine."""
+"""The settings of `GPUEmbeddings`, and how one of its calls runs on the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the faces that write text have in common: a model loaded when it is needed, and streams."""
+"""The base of chat and completion models: the engine is loaded at first use, answers streamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many inputs at once: they share the engine, and end when nobody waits for them any more."""
+"""Batches: many inputs share the engine, and are canceled when the caller stops reading."""
 
 from __future__ import annotations
 

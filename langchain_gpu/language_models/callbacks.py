@@ -1,4 +1,4 @@
-"""LangChain's callbacks and errors: what its tracers and fallbacks look for."""
+"""LangChain's token callbacks, and errors as the types that its fallbacks look for."""
 
 from __future__ import annotations
 

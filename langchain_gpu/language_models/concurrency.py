@@ -1,4 +1,4 @@
-"""Many calls at once: threads or tasks that all end when one fails or nobody reads on."""
+"""Many calls at once, in threads or tasks that are all canceled when one of them fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine's answers to plain prompts as LangChain's generations."""
+"""Completions of plain prompts as LangChain's generations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LangChain messages to the dicts engines read, and an engine's answer back to messages."""
+"""LangChain messages to dictionaries for engines, and an engine's answers to messages."""
 
 from __future__ import annotations
 

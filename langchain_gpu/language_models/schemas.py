@@ -1,4 +1,4 @@
-"""JSON schemas of what LangChain accepts, recursive ones whole, and which tool is to be called."""
+"""JSON schemas and tool definitions of everything that LangChain accepts as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be set of a model that writes text, and what of it an engine or a request is told."""
+"""The settings of chat and completion models, and what engines and requests take of them."""
 
 from __future__ import annotations
 

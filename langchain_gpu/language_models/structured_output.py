@@ -1,4 +1,4 @@
-"""A chat model that calls tools, and whose answers become instances of a schema."""
+"""Tool calling and structured output of chat models."""
 
 from __future__ import annotations
 

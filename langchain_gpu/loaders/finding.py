@@ -1,4 +1,4 @@
-"""Paths -> the files to read, in an order that never changes."""
+"""The files below paths, in a stable order."""
 
 from __future__ import annotations
 

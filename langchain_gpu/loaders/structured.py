@@ -1,4 +1,4 @@
-"""JSON and CSV as lines that can be read, found and cut anywhere."""
+"""JSON and CSV as lines of text that can be read, found and split anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a chain that stop what they read from, once nobody reads from them.
+"""Steps of a chain that stop their input when the stream is closed.
 
 When a stream of a chain is closed, LangChain's own steps first read their input to its end, to
 trace it: whoever breaks off an answer would wait until the model has written all of it. Others do

@@ -1,4 +1,4 @@
-"""What of a conversation and of retrieved documents goes into a prompt, and how it is written."""
+"""What of a conversation and of the documents fits the prompt, and how it is formatted."""
 
 from __future__ import annotations
 

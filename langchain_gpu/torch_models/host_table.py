@@ -1,4 +1,4 @@
-"""A table of token embeddings that stays in the CPU's memory while the rest is on a GPU.
+"""An embedding table that stays in the CPU's memory while the rest of a model is on a GPU.
 
 It is a third and more of a small multilingual model (bge-m3: 256 of 568 million numbers), and a
 batch needs only the rows of its tokens. Looking a row up is no arithmetic: vectors are the same to

@@ -1,4 +1,4 @@
-"""Moving a model of torch to a device and a dtype, without rounding what nobody meant to round."""
+"""Move a torch model to a device and dtype, keeping what must stay in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a batch may be larger again, after memory ran out."""
+"""Exponential back-off for growing batches after memory ran out."""
 
 from __future__ import annotations
 

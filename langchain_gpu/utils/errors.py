@@ -1,4 +1,4 @@
-"""What of an error goes into a sentence."""
+"""The first line of an error's message, for other messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process that was forked cannot use."""
+"""Refuse objects that were loaded before a fork."""
 
 from __future__ import annotations
 

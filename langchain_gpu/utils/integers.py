@@ -1,4 +1,4 @@
-"""Whole numbers among settings and arguments."""
+"""Validation of whole numbers."""
 
 from __future__ import annotations
 

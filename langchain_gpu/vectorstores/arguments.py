@@ -1,4 +1,4 @@
-"""Arguments that a store does not know, and what says the same here."""
+"""Unknown arguments of a store, and what replaces them here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every part of the vector store stands on: its collection, its route, its checks."""
+"""The base of the vector store: collection, searcher, checks."""
 
 # ruff: noqa: A002 - `filter` is LangChain's name for it
 

@@ -1,4 +1,4 @@
-"""Search by vectors and words together."""
+"""Hybrid search, by vectors and BM25."""
 
 # ruff: noqa: A002 - `filter` is LangChain's name for it
 

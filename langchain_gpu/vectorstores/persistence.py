@@ -1,4 +1,4 @@
-"""To a folder and back, in from langchain-community, and from one store to another."""
+"""Saving and loading a store, importing langchain-community's, merging stores."""
 
 from __future__ import annotations
 

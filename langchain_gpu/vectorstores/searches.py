@@ -1,4 +1,4 @@
-"""Search by vectors: the nearest, and the nearest that are unlike one another."""
+"""Similarity search and maximal marginal relevance."""
 
 # ruff: noqa: A002 - `filter` is LangChain's name for it
 

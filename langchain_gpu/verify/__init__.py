@@ -1,4 +1,4 @@
-"""A plan held against what a runtime really allocates."""
+"""Compare a plan with what a runtime allocates."""
 
 from __future__ import annotations
 

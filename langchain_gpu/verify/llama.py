@@ -1,4 +1,4 @@
-"""What llama.cpp allocates for a GGUF file: it says so while it loads, and nowhere else."""
+"""What llama.cpp allocates for a GGUF file, read from its log while it loads."""
 
 from __future__ import annotations
 

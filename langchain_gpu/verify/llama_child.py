@@ -1,4 +1,4 @@
-"""Loads a GGUF file and ends; llama.cpp's messages go to stderr. Run as a module, with JSON."""
+"""Load a GGUF file and exit, with llama.cpp's log on stderr. Run as a module, with JSON."""
 
 from __future__ import annotations
 

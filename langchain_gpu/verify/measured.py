@@ -1,4 +1,4 @@
-"""Predicted and measured, line by line."""
+"""Predicted and measured bytes, line by line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch allocates for a model: its tensors, its cache, and the most that lived at a time."""
+"""What torch allocates for a model: its tensors, its cache, and its peak."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ FutureT = TypeVar("FutureT", bound=Future[Any])
 
 
 class Loaded:
-    """The model once it is loaded. A copy or an unpickled object loads its own."""
+    """The model, once it is loaded. A deep copy or an unpickled object loads its own."""
 
     def __init__(self) -> None:
         self.keeper: Keeper[Any] = Keeper()
@@ -43,9 +43,9 @@ class Loaded:
 
 
 class RunsModel(BaseModel):
-    """Fields and manners of a class that loads a model when it is first used.
+    """Base of a class that computes with a model, which is loaded at its first use.
 
-    A subclass gives `model` its default and `backend` its names.
+    A subclass gives `model` a default, and `backend` its allowed names.
     """
 
     model: str
@@ -113,22 +113,22 @@ class RunsModel(BaseModel):
         self.close()
 
     def _hold(self, load: Callable[[EmbedderConfig], Any]) -> AbstractContextManager[Any]:
-        """Hold what `load` makes of the settings, made now if it is not there."""
+        """Use the model while the context is open, loaded with `load` if necessary."""
         config = self._current()
         return self._loaded.keeper.use(lambda: load(config))
 
     def _ahold(
         self, load: Callable[[EmbedderConfig], Any]
     ) -> AbstractAsyncContextManager[Held[Any]]:
-        """Do the same as `_hold` beside the event loop."""
+        """Do the same as `_hold` without blocking the event loop."""
         config = self._current()
         return self._loaded.keeper.hold_async(lambda: load(config))
 
     def _current(self) -> EmbedderConfig:
-        """Read the settings, and forget what was loaded with others."""
+        """Return the settings; drop a model that was loaded with different ones."""
         config = self._config()
         if self._loaded.config not in (None, config):
-            # A copy with other settings, or settings changed since: another model, not that one.
+            # A copy with other settings, or settings that were changed: they need another model.
             self._loaded = Loaded()
         self._loaded.config = config
         self._loaded.keeper.idle_timeout = self.idle_timeout
@@ -184,10 +184,10 @@ class RunsModel(BaseModel):
 def started(
     hold: AbstractContextManager[ModelT], start: Callable[[ModelT], FutureT]
 ) -> Iterator[tuple[ModelT, FutureT]]:
-    """Hold a model until what is started on it is done, though a task may leave before.
+    """Keep a model in use until a call on it is done, even if the task is canceled before.
 
-    Leaving cancels what has not begun. What has begun goes on, and the model must not be freed
-    under it.
+    Leaving the context cancels a call that has not begun. One that has begun goes on, and the model
+    must not be freed meanwhile.
     """
     with ExitStack() as stack:
         model = stack.enter_context(hold)

@@ -26,12 +26,12 @@ from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning
 
-# Texts of a call up to which it is merged with others that wait; more fill batches by themselves.
+# Calls of up to this many texts are merged with others; larger ones fill batches by themselves.
 _SMALL = 32
 
 
 class RunsEmbedder(RunsModel):
-    """Settings of a class that embeds texts, and what its public methods are made of."""
+    """Base of a class that embeds texts: its settings, and how one call runs."""
 
     model: str = Field(
         default="sentence-transformers/all-mpnet-base-v2",
@@ -111,7 +111,7 @@ class RunsEmbedder(RunsModel):
         def start(embedder: Embedder) -> Future[Rows]:
             return embedder.engine.submit(texts, call.options(embedder))
 
-        # Held again for what goes on when this task was canceled.
+        # In use once more for the work that goes on after this task was canceled.
         async with self._ahold(self._make) as held:
             with started(held.again(), start) as (embedder, future):
                 rows = await asyncio.wrap_future(future)

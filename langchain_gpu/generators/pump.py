@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 Sink = Callable[[T | None], bool]
-"""Takes an item, or None for none; True says that nobody listens any more."""
+"""Takes an item, or None to only ask; returns True once the stream was canceled."""
 
-# How long the end of the process waits for engines to notice that nobody listens any more. A thread
-# that comes back from native code into a dead interpreter would abort the process.
+# How long the end of the process waits for engines to notice that their streams are canceled. A
+# thread that returns from native code into a finalized interpreter would abort the process.
 _EXIT_SECONDS = 10.0
 _running: dict[threading.Thread, threading.Event] = {}
 
@@ -36,19 +36,19 @@ _Begin = Callable[
 
 
 class Stoppable(Generator[T, None, None]):
-    """What comes in from elsewhere, as a generator that any thread may stop.
+    """A generator of items that other threads produce, which any thread may stop.
 
-    It begins when the first item is asked for. No thread is its own: a task that reads it is woken
-    by whoever brings the items.
+    It begins when the first item is asked for, and has no thread of its own: a task that reads it
+    is woken by the producer.
 
     Args:
-        begin: Called once with what takes an item, and what takes the end: an error, or None. Both
-            may be called from any thread. It does not wait for them, and returns what stops all of
-            it; that may be called again, and brings the end about.
+        begin: Called once with two callbacks, one for items and one for the end (an error, or
+            None), which may be called from any thread. It must not block, and returns a function
+            that cancels the production; that may be called repeatedly, and leads to the end.
         timeout: Seconds from there to the end; None waits.
-        slow: Whether `begin` has something to compute first: a task has a thread do that.
-        here: What makes the items in the thread that pulls them, in place of `begin`, and what
-            ends that from any thread; None where only `begin` brings them.
+        slow: Whether `begin` computes something first: for a task, a thread then calls it.
+        here: A generator that makes the items in the reading thread, in place of `begin`, and a
+            function that cancels it from any thread; None where only `begin` can make them.
 
     Raises:
         TimeoutError: The next item was not there in time. It is stopped.
@@ -83,15 +83,15 @@ class Stoppable(Generator[T, None, None]):
         self._items.close()
 
     def stop(self) -> None:
-        """Stop, from any thread: whoever waits for the next item gets an error."""
+        """Stop, from any thread: a reader that waits for the next item gets an error."""
         if self._halt is not None:
             self._halt()
         self._source.stop()
 
     def hand_to(self, put: Callable[[T | _End], object]) -> None:
-        """Begin, and have all items and the end put there, in place of being pulled.
+        """Begin, and pass all items and the end to `put`, in place of iteration.
 
-        Does not wait: where it is slow, what `begin` raises is put there too.
+        Does not block: where `begin` is slow, its errors are passed to `put` too.
         """
         if not self._slow:
             self._source.hand_to(put)
@@ -108,7 +108,7 @@ class Stoppable(Generator[T, None, None]):
 
 
 class _Source(Generic[T]):
-    """What a `Stoppable` begins and stops. Its generator must not hold itself."""
+    """The production behind a `Stoppable`; apart, so that its generator does not refer to it."""
 
     def __init__(self, begin: _Begin[T]) -> None:
         self._begin = begin
@@ -155,12 +155,12 @@ def _brought(source: _Source[T], timeout: float | None) -> Generator[T, None, No
 
 
 def pushed(push: Callable[[Sink[T]], None], *, timeout: float | None = None) -> Stoppable[T]:
-    """Return what an engine pushes, from a thread that starts when the first item is asked for.
+    """Return a stream of what an engine pushes, in a thread that starts with the first item.
 
     Args:
-        push: Called with a sink. It hands every item to the sink, or None to ask only whether
-            somebody listens, and returns soon after the sink has returned True: nobody does. What
-            it raises comes out of the stream.
+        push: Called with a sink. It passes every item to the sink, or None to only ask, and returns
+            soon after the sink has returned True, as the stream is then canceled. Its errors are
+            raised from the stream.
         timeout: Seconds from the first item asked for to the end; None waits.
     """
 
@@ -191,8 +191,9 @@ def pushed(push: Callable[[Sink[T]], None], *, timeout: float | None = None) -> 
 async def pulled_async(items: Generator[T, None, None]) -> AsyncGenerator[T, None]:
     """Yield what a blocking generator yields.
 
-    What is `Stoppable` comes from whoever brings it; any other generator runs in a thread of its
-    own. Leaving early, or being canceled, stops it at once, or closes it when its next item comes.
+    A `Stoppable` is read without a further thread; any other generator runs in a thread of its own.
+    Closing this early, or canceling the task, stops the first at once, and closes the second when
+    its next item comes.
 
     Raises:
         BaseException: Whatever the generator raised.

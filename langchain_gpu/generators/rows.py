@@ -31,7 +31,7 @@ class Row:
         logprobs: One mapping per token, where they were asked for.
         finish_reason: Why it ended, or will end if nothing more comes.
         done: Whether it wants no more tokens.
-        canceled: Whether nobody waits for it any more.
+        canceled: Whether the caller has given it up.
         error: Why it has no whole answer.
         listener: Receives every piece, and None after the last one.
     """
@@ -148,12 +148,12 @@ class Row:
             self.fail(self.late())
 
     def cancel(self) -> None:
-        """Want no more tokens: nobody waits for them."""
+        """Give the answer up: no more tokens are generated."""
         self.canceled = True
         self._finish()
 
     def fail(self, error: BaseException) -> None:
-        """End without a whole answer; what is finished already stays as it is."""
+        """End with an error, unless it is done already."""
         if not self.done:
             self.error = error
             self._finish()

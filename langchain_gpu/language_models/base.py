@@ -30,7 +30,7 @@ from langchain_gpu.utils.extras import is_installed
 
 
 class Announced:
-    """Batches on their way, of which an engine is told once it is there, if it would wait."""
+    """Announced batches, of which an engine is told once it is loaded, if it can wait for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class Announced:
 
 
 class Loaded:
-    """The engine once it is loaded. A copy or an unpickled object loads its own."""
+    """The engine, once it is loaded. A deep copy or an unpickled object loads its own."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -78,7 +78,7 @@ class Loaded:
 
 
 class RunsGenerator(GeneratorSettings):
-    """Manners of a class that writes text with a model, loaded when it is first used."""
+    """Base of a class that generates text with a model, which is loaded at its first use."""
 
     loaded: Loaded = Field(default_factory=Loaded, exclude=True, repr=False)
     """The engine, which a copy with other sampling settings shares. A field, for LangChain makes
@@ -86,7 +86,7 @@ class RunsGenerator(GeneratorSettings):
 
     @property
     def backend_reason(self) -> str:
-        """Which engine is taken for which file, and why. Loads nothing."""
+        """Which engine runs the model, and why. Loads nothing."""
         choice = self._choose(self._current())
         return f"{choice.backend}: {choice.reason}"
 
@@ -124,9 +124,9 @@ class RunsGenerator(GeneratorSettings):
 
     @contextmanager
     def _hold(self, *requests: Request) -> Iterator[Generator]:
-        """Hold the engine for requests, loaded now if it is not there: it is not freed meanwhile.
+        """Use the engine while the context is open, loaded now if necessary.
 
-        What they need and is not installed is said before a model is fetched.
+        Missing packages that the requests need are reported before a model is downloaded.
         """
         loaded = self._current()
         if _lacks_grammars(loaded, requests):
@@ -153,9 +153,10 @@ class RunsGenerator(GeneratorSettings):
 
     @contextmanager
     def _announced(self, count: int, width: int) -> Iterator[None]:
-        """Tell the engine how many calls are on their way, if it would wait for them.
+        """Announce calls that are about to be made, so that the engine can batch them.
 
-        Loads nothing: a cache may answer all of them. The first one that loads the engine tells it.
+        Loads nothing, as a cache may answer all of them: the first call that loads the engine tells
+        it.
         """
         loaded = self._current()
         with loaded.keeper.expected(), loaded.announced.coming(count, width):
@@ -163,7 +164,7 @@ class RunsGenerator(GeneratorSettings):
 
     @contextmanager
     def _streamed(self, request: Request) -> Iterator[tuple[Generator, Deltas]]:
-        """Hold the engine and its stream of one answer, which leaving stops."""
+        """Use the engine and its stream of one answer, which is canceled at the end."""
         with self._hold(request) as generator, langchain_errors():
             if request.prompt is not None:
                 check_plain(generator)
@@ -183,7 +184,7 @@ class RunsGenerator(GeneratorSettings):
                     yield generator, deltas
 
     def _current(self) -> Loaded:
-        """The engine of these settings: a copy with others must not answer with the first one's."""
+        """The engine of these settings; a copy whose settings differ gets another one."""
         settings = (self.model, self.backend, self._options())
         if self.loaded.settings not in (None, settings):
             self.loaded = Loaded()
@@ -204,16 +205,16 @@ class RunsGenerator(GeneratorSettings):
 
 
 def _lacks_grammars(loaded: Loaded, requests: Sequence[Request]) -> bool:
-    """Say whether some engine could not answer, for want of an extra, and none is loaded yet.
+    """Say whether a request is constrained, llguidance is missing, and no engine is loaded yet.
 
-    Asked before the load, whose error others would get who want no format.
+    Checked before the load, as other requests that wait for the same load would get its error.
     """
     constrained = any(request.constrained for request in requests)
     return constrained and loaded.keeper.loaded is None and not is_installed("llguidance")
 
 
 def check_plain(generator: Generator) -> None:
-    """Check whether the engine knows plain prompts.
+    """Check that the engine supports plain prompts.
 
     Raises:
         NotImplementedError: It knows only chats.

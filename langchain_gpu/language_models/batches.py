@@ -22,7 +22,7 @@ Configs = RunnableConfig | Sequence[RunnableConfig] | None
 
 
 class AnswersBatches(RunsGenerator):
-    """Manners of a class whose engine is told of a batch before its inputs come."""
+    """Base of a class that announces a batch to its engine before the inputs are sent."""
 
     def _answers(
         self,

@@ -38,7 +38,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 class GeneratorSettings(BaseModel):
-    """Fields of a class that writes text with a model."""
+    """Fields of a class that generates text with a model."""
 
     model: str = Field(validation_alias=AliasChoices("model", "model_name"), min_length=1)
     """A `.gguf` file, a folder, or the name of a model: on the hub, or on the server."""
@@ -172,7 +172,7 @@ class GeneratorSettings(BaseModel):
             )
         settings = {name: extra.pop(name, getattr(self, name)) for name in PER_CALL}
         if type(settings["seed"]) is int:
-            # Engines cut it to 32 bits, and to some of them -1 means another seed each time.
+            # Engines truncate it to 32 bits, and some take -1 for a random seed.
             settings["seed"] %= _SEEDS
         return {
             "response_format": extra.pop("response_format", None),

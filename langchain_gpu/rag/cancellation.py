@@ -1,10 +1,11 @@
 """Steps of a chain that stop their input when the stream is closed.
 
-When a stream of a chain is closed, LangChain's own steps first read their input to its end, to
-trace it: whoever breaks off an answer would wait until the model has written all of it. Others do
-not close their input, which lives on where a future's traceback holds it (as in Python 3.13), and
-the model with it, until garbage is collected. So the last step of a chain, when it is closed, stops
-all others of this module. Tasks are spared, so only `transform` is different here.
+When a chain's stream is closed early, LangChain's own steps first read their input to its end, to
+trace it: closing an answer would wait until the model has generated all of it. Other steps do not
+close their input, which stays alive, and the model with it, where the traceback of a future holds
+it (as in Python 3.13), until garbage is collected. So the last step of a chain stops all others of
+this module when it is closed. Asynchronous streams are canceled at once, so only `transform`
+differs here.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing_extensions import override
 _STOPS: ContextVar[list[Callable[[], None]] | None] = ContextVar("_STOPS", default=None)
 
 
-class _Leaving(Runnable[Any, Any]):
-    """To be inherited from before the step itself."""
+class _ClosesInput(Runnable[Any, Any]):
+    """A mixin that closes a step's input with its stream; it comes before the step's class."""
 
     def transform(
         self,
@@ -63,7 +64,7 @@ def _register(stop: Callable[[], None]) -> None:
 
 
 def _each(items: Iterator[Any]) -> Iterator[Any]:
-    """Yield items, and leave what gives them alone when this is closed."""
+    """Yield items without closing their iterator when this generator is closed."""
     for item in items:  # noqa: UP028 - `yield from` would close it
         yield item
 
@@ -73,14 +74,14 @@ def _close(stream: Any) -> None:
         close()
 
 
-class LeavingText(_Leaving, StrOutputParser):
-    """The text of an answer, as it comes."""
+class ClosingText(_ClosesInput, StrOutputParser):
+    """Passes on the text of an answer."""
 
     name: str | None = "StrOutputParser"
 
 
-class LeavingPick(_Leaving, RunnablePick):
-    """Some keys of a dict, as they come: the last step of a chain."""
+class ClosingPick(_ClosesInput, RunnablePick):
+    """Passes on some keys of a dict: the last step of a chain."""
 
     @override
     def transform(
@@ -103,4 +104,4 @@ class LeavingPick(_Leaving, RunnablePick):
             stop_all()  # their threads have ended: LangChain's steps wait for them when closed
 
 
-__all__ = ["LeavingPick", "LeavingText"]
+__all__ = ["ClosingPick", "ClosingText"]

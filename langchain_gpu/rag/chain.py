@@ -17,7 +17,7 @@ from langchain_core.runnables import (
     RunnablePassthrough,
 )
 
-from langchain_gpu.rag.cancellation import LeavingPick, LeavingText
+from langchain_gpu.rag.cancellation import ClosingPick, ClosingText
 from langchain_gpu.rag.context import (
     ContextWindow,
     Model,
@@ -43,7 +43,8 @@ ANSWER_PROMPT = ChatPromptTemplate.from_messages(
         ("human", "Question: {input}\n\nDocuments:\n\n{context}\n\nQuestion: {input}"),
     ]
 )
-# Told alone, small models answer the question instead of rewriting it; shown once, they do it.
+# With an instruction alone small models answer the question instead of rewriting it; with one
+# example they rewrite it.
 _REWRITE = (
     "Conversation:\n{chat_history}\nLast question: {input}\n\n"
     "Rewrite the last question so that it makes sense without the conversation."
@@ -109,14 +110,14 @@ def create_rag_chain(
     if max_context_tokens is not None:
         at_least_one("max_context_tokens", max_context_tokens)
     window = ContextWindow(llm, prompt, max_context_tokens)
-    rewrite = RunnableLambda(window.cut_history) | _QUESTION_PROMPT | llm | LeavingText()
+    rewrite = RunnableLambda(window.cut_history) | _QUESTION_PROMPT | llm | ClosingText()
     question = RunnableBranch((itemgetter("chat_history"), rewrite), itemgetter("input"))
     find: Runnable[Any, Any] = RunnableLambda(search_question) | retriever
     steps = RunnablePassthrough.assign(question=question) | RunnablePassthrough.assign(context=find)
     if reranker is not None:
         steps |= RunnablePassthrough.assign(context=_rerank(reranker))
     answer = RunnableBranch(
-        (itemgetter("context"), RunnableLambda(variables) | prompt | llm | LeavingText()),
+        (itemgetter("context"), RunnableLambda(variables) | prompt | llm | ClosingText()),
         RunnableLambda(lambda _: NOT_FOUND),
     )
     chain = (
@@ -125,7 +126,7 @@ def create_rag_chain(
         | RunnablePassthrough.assign(context=RunnableLambda(window.cut_documents))
         | RunnablePassthrough.assign(answer=answer)
     )
-    pick = LeavingPick(keys=["input", "context", "answer"])
+    pick = ClosingPick(keys=["input", "context", "answer"])
     return (chain | pick).with_config(run_name="rag_chain")
 
 

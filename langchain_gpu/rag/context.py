@@ -124,7 +124,7 @@ class ContextWindow:
         return {"chat_history": text, "input": inputs["input"]}
 
     def _prompt_tokens(self) -> int | None:
-        """Tokens a prompt may have; None where nobody knows."""
+        """Tokens a prompt may have; None where the model has no known window."""
         if self._limit is not None:
             return self._limit
         try:

@@ -25,7 +25,7 @@ from pydantic import Field
 from langchain_gpu import ChatGPU, create_rag_chain
 from langchain_gpu.events import ContextWarning
 from langchain_gpu.rag import NOT_FOUND, format_documents
-from langchain_gpu.rag.cancellation import LeavingPick
+from langchain_gpu.rag.cancellation import ClosingPick
 
 MOON = Document("Neil Armstrong was the first human on the Moon.", metadata={"source": "moon.md"})
 LAUNCH = Document(
@@ -165,7 +165,7 @@ def test_leaving_a_stream_stops_the_model(history: list[BaseMessage], shelf: She
 def test_leaving_a_stream_stops_the_model_of_a_chain_in_a_chain(shelf: Shelf) -> None:
     model = Endless(responses=["Who?"])
     chain = RunnablePassthrough.assign(said=create_rag_chain(shelf, model))
-    stream = (chain | LeavingPick(keys=["said"])).stream({"input": "Who?"})
+    stream = (chain | ClosingPick(keys=["said"])).stream({"input": "Who?"})
     next(part for part in stream if part["said"].get("answer"))
     assert isinstance(stream, Generator)
     stream.close()

@@ -90,8 +90,8 @@ class LlamaCppGenerator:
             ask = server.chat if request.prompt is None else server.complete
             # llama.cpp has a queue of its own, but prefills a queued chat, for seconds, before it
             # notices that the chat was canceled.
-            place = server.slots.taken(Slot(), unwanted=lambda: sink(None))
-            with suppress(CancelledError), _explained(), place:
+            slot = server.slots.taken(Slot(), unwanted=lambda: sink(None))
+            with suppress(CancelledError), _explained(), slot:
                 ask(body, chunks)
                 chunks.finish()
 

@@ -135,8 +135,8 @@ class InThread:
         """See `Transport.attempts`."""
         self._until = time.monotonic() + seconds
         try:
-            place = self._slots.taken(self._slot, self._until, self._stopped.is_set)
-            with place, self._on_connection():
+            slot = self._slots.taken(self._slot, self._until, self._stopped.is_set)
+            with slot, self._on_connection():
                 yield retrying(
                     self._max_retries, within=seconds, sleep=self._sleep, unwanted=self._ended
                 )

@@ -86,7 +86,7 @@ class SlotPool:
                         turn.cancel()
                     self._take_over()
             turn.result()
-            if unwanted():  # whoever gives up gives up many: they pass the place on
+            if unwanted():  # a canceled group gives up many waits: each passes its slot on
                 raise CancelledError
             yield
         finally:
@@ -132,7 +132,7 @@ class SlotPool:
                 turn.set_result(None)
 
     def _take_over(self) -> None:
-        """Give the place of one who is away to the next who waits."""
+        """Give the slot of a holder that is away to the next in the queue."""
         before = time.monotonic() - _LOOK
         with self._lock:
             taken = [slot for slot in self._slots if slot.taken]

@@ -1,8 +1,8 @@
 """Small calls of many threads and tasks, merged into shared runs.
 
-Nobody waits for company: a call that comes while nothing runs starts at once, on the caller's own
-thread. Those that come meanwhile wait, and go together when it is done. So a lone caller pays
-nothing, and sixty-four at once cost a few forward passes.
+A call that comes while nothing runs starts at once, in the caller's own thread. Calls that come
+meanwhile wait, and are merged when it is done. So a single caller pays nothing, and sixty-four
+calls at once cost a few forward passes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from langchain_gpu.servers.errors import FailedItemError
 
 ItemT = TypeVar("ItemT")
 
-# Items of a group that a server may fail at, each after several attempts and pauses, before all who
-# are left get the error.
+# Items of a group for which a server may fail, each after several attempts and pauses, before all
+# remaining calls get the error.
 _FAILURES = 4
 
 
 @dataclass(slots=True, eq=False)
 class _Call(Generic[ItemT]):
-    """Somebody's items, and where the rows go."""
+    """The items of one caller, and the future of their rows."""
 
     items: Sequence[ItemT]
     options: Any
@@ -37,7 +37,7 @@ class _Call(Generic[ItemT]):
 
 
 class Collector(Generic[ItemT]):
-    """Queues calls while one runs, and merges those that ask for the same.
+    """Queues calls while one runs, and merges those with the same options.
 
     Args:
         run: Computes rows for items and options; called from one thread at a time.
@@ -68,7 +68,7 @@ class Collector(Generic[ItemT]):
                 "listener: call it later, or from another thread that nobody waits for"
             )
         lead = False
-        try:  # from the start: Ctrl-C may come at any line, and the others must not wait for ever
+        try:  # around all of it: Ctrl-C may be raised at any line, and others must not hang
             with self._lock:
                 if not self._busy:
                     lead = self._busy = True
@@ -80,12 +80,12 @@ class Collector(Generic[ItemT]):
                     if not self._waiting:
                         lead = self._busy = False
                 if lead:
-                    self._go_on()  # with those who came meanwhile
+                    self._go_on()  # with the calls that came meanwhile
         future = self.submit(items, options)
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # interrupted: nobody needs it any more
+            future.cancel()  # interrupted: the result is not needed any more
             raise
 
     def submit(self, items: Sequence[ItemT], options: Any) -> Future[Rows]:
@@ -112,7 +112,7 @@ class Collector(Generic[ItemT]):
     def when_done(self, then: Callable[[], object]) -> None:
         """Call `then` when the calls that the worker computes now have their rows.
 
-        Those who made them may have gone, as after Ctrl-C.
+        Their callers may be gone, as after Ctrl-C.
         """
         with self._lock:
             futures = [call.future for call in self._computed]
@@ -123,10 +123,10 @@ class Collector(Generic[ItemT]):
             under_way.add_done_callback(lambda _: self.when_done(then))
 
     def _go_on(self) -> None:
-        """Have the worker compute what waits."""
+        """Start the worker on the waiting calls."""
         try:
             self._worker.submit(self._serve)
-        except RuntimeError:  # Python shuts down, and waits for threads that wait for their rows
+        except RuntimeError:  # Python shuts down, and joins threads that wait for their rows
             self._serve()
 
     def _serve(self) -> None:
@@ -134,7 +134,7 @@ class Collector(Generic[ItemT]):
             self._compute(group)
 
     def _take(self) -> list[_Call[ItemT]]:
-        """Take the oldest call, and all others that may go with it."""
+        """Take the oldest call, and all others that can be merged with it."""
         with self._lock:
             group: list[_Call[ItemT]] = []
             left: deque[_Call[ItemT]] = deque()
@@ -153,17 +153,17 @@ class Collector(Generic[ItemT]):
             return group
 
     def _compute(self, group: list[_Call[ItemT]]) -> None:
-        """Compute a group. Where an item is at fault, the calls beside its own get their rows."""
+        """Compute a group. Where an item causes an error, all calls but its own get their rows."""
         parts, failures = [group], 0
         while parts:
             part = parts.pop()
             try:
                 rows = self._run([item for call in part for item in call.items], part[0].options)
                 results = _cut(rows, part)
-            except BaseException as error:  # noqa: BLE001 - it goes to whom it belongs
+            except BaseException as error:  # noqa: BLE001 - it is raised in the callers
                 failures += isinstance(error, FailedItemError)
                 if not about_items(error) or failures > _FAILURES:
-                    # The rest would meet it too, and with a server that hangs after a long wait.
+                    # The rest would get it too, after another long wait if a server hangs.
                     part, parts = [*part, *chain.from_iterable(parts)], []
                 elif isinstance(error, FailedItemError):
                     if rest := _blamed(part, error):
@@ -181,9 +181,9 @@ class Collector(Generic[ItemT]):
 
 
 def _blamed(calls: list[_Call[ItemT]], error: FailedItemError) -> list[_Call[ItemT]]:
-    """Give the error to the call at fault, whose item has another position there; return the rest.
+    """Raise the error in the call whose item caused it, by its own position; return the others.
 
-    The call is not asked for alone: it would take as long again, and the others would wait for it.
+    That call is not repeated alone: it would take as long again, and the others would wait for it.
     """
     ends = list(accumulate(len(call.items) for call in calls))
     at = bisect_right(ends, error.position)

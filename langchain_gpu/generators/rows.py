@@ -18,19 +18,19 @@ class Row:
     """Collects the tokens of one answer and turns them into text. One thread adds, one waits.
 
     Args:
-        request: What is answered.
+        request: The request.
         prompt: Token ids of the prompt.
         limit: Most tokens the answer may have.
         ends: Tokens that end an answer.
         decode: Token ids to text, special tokens left out.
-        rules: What the engine keeps for the choice of this row's tokens.
+        rules: The engine's state for sampling this row's tokens.
 
     Attributes:
         tokens: Token ids of the answer so far.
         texts: The pieces of text that may be shown.
         logprobs: One mapping per token, where they were asked for.
         finish_reason: Why it ended, or will end if nothing more comes.
-        done: Whether it wants no more tokens.
+        done: Whether it takes no more tokens.
         canceled: Whether the caller has given it up.
         error: Why it has no whole answer.
         listener: Receives every piece, and None after the last one.

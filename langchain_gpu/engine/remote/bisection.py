@@ -37,7 +37,7 @@ async def ask_by_bisection(
     skip: Callable[[ItemsT, Exception], Rows] | None = None,
     suspect: Callable[[ServerError], Awaitable[bool]] | None = None,
 ) -> Rows:
-    """Ask for all items at once; where that is refused, find the item that is to blame.
+    """Ask for all items at once; where that is refused, find the item that causes it.
 
     A refusal that may be about the items costs about two requests per halving: 12 for 64 items.
 

@@ -164,7 +164,7 @@ class RemoteEncoder(ABC):
 
     @abstractmethod
     async def _connect(self) -> int | None:
-        """Find out how the server wants to be asked, and return the model's window."""
+        """Detect the server's API, and return the model's window."""
 
     @abstractmethod
     async def _vectors(self, request: Request, *, cut: bool) -> Vectors:
@@ -184,7 +184,7 @@ class RemoteEncoder(ABC):
         allowed = request.options.on_long == "truncate"
 
         async def ask(part: Request) -> Vectors:
-            # One that is alone is asked for patiently all the same, before it is blamed.
+            # A single item is retried as any other request before it is taken for the cause.
             part = replace(part, suspected=suspicion.likely and len(part) > 1)
             where = f"{part.what} {part.positions[0]}"
             return await self._truncation.ask(self._ask, part, where, allowed=allowed)

@@ -105,7 +105,7 @@ class Reranker(ABC):
 
     @abstractmethod
     async def _connect(self) -> None:
-        """Find out how the server wants to be asked."""
+        """Detect the server's API."""
 
     @abstractmethod
     async def _ask(self, part: Part) -> Scores:

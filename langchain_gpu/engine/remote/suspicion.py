@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.servers.errors import ServerError
 
-FAILED = 500  # not 502 to 504: those are of a server that is down, or has too much to do
-_CULPRITS = 4  # items of a request that may make it fail before the server is to blame after all
+FAILED = 500  # not 502 to 504: those come from a server that is down or overloaded
+_CULPRITS = 4  # failing items of a request after which the server itself is taken for the cause
 
 
 class Suspicion:
-    """Suspects the items of a request that made a server fail, if it answers something else.
+    """Decides whether an item of a request may have made a server fail.
 
-    A server that is broken must not be asked for every half of what it failed at. So it is asked
-    for something harmless first, once, and for a few items at most.
+    A broken server must not be asked for every half of the request. So a harmless request is sent
+    first, once, and only if that succeeds are items suspected, a few per request at most.
 
     Args:
         harmless: Asks for something that was answered before.

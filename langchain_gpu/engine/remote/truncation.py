@@ -15,17 +15,17 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Asks(Protocol[PartT_contra, T_co]):
-    """Asks for a part, and says whether the server shall cut what is too long in it."""
+    """Sends a request for a part, with or without leave to truncate."""
 
     async def __call__(self, part: PartT_contra, /, *, cut: bool) -> T_co:
         """Ask."""
 
 
 class Truncation:
-    """Has a server cut what is too long, so that it is not silent.
+    """Lets a server truncate texts that are too long, and learns of it.
 
-    A server that is told to cut does not say whether it did. So it is asked to refuse, and told to
-    cut only what it refused; most texts are short, and a refusal costs no computation.
+    A server that may truncate does not say whether it did. So it is first asked to refuse such
+    texts, and to truncate only what it refused; most texts are short, and a refusal is cheap.
 
     Args:
         reader: Who cuts, for the warning.
@@ -62,7 +62,7 @@ class Truncation:
         return answer
 
     def tell(self) -> None:
-        """Warn, once, if something was cut. Called on the thread of whoever asked."""
+        """Warn, once, if something was cut. Called in the thread of the caller."""
         if self._where is None or self._told:
             return
         self._told = True

@@ -26,12 +26,12 @@ _TILE = 8  # flash kernels want the width of a head in multiples of this
 
 
 class NotPackableError(ValueError):
-    """A model asks something of its attention that packed rows cannot have."""
+    """A model needs a feature of attention that does not work with packed rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Which tokens of a packed row see each other.
+    """Which tokens of a packed row attend to each other.
 
     Attributes:
         offsets: Where texts begin and the last one ends, shape [texts + 1], int32.
@@ -127,7 +127,7 @@ def _widened(heads: torch.Tensor, width: int) -> torch.Tensor:
 def by_row(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments
 ) -> torch.Tensor:
-    """Attend in each text by itself: slow, exact, on every device and in every dtype.
+    """Compute attention text by text: slow, exact, on every device and in every dtype.
 
     Args:
         query: Shape [1, heads, tokens, width].

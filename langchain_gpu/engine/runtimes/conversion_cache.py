@@ -25,7 +25,7 @@ def conversion_folder(kind: str) -> Path:
 
 
 def fingerprint(path: Path, options: Mapping[str, Any], tools: tuple[ModuleType, ...]) -> str:
-    """Name what a conversion depends on: the files as they are, the options, the versions."""
+    """Return a name for all that a conversion depends on: files, options, versions of the tools."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     versions = [tool.__version__ for tool in tools]
@@ -38,9 +38,9 @@ def make_once(
 ) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     """Return a folder that `make` has filled: an earlier process's, or one made now.
 
-    It appears whole or not at all; one that has lost something since is made anew. Where the cache
-    cannot be written, a warning says so and the files lie in a temporary folder, which is returned
-    too and is to be kept as long as they are needed.
+    The folder appears atomically; one that has lost files since is made again. Where the cache
+    cannot be written, a warning says so and the files are in a temporary folder, which is returned
+    too and must be kept as long as they are needed.
 
     Args:
         folder: Where it belongs.
@@ -80,7 +80,7 @@ def make_once(
 
 
 def _seal(folder: Path) -> None:
-    """Have the files on the disk, and write down how large they are."""
+    """Flush the files to the disk, and store their sizes."""
     sizes = {}
     for file in sorted(each for each in folder.rglob("*") if each.is_file()):
         with file.open("rb+") as opened:
@@ -93,9 +93,9 @@ def _seal(folder: Path) -> None:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the files of a folder are there, as large as they were written.
+    """Whether a folder holds all its files in the sizes in which they were written.
 
-    Power that was lost, full disks and tools that clear caches by age leave less.
+    Power failures, full disks and tools that clear caches by age remove some.
     """
     try:
         sizes = json.loads((folder / _LIST).read_text("utf-8"))

@@ -42,7 +42,7 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """What records on a device."""
+    """Records forward passes on a device."""
 
     def record(self, run: Run, features: Features) -> Recording:
         """Record `run` on features of these shapes."""
@@ -51,7 +51,7 @@ class Recorder(Protocol):
         """Return how long the device takes for `times` calls."""
 
     def forget(self) -> None:
-        """Let go of what recordings share: none of them is left."""
+        """Release what recordings share, as none of them is left."""
 
 
 @dataclass(slots=True)
@@ -64,8 +64,8 @@ class Graphs:
         pad_id: What batches are filled up with.
         kept: Buckets that are repeated.
         dropped: Buckets for which that does not pay.
-        failure: Why nothing is recorded any more; empty while all is well. That memory ran out is
-            no such reason: somebody else may have had it.
+        failure: Why nothing is recorded any more; empty while recording works. Running out of
+            memory is no such reason: another process may have had it.
     """
 
     run: Run
@@ -110,12 +110,12 @@ class Graphs:
         return f"on: {len(self.kept)} shapes recorded, {len(self.dropped)} not faster that way"
 
     def clear(self) -> None:
-        """Give the memory of recordings back, if there are any."""
+        """Release the memory of recordings, if there are any."""
         if self.kept:
             self._wait()
 
     def _wait(self) -> None:
-        """Have nothing recorded, and be slower to record again."""
+        """Drop all recordings, and need twice as many uses before the next."""
         self.kept.clear()
         self.recorder.forget()
         self._asked.clear()

@@ -1,11 +1,11 @@
 """For models that use the first token only: compute the last layer for that token alone.
 
-CLS pooling and the heads of rerankers read the first token of each text. Behind the last attention
-no token hears of the others any more, so all others need not go there: what is left of that layer
-are the keys and the values, a sixth of its arithmetic. The result is the same.
+CLS pooling and the heads of rerankers read the first token of each text. After the last attention
+no token depends on the others, so only the first one is computed from there on; of the last layer,
+only the keys and values of the others are needed, a sixth of its work. The result is the same.
 
-The program is walked from the place where the token is taken towards the inputs, through nodes that
-do the same with every token; where that ends the token is taken instead.
+The program is walked from the node that selects the token towards the inputs, through nodes that do
+the same for every token; the token is selected where that ends.
 """
 
 from __future__ import annotations

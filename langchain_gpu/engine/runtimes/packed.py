@@ -143,7 +143,7 @@ def prove(
     longest: int,
     dtype: str,
 ) -> str | None:
-    """Say why packed batches do not give what padded ones give, None if they do.
+    """Compare packed batches with padded ones; return the difference in words, None if equal.
 
     Args:
         padded: Vectors of rows the safe way.

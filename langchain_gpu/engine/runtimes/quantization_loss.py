@@ -16,7 +16,7 @@ _FILE = "loss.json"
 
 @dataclass(frozen=True, slots=True)
 class QuantizationLoss:
-    """What integers cost, on texts that were not used to make them.
+    """The accuracy that int8 costs, on texts that were not used for calibration.
 
     Attributes:
         least: The smallest cosine of a vector to its float32 form.
@@ -36,7 +36,7 @@ class QuantizationLoss:
 
     @property
     def bearable(self) -> bool:
-        """Whether the vectors still mean what they meant; not where one is no number."""
+        """Whether the loss is acceptable; False where a vector holds NaN."""
         return self.least >= LEAST_COSINE
 
     def __str__(self) -> str:

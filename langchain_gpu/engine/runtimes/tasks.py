@@ -255,7 +255,7 @@ def window_of(model: Any) -> int | None:
 
 
 def _beyond(window: int | None) -> str:
-    """Return a text that is cut, and of which no part is like another: it shows which is kept."""
+    """Return a text that is too long and repeats nothing: it shows which part a tokenizer keeps."""
     return " ".join(map(str, range((window or 0) + 1)))
 
 

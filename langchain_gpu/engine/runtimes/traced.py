@@ -64,7 +64,7 @@ class Traced(torch.nn.Module):
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Hear no warnings: tracing warns of every branch, and the proof judges better."""
+    """Suppress warnings: tracing warns of every branch, and the result is verified anyway."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -11,7 +11,7 @@ from langchain_gpu.engine.encoder import Pending, Vectors, done
 
 
 class Event(Protocol):
-    """What tells that a device has come so far."""
+    """A point in a device's queue, as `torch.cuda.Event`."""
 
     def synchronize(self) -> None:
         """Wait for it."""
@@ -19,18 +19,18 @@ class Event(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HostCopy:
-    """Rows on their way into host memory.
+    """Rows that are being copied to host memory.
 
     Attributes:
-        host: Where they arrive, pinned.
-        event: Comes when they have.
+        host: Pinned memory that receives them.
+        event: Recorded after the copy.
     """
 
     host: torch.Tensor
     event: Event
 
     def __call__(self) -> Vectors:
-        """Wait, and return them."""
+        """Wait for the copy, and return the rows."""
         self.event.synchronize()
         vectors: Vectors = self.host.numpy()
         return vectors
@@ -54,7 +54,7 @@ def copy_to_host(vectors: torch.Tensor, name: str) -> Pending:
 
 
 def pinned(features: dict[str, Any]) -> dict[str, Any]:
-    """Put tensors where a card can fetch them by itself."""
+    """Copy tensors to pinned memory, from which a card can copy asynchronously."""
     return {
         name: value.pin_memory() if isinstance(value, torch.Tensor) else value
         for name, value in features.items()

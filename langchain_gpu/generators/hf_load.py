@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from langchain_gpu.generators.options import WHERE
 from langchain_gpu.generators.quantized import check_quantization
 from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.extras import require
 
 # Not for `from_pretrained`: the files are found before, and these are said to `generate`.
@@ -47,10 +48,11 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     Raises:
         ImportError: The checkpoint is quantized by a library that is not installed.
         ModelFilesError: The files are damaged.
-        ValueError: The weights are pickled or not those of a model that writes text, or
-            transformers does not know such a model.
+        ValueError: The weights are pickled, incomplete or not those of a model that writes text,
+            or transformers does not know such a model.
     """
     options = {name: value for name, value in load.items() if name not in _ELSEWHERE}
+    options = {"ignore_mismatched_sizes": True} | options  # `_check_complete` sees them
     positional, named = _source(path)
     if path.is_file():
         named |= {"quantization_config": _unpacked()} | options
@@ -60,30 +62,33 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     if options.get("device_map") is not None:
         require("accelerate", extra="local-gguf")
     try:
-        with _named(path):
+        with _named(path), judged_here():
             model, info = AutoModelForCausalLM.from_pretrained(
                 *positional, dtype=dtype, output_loading_info=True, **named
             )
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(f"{path}: {error} is needed by its quantization") from error
-    _check_complete(path, model, info["missing_keys"])
+    wrong = {name for name, *_ in info["mismatched_keys"]}
+    _check_complete(path, model, wrong.union(info["missing_keys"]))
     return model.eval()
 
 
-def _check_complete(path: Path, model: Any, missing: Iterable[str]) -> None:
+def _check_complete(path: Path, model: Any, names: Collection[str]) -> None:
     """Refuse a model some of whose weights are not in its files: transformers draws them.
 
     Raises:
         ValueError: It is one, an embedder for example, which has no head that writes.
     """
-    names = sorted(missing)
-    if names and getattr(model.config, "quantization_config", None) is None:
-        stored = (getattr(model.config, "architectures", None) or ["a model"])[0]
-        raise ValueError(
-            f"{path} does not write text: its files hold {stored}, without {len(names)} of the "
-            f"weights of {type(model).__name__} ({names[0]}, ...), and random ones would write "
-            "nonsense"
-        )
+    if not names or getattr(model.config, "quantization_config", None) is not None:
+        return
+    made = type(model).__name__
+    stored = (getattr(model.config, "architectures", None) or [made])[0]
+    if stored == made:
+        raise ValueError(incomplete(path, made, names))
+    raise ValueError(
+        f"{path} does not write text: its files hold {stored}, without {len(names)} of the "
+        f"weights of {made} ({min(names)}, ...), and random ones would write nonsense"
+    )
 
 
 @contextmanager

@@ -6,10 +6,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from langchain_gpu.embeddings import GPUEmbeddings
+from langchain_gpu import GPUEmbeddings, GPURerank
 
 
 @pytest.fixture
@@ -40,3 +43,80 @@ def test_a_part_that_is_missing(folder: Path) -> None:
     with pytest.raises(TypeError) as caught:
         embed(folder)
     assert caught.value.__notes__ == [f"while the model in {folder} was loaded"]
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change the weights of a model."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    edit(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def lose(weights: dict[str, torch.Tensor]) -> None:
+    for layer in (0, 1):
+        for part in ("query", "key"):
+            del weights[f"encoder.layer.{layer}.attention.self.{part}.weight"]
+
+
+def narrow(weights: dict[str, torch.Tensor]) -> None:
+    name = "encoder.layer.1.output.dense.weight"
+    weights[name] = weights[name][:, :-1].contiguous()
+
+
+def rename(weights: dict[str, torch.Tensor]) -> None:
+    """As a checkpoint of a trainer has it."""
+    for name in list(weights):
+        weights[f"module.{name}"] = weights.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("edit", "count", "named"),
+    [
+        (lose, 4, r"encoder\.layer\.0\.attention\.self\.key\.weight, .*, \.\.\."),
+        (narrow, 1, r"encoder\.layer\.1\.output\.dense\.weight"),
+        (rename, 37, r"embeddings\.LayerNorm\.bias, .*"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_weights_that_are_not_there(
+    folder: Path,
+    edit: Callable[[dict[str, torch.Tensor]], None],
+    count: int,
+    named: str,
+    backend: Literal["torch", "openvino"],
+) -> None:
+    """Random ones would take their place: other vectors in each process."""
+    change(folder, edit)
+    told = rf"a-model lacks {count} of the weights of BertModel.* \({named}\).*fetch it again"
+    with pytest.raises(ValueError, match=told):
+        GPUEmbeddings(model=str(folder), backend=backend, device="cpu").embed_query("gpu")
+
+
+def test_weights_that_nothing_uses(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pooler that the model's own pooling leaves out, and the head of another task."""
+    wanted = GPUEmbeddings(model=str(folder), dtype="float32").embed_query("gpu")
+
+    def edit(weights: dict[str, torch.Tensor]) -> None:
+        del weights["pooler.dense.weight"], weights["pooler.dense.bias"]
+        weights["cls.predictions.bias"] = torch.zeros(3)
+
+    change(folder, edit)
+    caplog.clear()
+    assert GPUEmbeddings(model=str(folder), dtype="float32").embed_query("gpu") == wanted
+    assert not [record for record in caplog.records if record.name.startswith("transformers")]
+
+
+@pytest.mark.parametrize("lost", ["classifier.weight", "bert.pooler.dense.weight"])
+def test_a_reranker_without_all_weights(
+    tiny_reranker: Callable[[str], str], tmp_path: Path, lost: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_reranker("bert"), tmp_path / "a-model"))
+    change(folder, lambda weights: void(weights.pop(lost)))
+    told = f"a-model lacks 1 of the weights of BertForSequenceClassification.*{lost}"
+    with pytest.raises(ValueError, match=told):
+        GPURerank(model=str(folder)).score([("gpu", "a gpu")])
+
+
+def void(_: object) -> None:
+    """Throw a value away."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.generators.registry import Options
@@ -72,6 +73,21 @@ def test_an_embedder_writes_no_text(tiny: Callable[[str], str]) -> None:
     """Its missing head would be random numbers."""
     with pytest.raises(ValueError, match="does not write text: its files hold BertModel, without"):
         GPULLM(model=tiny("bert"), **SETTINGS).invoke("hello")
+
+
+@pytest.mark.parametrize("wrong", ["missing", "shape"])
+def test_weights_that_are_not_there_are_named(
+    copied: Path, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = load_file(copied / "model.safetensors")
+    name = next(each for each in sorted(weights) if each.endswith("down_proj.weight"))
+    taken = weights.pop(name)
+    if wrong == "shape":
+        weights[name] = taken[:-1].contiguous()
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"model lacks 1 of the weights of \w+.*\({name}\)"):
+        ChatGPU(model=str(copied), **SETTINGS).invoke("hello")
+    assert not [record for record in caplog.records if record.name.startswith("transformers")]
 
 
 def test_options_reach_the_loader(path: Path) -> None:

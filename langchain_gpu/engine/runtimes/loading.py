@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.runtimes.truncate_dim import TruncateDim
+from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.errors import first_line
 
 _HEAD = "ForSequenceClassification"
@@ -29,10 +33,11 @@ def load_embedder(path: Path, options: Mapping[str, Any]) -> Any:
     """Load a `SentenceTransformer` on the CPU; see `Task.load`.
 
     Raises:
-        ValueError: The folder holds a model of another kind.
+        ValueError: The folder holds a model of another kind, or not all of its weights.
     """
     _check_kind(path)
     model = _load(SentenceTransformer, path, options)
+    _check_complete(model, path)
     if model.truncate_dim is not None:  # `encode` does it, which is not called here
         model.append(TruncateDim(model.truncate_dim))
     return model
@@ -42,10 +47,12 @@ def load_reranker(path: Path, options: Mapping[str, Any]) -> Any:
     """Load a `CrossEncoder` on the CPU; see `Task.load`.
 
     Raises:
-        ValueError: The model has no single score, or none that it was trained for.
+        ValueError: The model has no single score, or none that it was trained for, or the folder
+            does not hold all of its weights.
     """
     model = _load(CrossEncoder, path, options)
     _check_head(model, path)
+    _check_complete(model, path)
     if model.num_labels != 1:
         raise ValueError(f"{path.name} has {model.num_labels} labels, and a reranker has one score")
     _give_padding(model)
@@ -60,13 +67,15 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
         ValueError: A file of the model is damaged.
     """
     options = dict(options)
-    weights = {"use_safetensors": True} | options.pop("model_kwargs", {})
+    weights = {"use_safetensors": True, "ignore_mismatched_sizes": True}  # `_check_complete` sees
+    weights |= options.pop("model_kwargs", {})
     quiet = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = kind(
-            str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options
-        )
+        with judged_here():
+            model = kind(
+                str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options
+            )
     except (SafetensorError, json.JSONDecodeError) as error:  # they name neither file nor model
         raise _damaged(path, error) from error
     except Exception as error:
@@ -133,6 +142,39 @@ def _check_head(model: Any, path: Path) -> None:
             f"{path.name} is no reranker: its files hold a {stored}, without a head that scores "
             "pairs; take a cross-encoder, or GPUEmbeddings for an embedder"
         )
+
+
+def _check_complete(model: Any, path: Path) -> None:
+    """Refuse a model some of whose weights are not those of its files.
+
+    Raises:
+        ValueError: It is one.
+    """
+    for module in model.modules():
+        inner = module.model if isinstance(module, Transformer) else None
+        if not isinstance(inner, PreTrainedModel):
+            continue
+        if getattr(inner.config, "quantization_config", None) is not None:
+            continue  # its weights are not loaded as they are stored
+        if names := [name for name in _drawn(inner) if not _is_idle(module, name)]:
+            raise ValueError(incomplete(path, type(inner).__name__, names))
+
+
+def _drawn(model: PreTrainedModel) -> list[str]:
+    """Name the weights without the mark that transformers gives to each that it loads or ties."""
+    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    known = re.compile("|".join(ignored) or r"(?!)")
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if not getattr(weight, "_is_hf_initialized", False) and not known.search(name)
+    ]
+
+
+def _is_idle(module: Any, name: str) -> bool:
+    """Whether a weight is of a pooler behind the states of the tokens, which alone are used."""
+    outputs = (way["method_output_name"] for way in module.modality_config.values())
+    return name.startswith("pooler.") and all(each == "last_hidden_state" for each in outputs)
 
 
 def _give_padding(model: Any) -> None:

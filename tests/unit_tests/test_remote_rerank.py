@@ -12,7 +12,12 @@ import pytest
 from langchain_gpu.engine.remote.rerank import RemoteReranker
 from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.events import TruncationWarning
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    FailedItemError,
+    RefusedError,
+    ServerError,
+)
 from langchain_gpu.servers.server import Server
 from tests.unit_tests.scripted_server import Asked, Reply, Scripted, serving
 
@@ -187,6 +192,51 @@ class TestBadDocuments:
             builds().score(query, documents)
 
 
+class TestAServerThatFails:
+    """It answers 500; nobody knows whether that is a document's fault."""
+
+    def fail(self, server: Scripted, at: Callable[[list[str]], bool], words: str = "no") -> None:
+        def script(asked: Asked) -> Reply:
+            if at(asked.body.get("documents", [])):
+                return Reply(status=500, body={"error": words})
+            return cohere(asked)
+
+        server.script = script
+
+    def test_at_one_document(self, server: Scripted, builds: Builds) -> None:
+        self.fail(server, lambda documents: "poison" in documents)
+        documents = [*DOCUMENTS[:33], "poison", *DOCUMENTS[33:]]
+        reranker = builds(batch_size=16)
+        told = "document 33 makes the server fail: .* answered 500: no"
+        with pytest.raises(FailedItemError, match=told) as caught:
+            reranker.score("q", documents)
+        assert caught.value.position == 33
+
+    def test_at_everything(self, server: Scripted, builds: Builds) -> None:
+        """It is not asked for each half of what it failed at."""
+        reranker = builds(batch_size=64, max_retries=1)
+        self.fail(server, lambda _: True)
+        before = len(server.asked)
+        with pytest.raises(ServerError, match="answered 500: no") as caught:
+            reranker.score("q", DOCUMENTS)
+        assert not isinstance(caught.value, FailedItemError)
+        assert len(server.asked) - before == 4, "the documents twice, something harmless twice"
+
+    def test_for_want_of_memory(self, server: Scripted, builds: Builds) -> None:
+        words = "CUDA out of memory. Tried to allocate 2 GiB"
+        self.fail(server, lambda documents: len(documents) > 10, words)
+        reranker = builds(batch_size=50, max_retries=0)
+        assert np.array_equal(reranker.score("q", DOCUMENTS), expected("q", DOCUMENTS))
+
+    def test_for_want_of_memory_at_everything(self, server: Scripted, builds: Builds) -> None:
+        reranker = builds(batch_size=64, max_retries=0)
+        before = len(server.asked)
+        self.fail(server, lambda _: True, "CUDA out of memory.")
+        with pytest.raises(ServerError, match="document 0 makes the server fail: .*out of memory"):
+            reranker.score("q", DOCUMENTS)
+        assert len(server.asked) - before == 7, "50, 25, 13, 7, 4, 2, 1 documents"
+
+
 class TestLongDocuments:
     LONG = "word " * 700
 
@@ -225,10 +275,10 @@ def test_one_failing_request_ends_the_others(server: Scripted, builds: Builds) -
 
     def script(asked: Asked) -> Reply:
         if asked.path == "/v1/rerank" and DOCUMENTS[0] in asked.body["documents"]:
-            return Reply(status=500)
+            return Reply(status=503)
         return Reply(delay=60) if len(asked.body["documents"]) > 1 else cohere(asked)
 
     server.script = script
-    with pytest.raises(ServerError, match="answered 500"):
+    with pytest.raises(ServerError, match="answered 503"):
         reranker.score("q", DOCUMENTS)
     assert np.array_equal(reranker.score("q", ["a"]), expected("q", ["a"]))

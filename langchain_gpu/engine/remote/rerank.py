@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from langchain_gpu.engine.remote.reranker import OnLong, Part, Reranker, Scores
+from langchain_gpu.engine.remote.reranker import PROBE, OnLong, Part, Reranker, Scores
+from langchain_gpu.engine.remote.suspicion import FAILED
 from langchain_gpu.engine.remote.truncation import Truncation
 from langchain_gpu.servers.errors import BadAnswerError, RefusedError
 from langchain_gpu.servers.http import JsonClient
@@ -30,9 +31,6 @@ class _Form:
 
     url: str
     documents: str
-
-
-_PROBE = Part("query", ["document"], 0, "error")
 
 
 class RemoteReranker(Reranker):
@@ -78,7 +76,8 @@ class RemoteReranker(Reranker):
             body |= {"truncate_prompt_tokens": -1} if cut else {}
         else:
             body |= {"truncate": cut}
-        answer = await self._client.post(form.url, body)
+        final = FAILED if part.suspected else None
+        answer = await self._client.post(form.url, body, final=final)
         rows: Any = answer.get("results") if isinstance(answer, dict) else answer
         scores = np.full(len(part), np.nan, np.float32)
         try:
@@ -102,7 +101,7 @@ class RemoteReranker(Reranker):
         refusals: list[RefusedError] = []
         for form in (_Form(url, name) for name in ("documents", "texts") for url in urls):
             try:
-                await self._post(form, _PROBE, cut=False)
+                await self._post(form, PROBE, cut=False)
             except RefusedError as error:
                 if error.status in {401, 403}:
                     raise

@@ -6,15 +6,23 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.remote.bisection import ask_by_bisection, fewer_items, refused_alone
+from langchain_gpu.engine.remote.suspicion import Suspicion
 from langchain_gpu.engine.tasks.embed import check_texts, surrogate_problem
+from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.servers.client import Client
-from langchain_gpu.servers.errors import BadAnswerError, RefusedError, ServerError
+from langchain_gpu.servers.errors import (
+    BadAnswerError,
+    FailedItemError,
+    RefusedError,
+    ServerError,
+)
 
 OnLong = Literal["truncate", "error"]
 Scores = NDArray[np.float32]
@@ -29,12 +37,14 @@ class Part:
         documents: What might answer it.
         start: Position of the first document in the caller's sequence.
         on_long: See `Reranker.score`.
+        suspected: See `Request.suspected`.
     """
 
     query: str
     documents: Sequence[str]
     start: int
     on_long: OnLong
+    suspected: bool = False
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -42,6 +52,10 @@ class Part:
     def __getitem__(self, part: slice) -> Part:
         first = part.indices(len(self))[0]
         return replace(self, documents=self.documents[part], start=self.start + first)
+
+
+PROBE = Part("query", ["document"], 0, "error")
+"""A pair to which no server can object."""
 
 
 class Reranker(ABC):
@@ -82,7 +96,8 @@ class Reranker(ABC):
 
         Raises:
             TextTooLongError: The server refuses a pair for its length; names the document.
-            ServerError: The server did not do it.
+            ServerError: The server did not do it; names the document at which it fails, where it
+                scores others.
             TypeError: The query or a document is no text.
             ValueError: A text cannot be sent.
         """
@@ -112,7 +127,18 @@ class Reranker(ABC):
         """Ask for one score per document."""
 
     async def _scores(self, part: Part) -> Scores:
-        return await ask_by_bisection(part, self._ask, self._named, self._too_many)
+        suspicion = Suspicion(partial(self._ask, PROBE), len(part))
+
+        async def ask(part: Part) -> Scores:
+            # One that is alone is asked for patiently all the same, before it is blamed.
+            return await self._ask(replace(part, suspected=suspicion.likely and len(part) > 1))
+
+        async def suspect(error: ServerError) -> bool:
+            # No engine is between that would send fewer where memory ran out. The first document
+            # that fails alone ends the call, so few are asked for in vain.
+            return is_out_of_memory(error) or await suspicion(error)
+
+        return await ask_by_bisection(part, ask, self._named, self._too_many, suspect=suspect)
 
     def _finite(self, scores: Scores, part: Part) -> Scores:
         """Return the scores.
@@ -127,7 +153,8 @@ class Reranker(ABC):
         return scores
 
     def _named(self, part: Part, error: ServerError) -> Exception:
-        assert isinstance(error, RefusedError)  # noqa: S101 - nothing else is suspected
+        if not isinstance(error, RefusedError):
+            return FailedItemError("document", part.start, error)
         return refused_alone(
             f"document {part.start}", error, part.on_long, beside="with the query "
         )

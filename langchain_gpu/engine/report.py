@@ -30,7 +30,8 @@ class Report:
         tokenize_seconds: Time spent tokenizing (it overlaps with the forward passes).
         forward_seconds: Time spent in forward passes, summed over devices.
         fallbacks: Moves to another device.
-        truncated: Positions of the items that were cut to the model's window.
+        truncated: Positions of the items that were cut to the model's window. Servers do not say
+            which: there a `TruncationWarning` tells, once, that some were.
         skipped: Items that were left out; their rows are NaN.
     """
 

@@ -188,6 +188,22 @@ class TestResults:
         with pytest.raises(TypeError, match=match):
             embeddings.model_copy(update={"encode_kwargs": kwargs}).embed_query("a")
 
+    @pytest.mark.parametrize(
+        ("kwargs", "match"),
+        [
+            (
+                {"torch_dtype": "float16"},
+                r"\['torch_dtype'\] is unknown .* dtype=, .*\{'model_kwargs': \{'torch_dtype': ",
+            ),
+            ({"model_kwargs": {"no": 1}}, r"model_kwargs\['model_kwargs'\]\['no'\] is unknown"),
+        ],
+    )
+    def test_model_kwargs_that_nothing_takes_are_named(
+        self, tiny: Tiny, kwargs: dict[str, Any], match: str
+    ) -> None:
+        with pytest.raises(TypeError, match=match):
+            GPUEmbeddings(model=tiny("bert"), model_kwargs=kwargs).embed_query("a")
+
     def test_dtype_can_be_set_in_either_place(self, tiny: Tiny) -> None:
         assert GPUEmbeddings(model=tiny("bert"), dtype="bfloat16").computed_in == "bfloat16"
         nested = {"model_kwargs": {"torch_dtype": torch.float16}}

@@ -64,6 +64,7 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     """Load a folder on the CPU: safetensors only, no code unless asked for.
 
     Raises:
+        TypeError: An option is unknown; the message names it.
         ValueError: A file of the model is damaged.
     """
     options = dict(options)
@@ -79,6 +80,8 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     except (SafetensorError, json.JSONDecodeError) as error:  # they name neither file nor model
         raise _damaged(path, error) from error
     except Exception as error:
+        if isinstance(error, TypeError) and (unknown := _unknown(error, options, weights)):
+            raise TypeError(unknown) from error
         error.add_note(f"while the model in {path} was loaded")
         raise
     finally:
@@ -88,6 +91,24 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
         if getattr(getattr(module, "config", None), "use_cache", False):
             module.config.use_cache = False  # nothing is generated: a cache only fills memory
     return model
+
+
+def _unknown(
+    error: TypeError, options: Mapping[str, Any], weights: Mapping[str, Any]
+) -> str | None:
+    """Say in the user's words which option is unknown; None where the error is about none."""
+    if (found := re.search(r"unexpected keyword argument '(\w+)'", str(error))) is None:
+        return None
+    name = found[1]
+    if name in options:
+        return (
+            f"model_kwargs[{name!r}] is unknown ({error}); the precision is dtype=, the device "
+            f"device=, and what transformers takes goes one deeper: "
+            f"model_kwargs={{'model_kwargs': {{{name!r}: ...}}}}"
+        )
+    if name in weights:
+        return f"model_kwargs['model_kwargs'][{name!r}] is unknown ({error}); leave it out"
+    return None
 
 
 def _read(file: Path) -> dict[str, Any]:

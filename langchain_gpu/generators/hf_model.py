@@ -46,7 +46,7 @@ class HFModel:
         self._places_itself = hf_load.places_itself(options.load)
         self.tokenizer_lock = threading.Lock()  # encoding sets its padding: not for two at once
         self.tokenizer = hf_load.load_tokenizer(path, options.load)
-        self.device = device
+        self.device = self._asked = device
         self.model: Any = self._load(path)
         self.ends = _end_tokens(self.model, self.tokenizer)
         self.rows = Collector(self._generate, most)
@@ -74,7 +74,7 @@ class HFModel:
         """Free the memory, after the batch that runs."""
         with self._lock:
             self.model = None
-        release(self.device)
+        self._release()
 
     @property
     def _open(self) -> Any:
@@ -180,7 +180,7 @@ class HFModel:
             if old is not None:
                 self._bound(old)
             return
-        release(self.device)
+        self._release()
         rows = [row for row in rows if not row.done]
         if len(rows) > 1:
             self._bound(self._budget.failed(*_size(rows)))
@@ -194,6 +194,12 @@ class HFModel:
             self._advance(rows)
         elif rows:
             raise problem
+
+    def _release(self) -> None:
+        """Give memory back, wherever parts of the model lie."""
+        release(self.device)
+        if self.device.kind != self._asked.kind:
+            release(self._asked)  # a model whose first weights are on the CPU is said to be there
 
     def _bound(self, old: int) -> None:
         """Bound later batches by the token budget, and report the change."""

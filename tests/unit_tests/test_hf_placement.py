@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from langchain_gpu.events import FallbackWarning
-from langchain_gpu.generators import hf_placement
+from langchain_gpu.generators import hf_model, hf_placement
 from langchain_gpu.generators.base import Request
 from langchain_gpu.generators.hf_placement import device_map, plan_model
 from langchain_gpu.generators.registry import Options
@@ -137,3 +137,17 @@ def test_a_table_that_stays_behind_changes_no_answer(
     with pytest.warns(FallbackWarning, match="a part of m runs on cpu, not cpu: too large"):
         parted = TransformersGenerator(chat, Options(device="cpu", plan=plan))
     assert parted.generate([request])[0].text == whole[0].text
+
+
+def test_a_model_that_begins_on_the_cpu_gives_back_what_it_took_of_a_card(
+    chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its embedding table is there, by the name of which transformers says where a model is."""
+    released: list[str] = []
+    monkeypatch.setattr(hf_model, "release", lambda device: released.append(device.kind))
+    card = Device(kind="cuda", name="card", reason="", index=0, dtype="float32")
+    options = Options(device="cuda", load={"device_map": {"": "cpu"}})
+    model = hf_model.HFModel(chat, card, 1, options)
+    assert model.device.kind == "cpu"
+    model.free()
+    assert set(released) == {"cpu", "cuda"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,9 @@ from urllib.parse import urlsplit
 # Longest path a Unix socket may have, with room for systems that allow less than Linux's 107.
 _SOCKET_PATH = 100
 _HTTP_SECONDS = 30.0
+_PREFIX = "langchain-gpu-"
+_SOCKET = "llama.sock"
+_FRESH = 60.0  # seconds in which a socket may be there and nobody listen yet
 _endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
 
@@ -25,16 +30,18 @@ class Endpoint:
     """Where one server listens, and what is asked there.
 
     llama.cpp's server always listens: here on a Unix socket in a folder only this user may enter,
-    elsewhere on a loopback port behind a random key. The folder goes with the endpoint.
+    elsewhere on a loopback port behind a random key. The folder goes with the endpoint, or, where
+    the process was killed, with the next endpoint.
 
     Attributes:
         path: The Unix socket, None for the loopback port.
     """
 
     def __init__(self) -> None:
-        folder = tempfile.mkdtemp(prefix="langchain-gpu-")  # mode 0700
+        _sweep()
+        folder = tempfile.mkdtemp(prefix=_PREFIX)  # mode 0700
         self._remove_folder = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        path = Path(folder) / "llama.sock"
+        path = Path(folder) / _SOCKET
         fits = hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _SOCKET_PATH
         self.path = path if fits else None
         self._key = secrets.token_urlsafe(32)
@@ -81,6 +88,23 @@ def close_all() -> None:
     """Remove the folders of all endpoints: for a process that is to end at once."""
     for endpoint in list(_endpoints):
         endpoint.close()
+
+
+def _sweep() -> None:
+    """Remove this user's folders of servers that were killed."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_SOCKET}"):
+        try:
+            mine = place.parent.stat().st_uid == os.getuid()
+            if mine and time.time() - place.stat().st_mtime > _FRESH and _is_dead(place):
+                shutil.rmtree(place.parent, ignore_errors=True)
+        except OSError:  # another process removed it, or may not be looked into
+            continue
+
+
+def _is_dead(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)  # a server that is busy is no reason to wait
+        return probe.connect_ex(str(place)) == errno.ECONNREFUSED
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -103,6 +104,36 @@ def test_a_failed_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.models
+def test_the_folder_of_a_process_that_was_killed_goes_with_the_next_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # short enough for the path of a socket
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        places = {}
+        with socket.socket(socket.AF_UNIX) as living:
+            for name in ("killed", "alive", "starting"):
+                place = Path(folder) / f"langchain-gpu-{name}" / "llama.sock"
+                place.parent.mkdir()
+                listener = living if name == "alive" else socket.socket(socket.AF_UNIX)
+                listener.bind(str(place))
+                if name == "starting":
+                    listener.close()  # bound, and nobody listens: so is one that just begins
+                else:
+                    listener.listen()
+                    os.utime(place, (0, 0))
+                if name == "killed":
+                    listener.close()
+                places[name] = place
+            other = Path(folder) / "langchain-gpu-other"
+            other.mkdir()
+            door.Door().close()
+            assert [name for name, place in places.items() if place.exists()] == [
+                "alive",
+                "starting",
+            ]
+            assert other.exists()
+
+
 def test_it_answers_tokenizes_and_knows_its_model(server: LlamaServer) -> None:
     chunks: list[dict[str, Any]] = []
 

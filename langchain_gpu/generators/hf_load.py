@@ -18,6 +18,7 @@ from langchain_gpu.generators.quantized import check_quantization
 from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.extras import require
+from langchain_gpu.utils.forking import loading_with_torch
 
 # Not for `from_pretrained`: the files are found before, and these are said to `generate`.
 _ELSEWHERE = frozenset({"cache_implementation", "compile", *WHERE})
@@ -48,6 +49,7 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     Raises:
         ImportError: The checkpoint is quantized by a library that is not installed.
         ModelFilesError: The files are damaged.
+        RuntimeError: This process was forked from one that loaded a model.
         ValueError: The weights are pickled, incomplete or not those of a model that writes text,
             or transformers does not know such a model.
     """
@@ -62,7 +64,7 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     if options.get("device_map") is not None:
         require("accelerate", extra="local-gguf")
     try:
-        with _named(path), judged_here():
+        with loading_with_torch(), _named(path), judged_here():
             model, info = AutoModelForCausalLM.from_pretrained(
                 *positional, dtype=dtype, output_loading_info=True, **named
             )

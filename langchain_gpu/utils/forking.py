@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_REMEDY = 'Start processes with the method "spawn", or load nothing before they are forked'
+_torch_in: int | None = None
 
 
 def check_process(loaded_in: int) -> None:
@@ -17,9 +22,28 @@ def check_process(loaded_in: int) -> None:
     if loaded_in != os.getpid():
         raise RuntimeError(
             f"the model was loaded in process {loaded_in}, and this one was forked from it: threads"
-            ' and devices do not come along. Start processes with the method "spawn", or load '
-            "nothing before they are forked"
+            f" and devices do not come along. {_REMEDY}"
         )
 
 
-__all__ = ["check_process"]
+@contextmanager
+def loading_with_torch() -> Iterator[None]:
+    """Note that torch is loaded with a model here, and refuse that where a parent did the same.
+
+    What torch has computed with in the parent are threads that stayed there; a new model would
+    wait for them at its first step, for ever.
+
+    Raises:
+        RuntimeError: This process was forked from one that loaded a model.
+    """
+    global _torch_in  # noqa: PLW0603 - it is one for the process, as torch's threads are
+    if _torch_in not in (None, os.getpid()):
+        raise RuntimeError(
+            f"a model was loaded in process {_torch_in}, from which this one was forked: torch's "
+            f"threads stayed there, and another model would wait for them for ever. {_REMEDY}"
+        )
+    yield
+    _torch_in = os.getpid()
+
+
+__all__ = ["check_process", "loading_with_torch"]

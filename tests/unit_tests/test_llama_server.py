@@ -126,7 +126,7 @@ def test_the_folder_of_a_process_that_was_killed_goes_with_the_next_start(
                 places[name] = place
             other = Path(folder) / "langchain-gpu-other"
             other.mkdir()
-            door.Door().close()
+            endpoint.Endpoint().close()
             assert [name for name, place in places.items() if place.exists()] == [
                 "alive",
                 "starting",

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from langchain_gpu.engine.runtimes.truncate_dim import TruncateDim
 from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.errors import first_line
+from langchain_gpu.utils.forking import loading_with_torch
 
 _HEAD = "ForSequenceClassification"
 # Kinds of models that sentence-transformers would load as embedders, and what to do.
@@ -64,6 +65,7 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     """Load a folder on the CPU: safetensors only, no code unless asked for.
 
     Raises:
+        RuntimeError: This process was forked from one that loaded a model.
         TypeError: An option is unknown; the message names it.
         ValueError: A file of the model is damaged.
     """
@@ -73,7 +75,7 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     quiet = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        with judged_here():
+        with loading_with_torch(), judged_here():
             model = kind(
                 str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseLanguageModel
@@ -23,6 +25,7 @@ _ANSWER_TOKENS = 512
 _CHARACTERS_PER_TOKEN = 3
 
 Model = Runnable[Any, Any]
+ResultT = TypeVar("ResultT")
 
 
 def format_documents(documents: Sequence[Document]) -> str:
@@ -49,8 +52,42 @@ def variables(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**inputs, "input": search_question(inputs), "context": context}
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A model that may be asked, and what is bound to it."""
+
+    llm: Model
+    settings: Mapping[str, Any]
+
+    def prompt_tokens(self) -> int | None:
+        """Tokens a prompt may have; None where nobody knows."""
+        try:
+            window: int | None = getattr(self.llm, "context_length", None)
+        except NotImplementedError:  # its server does not say
+            window = None
+        if window is None:
+            return None
+        asked: int | None = self.settings.get("max_tokens") or getattr(self.llm, "max_tokens", None)
+        return window - (asked or min(_ANSWER_TOKENS, window // 4))
+
+    def count(self, text: str | list[BaseMessage]) -> int:
+        """Tokens of a text or of messages, estimated where the model has no tokenizer of its own.
+
+        LangChain's own default would fetch GPT-2's from the hub, and count in another language.
+        """
+        if isinstance(self.llm, BaseLanguageModel) and _can_count(self.llm):
+            with contextlib.suppress(NotImplementedError):  # its server does not count
+                if isinstance(text, str):
+                    return self.llm.get_num_tokens(text)
+                return self.llm.get_num_tokens_from_messages(text)
+        text = text if isinstance(text, str) else get_buffer_string(text)
+        return len(text) // _CHARACTERS_PER_TOKEN + 1
+
+
 class ContextWindow:
     """How much of a history and of the retrieved chunks a model can read.
+
+    Where there are fallbacks, what counts is the first model that tells, and has room.
 
     Args:
         llm: The model, or what is bound to one or falls back from one.
@@ -63,12 +100,33 @@ class ContextWindow:
     ) -> None:
         self._prompt = prompt
         self._limit = max_context_tokens
-        self._settings: dict[str, Any] = {}
-        while (inner := _inside(llm)) is not None:
-            if isinstance(llm, RunnableBindingBase):
-                self._settings = {**llm.kwargs, **self._settings}
-            llm = inner
-        self._llm = llm
+        self._handled: set[type[BaseException]] = set()
+        self._readers = list(self._found(llm, {}))
+
+    def _found(self, llm: Model, settings: Mapping[str, Any]) -> Iterator[_Reader]:
+        """Yield the models in the order in which they are asked."""
+        if isinstance(llm, RunnableBindingBase):
+            yield from self._found(llm.bound, {**llm.kwargs, **settings})
+        elif isinstance(llm, RunnableWithFallbacks):
+            self._handled.update(llm.exceptions_to_handle)
+            for each in llm.runnables:
+                yield from self._found(each, settings)
+        elif isinstance(llm, DynamicRunnable):
+            yield from self._found(llm.default, settings)
+        else:
+            yield _Reader(llm, settings)
+
+    def _by_first(self, cut: Callable[[_Reader, int | None], ResultT]) -> ResultT:
+        """Cut by what the first model says whose error no fallback would handle."""
+        first: BaseException | None = None
+        for reader in self._readers:
+            try:
+                limit = reader.prompt_tokens() if self._limit is None else self._limit
+                return cut(reader, limit)
+            except tuple(self._handled) as error:
+                first = first or error
+        assert first is not None  # noqa: S101 - there is a reader
+        raise first
 
     def cut_documents(self, inputs: Mapping[str, Any]) -> list[Document]:
         """Return the documents that fit, best first; a later one may fit where a longer did not.
@@ -81,15 +139,29 @@ class ContextWindow:
         for document in documents:
             if not isinstance(document, Document):
                 raise TypeError(f"the retriever gave a {type(document).__name__}, not a Document")
-        limit = self._prompt_tokens()
-        if limit is None or not documents:
+        return self._by_first(partial(self._fitting, inputs, documents)) if documents else []
+
+    def _fitting(
+        self,
+        inputs: Mapping[str, Any],
+        documents: list[Document],
+        reader: _Reader,
+        limit: int | None,
+    ) -> list[Document]:
+        if limit is None:
             return documents
         empty = self._prompt.invoke(variables({**inputs, "context": []}))
-        left = limit - self._count(empty.to_messages())
+        used = reader.count(empty.to_messages())
+        if used >= limit:
+            raise ValueError(
+                f"the question and the prompt around it have {used} tokens without any chunk, and "
+                f"the prompt may have {limit}: ask a shorter question, or make the window larger"
+            )
+        left = limit - used
         kept: list[Document] = []
         dropped: list[Document] = []
         for document in documents:
-            tokens = self._count(_format(len(kept) + 1, document))
+            tokens = reader.count(_format(len(kept) + 1, document))
             left -= tokens
             if left >= 0:
                 kept.append(document)
@@ -113,52 +185,18 @@ class ContextWindow:
 
     def cut_history(self, inputs: Mapping[str, Any]) -> dict[str, str]:
         """Return the conversation as text, its latest part where all of it is too long."""
-        history: list[BaseMessage] = inputs["chat_history"]
-        limit = self._prompt_tokens()
-        while limit is not None and len(history) > 1 and self._count(history) > limit // 2:
-            history = history[1:]
-        text = get_buffer_string(history)
-        if len(history) == 1 and limit is not None:  # of one that alone is too long, the end
-            while text and (tokens := self._count(text)) > limit // 2:
-                text = text[len(text) - len(text) * limit // (2 * tokens + 1) :]
+        text = self._by_first(partial(_latest, inputs["chat_history"]))
         return {"chat_history": text, "input": inputs["input"]}
 
-    def _prompt_tokens(self) -> int | None:
-        """Tokens a prompt may have; None where the model has no known window."""
-        if self._limit is not None:
-            return self._limit
-        try:
-            window: int | None = getattr(self._llm, "context_length", None)
-        except NotImplementedError:  # its server does not say
-            window = None
-        if window is None:
-            return None
-        asked: int | None = self._settings.get("max_tokens") or getattr(
-            self._llm, "max_tokens", None
-        )
-        return window - (asked or min(_ANSWER_TOKENS, window // 4))
 
-    def _count(self, text: str | list[BaseMessage]) -> int:
-        """Tokens of a text or of messages, estimated where the model has no tokenizer of its own.
-
-        LangChain's own default would fetch GPT-2's from the hub, and count in another language.
-        """
-        if isinstance(self._llm, BaseLanguageModel) and _can_count(self._llm):
-            with contextlib.suppress(NotImplementedError):  # its server does not count
-                if isinstance(text, str):
-                    return self._llm.get_num_tokens(text)
-                return self._llm.get_num_tokens_from_messages(text)
-        text = text if isinstance(text, str) else get_buffer_string(text)
-        return len(text) // _CHARACTERS_PER_TOKEN + 1
-
-
-def _inside(llm: Model) -> Model | None:
-    """Return what is bound, tried again, or asked first; None for a model itself."""
-    if isinstance(llm, RunnableBindingBase):
-        return llm.bound
-    if isinstance(llm, RunnableWithFallbacks):
-        return llm.runnable
-    return llm.default if isinstance(llm, DynamicRunnable) else None
+def _latest(history: list[BaseMessage], reader: _Reader, limit: int | None) -> str:
+    while limit is not None and len(history) > 1 and reader.count(history) > limit // 2:
+        history = history[1:]
+    text = get_buffer_string(history)
+    if len(history) == 1 and limit is not None:  # of one that alone is too long, the end
+        while text and (tokens := reader.count(text)) > limit // 2:
+            text = text[len(text) - len(text) * limit // (2 * tokens + 1) :]
+    return text
 
 
 def _can_count(model: BaseLanguageModel[Any]) -> bool:

@@ -279,6 +279,66 @@ def test_the_window_of_a_wrapped_model_is_known(wrapped: Callable[[Any], Any]) -
         assert chain.invoke("When?")["answer"] == "x"
 
 
+class Gone(BaseChatModel):
+    """Behind a server that is not there: it can be asked nothing."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "gone"
+
+    @property
+    def context_length(self) -> int:
+        raise ConnectionError("nobody there")
+
+    def get_token_ids(self, text: str) -> list[int]:
+        raise ConnectionError("nobody there")
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        raise ConnectionError("nobody there")
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+async def test_where_the_first_model_is_gone_the_window_of_its_fallback_counts(
+    limit: int | None,
+) -> None:
+    local = Model(answers=["x"], context_length=134)
+    llm = Gone().bind(stop=["."]).with_fallbacks([local.bind(stop=["."])])
+    shelf = Shelf(documents=[MOON, LONG, LAUNCH])
+    chain = create_rag_chain(shelf, llm, max_context_tokens=limit)
+    asked = {"input": "When?", "chat_history": [("human", "Count."), ("ai", "word " * 200)]}
+    with pytest.warns(ContextWarning, match=r"1 of 3 retrieved chunks.*long\.txt"):
+        assert chain.invoke(asked)["answer"] == "x"
+    with pytest.warns(ContextWarning):
+        assert (await chain.ainvoke(asked))["context"] == [MOON, LAUNCH]
+
+
+def test_errors_that_no_fallback_handles_come_out(shelf: Shelf) -> None:
+    local = Model(answers=["x"], context_length=134)
+    both = Gone().with_fallbacks([local], exceptions_to_handle=(ValueError,))
+    for llm in (Gone(), both, Gone().with_fallbacks([])):
+        with pytest.raises(ConnectionError, match="nobody there"):
+            create_rag_chain(shelf, llm).invoke("When?")
+
+
+def test_a_larger_fallback_is_given_what_the_first_has_no_room_for() -> None:
+    class Small(Model):
+        def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+            raise ValueError("the prompt is too long")
+
+    small = Small(answers=["y"], context_length=80)
+    both = small.with_fallbacks([Model(answers=["x"], context_length=1000)])
+    shelf = Shelf(documents=[LONG])
+    assert create_rag_chain(shelf, both).invoke("When?")["answer"] == "x"
+    with pytest.raises(ValueError, match="none of the 1 retrieved chunks fits the 60 tokens"):
+        create_rag_chain(shelf, small.with_fallbacks([small])).invoke("When?")
+
+
+def test_a_question_that_leaves_no_room_is_named(model: Model) -> None:
+    chain = create_rag_chain(Shelf(documents=[MOON]), model, max_context_tokens=100)
+    with pytest.raises(ValueError, match=r"the question .* have 4\d\d tokens without any chunk"):
+        chain.invoke("Who? " * 200)
+
+
 @pytest.mark.parametrize(
     ("limits", "bound"),
     [

@@ -212,6 +212,11 @@ class OllamaGenerator(RemoteGenerator):
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
         elif body.get("truncate") is False:
             warn_if_cut(body, last.usage, self.context_length)
+        if body.get("logprobs") and pieces.begun and not pieces.scored:
+            logger.warning(
+                "%s gives no log probabilities: this version of Ollama may be too old",
+                self._client.host,
+            )
         await put(last)
 
     async def _explained(self, error: RefusedError) -> Exception:

@@ -118,12 +118,14 @@ class Pieces:
         begun: Whether a piece was given out: the answer cannot be asked for again.
         ended: Whether the server has said that the answer is done: it is whole.
         last: The line that ended the answer.
+        scored: Whether log probabilities came.
     """
 
     def __init__(self, host: str) -> None:
         self._host = host
         self._calls = 0
         self.begun = False
+        self.scored = False
         self.last: Mapping[str, Any] | None = None
 
     @property
@@ -175,6 +177,7 @@ class Pieces:
         calls, logprobs = message.get("tool_calls") or (), line.get("logprobs") or ()
         if not (text or thought or calls or logprobs):
             return None
+        self.scored = self.scored or bool(logprobs)
         if not (isinstance(text, str) and isinstance(thought, str)):
             raise TypeError
         return Delta(

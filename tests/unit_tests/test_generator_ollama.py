@@ -161,6 +161,20 @@ def test_options_that_would_be_lost_are_refused(
         make().generate([ask(extra=extra)])
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_log_probabilities_that_do_not_come_are_told(
+    fake: FakeOllama,
+    server: Scripted,
+    caplog: pytest.LogCaptureFixture,
+    known: bool,  # noqa: FBT001
+) -> None:
+    scores: dict[str, Any] = {"logprobs": [{"token": "4", "logprob": -0.5}]} if known else {}
+    script(fake, line("4", **scores), done())
+    answer = chat().invoke("2 + 2?", logprobs=True)
+    assert ("logprobs" in answer.response_metadata) is known
+    assert ("gives no log probabilities" in caplog.text) is not known
+
+
 def test_thoughts_are_apart(fake: FakeOllama, server: Scripted) -> None:
     script(
         fake, line(message={"thinking": "Hm"}), line(message={"thinking": "."}), line("4"), done()

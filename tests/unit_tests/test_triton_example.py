@@ -15,9 +15,11 @@ import pytest
 
 from langchain_gpu.generators.base import Delta
 from langchain_gpu.generators.hermes import calls_in_text
+from langchain_gpu.models.resolve import resolve
 
 pytest.importorskip("xllamacpp")
 MODEL = Path(__file__).parents[2] / "examples" / "triton" / "models" / "chat" / "1" / "model.py"
+CHAT = [{"role": "user", "content": "?"}]
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "add")]
 
 
@@ -45,8 +47,15 @@ class Sender:
         self.reason = values["finish_reason"].decode()
 
 
+class Counting(Sender):
+    """Takes the numbers of tokens too."""
+
+    def send(self, tensors: list[Tensor]) -> None:
+        self.texts += [each.name for each in tensors]
+
+
 @pytest.fixture
-def chat(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], Sender]:
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     triton = ModuleType("triton_python_backend_utils")
     here: Any = triton
     here.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
@@ -58,20 +67,32 @@ def chat(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], Se
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
 
+
+@pytest.fixture
+def chat(example: Any) -> Callable[[list[dict[str, Any]]], Sender]:
     def run(choices: list[dict[str, Any]]) -> Sender:
         def complete(_: Any, take: Callable[[Any], bool]) -> None:
             for choice in choices:
                 take({"choices": [choice]})
 
-        model, sender = module.TritonPythonModel(), Sender()
+        model, sender = example.TritonPythonModel(), Sender()
         model.llama = SimpleNamespace(handle_chat_completions=complete)
-        messages = np.array([b'[{"role": "user", "content": "?"}]'], object)
-        request = {"messages": SimpleNamespace(as_numpy=lambda: messages)}
-        assert model.stream(request, sender) is None
+        assert model.stream(asking(messages=CHAT), sender) is None
         return sender
 
     return run
+
+
+def asking(**inputs: Any) -> dict[str, Any]:
+    """A request with these inputs as JSON."""
+
+    def given(value: Any) -> Any:
+        array = np.array([json.dumps(value).encode()], object)
+        return SimpleNamespace(as_numpy=lambda: array)
+
+    return {name: given(value) for name, value in inputs.items()}
 
 
 def pieces(index: int, name: str, *arguments: str) -> Iterator[dict[str, Any]]:
@@ -100,3 +121,21 @@ def test_a_call_that_was_cut_is_not_completed(chat: Any) -> None:
     sender = chat([*calls, {"delta": {}, "finish_reason": "length"}])
     text = '<tool_call>{"name": "get_weather", "arguments": {"city": "Ro'
     assert ("".join(sender.texts), sender.reason) == (text, "length")
+
+
+@pytest.mark.models
+def test_tools_that_the_template_would_leave_out_are_an_error(example: Any, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    small = resolve("HuggingFaceTB/SmolLM2-135M-Instruct", kind="gguf").path
+    (tmp_path / "1" / "model.gguf").symlink_to(small)
+    settings = {"n_parallel": 1, "n_ctx": 256, "n_gpu_layers": 0, "n_threads": 1}
+    config = {"parameters": {name: {"string_value": str(settings[name])} for name in settings}}
+    folders = {"model_repository": str(tmp_path), "model_version": "1"}
+    model, sender = example.TritonPythonModel(), Sender()
+    model.initialize({"model_config": json.dumps(config), **folders})
+    few = {"max_tokens": 2}
+    problem = model.stream(asking(messages=CHAT, tools=TOOLS, sampling_parameters=few), sender)
+    assert problem == "the model's chat template cannot describe tools"
+    assert not sender.texts
+    assert model.stream(asking(messages=CHAT, sampling_parameters=few), Counting()) is None
+    model.finalize()

@@ -1,6 +1,8 @@
 """A chat, streamed: `model.gguf` beside this file, run by llama.cpp."""
 
+import http.client
 import json
+import socket
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +34,7 @@ class TritonPythonModel:
         params.hostnames = [f"{self.folder.name}/llama.sock"]
         self.llama = xllamacpp.Server(params)
         self.llama.handle_metrics()  # answers once it runs
+        self.knows_tools = _knows_tools(params.hostnames[0])
         self.pool = ThreadPoolExecutor(said["n_parallel"])
 
     def execute(self, requests: list) -> None:
@@ -60,6 +63,8 @@ class TritonPythonModel:
     def stream(self, request: object, sender: object) -> str | None:
         """Send the answer in pieces, and return what went wrong."""
         body = _body(request)
+        if body.get("tools") and not self.knows_tools:  # llama.cpp would leave them out
+            return "the model's chat template cannot describe tools"
         problem, reason, usage, calls = None, "stop", {}, _Calls()
 
         def take(chunk: dict) -> bool:
@@ -116,6 +121,17 @@ class _Calls:
         """Return what ends a call that is open."""
         was_open, self.is_open = self.is_open, False
         return "}</tool_call>" if was_open else ""
+
+
+def _knows_tools(path: str) -> bool:
+    """Ask llama.cpp, on its socket, whether the model's chat template can describe tools."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.connect(path)
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = door
+        connection.request("GET", "/props")
+        answer = json.loads(connection.getresponse().read())
+    return answer["chat_template_caps"]["supports_tools"]
 
 
 def _body(request: object) -> dict:

@@ -28,6 +28,7 @@ class PromptTooLongError(ValueError):
     Attributes:
         tokens: Tokens of the prompt; None where a server does not say.
         window: Tokens of the window, the answer included; None where a server does not say.
+        at: Its position among the prompts of one call; None where it is the only one.
 
     Args:
         tokens: See above.
@@ -46,6 +47,12 @@ class PromptTooLongError(ValueError):
         super().__init__(f"the prompt {long}{holds}: shorten it, or {remedy}")
         self.tokens = tokens
         self.window = window
+        self.at: int | None = None
+
+    def __str__(self) -> str:
+        """Return the message, with the prompt's position."""
+        said = super().__str__()
+        return said if self.at is None else f"prompt {self.at}: {said}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

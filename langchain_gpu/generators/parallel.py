@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 
-from langchain_gpu.generators.base import Completion, Delta, Deltas, Request
+from langchain_gpu.generators.base import Completion, Delta, Deltas, PromptTooLongError, Request
 from langchain_gpu.generators.cancel_group import CancelGroup, current_group
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.streams import collect
+
+
+@contextmanager
+def placed(at: int, requests: Sequence[Request]) -> Iterator[None]:
+    """Say of a prompt that is too long which one of several it is."""
+    try:
+        yield
+    except PromptTooLongError as error:
+        error.at = at if len(requests) > 1 else None
+        raise
 
 
 def generate_all(
@@ -26,14 +36,14 @@ def generate_all(
             return [collect(deltas)]
     group = CancelGroup()
 
-    def answer(request: Request) -> Completion:
-        with group.reading(stream(request)) as deltas:
+    def answer(at: int, request: Request) -> Completion:
+        with placed(at, requests), group.reading(stream(request)) as deltas:
             return collect(deltas)
 
     with ThreadPoolExecutor(max(1, min(width, len(requests)))) as pool:
         futures: list[Future[Completion]] = []
         try:
-            futures.extend(pool.submit(answer, request) for request in requests)
+            futures.extend(pool.submit(answer, *each) for each in enumerate(requests))
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         finally:  # interrupted or not: leaving the pool waits for all that still runs
             for future in futures:
@@ -64,16 +74,17 @@ async def generate_all_async(
     """
     free = asyncio.Semaphore(width)
 
-    async def answer(request: Request) -> Completion:
+    async def answer(at: int, request: Request) -> Completion:
         deltas = []
-        async with free, aclosing(pulled_async(stream(request))) as pieces:
-            async for delta in pieces:
-                if tell is not None:
-                    await tell(delta)
-                deltas.append(delta)
+        with placed(at, requests):
+            async with free, aclosing(pulled_async(stream(request))) as pieces:
+                async for delta in pieces:
+                    if tell is not None:
+                        await tell(delta)
+                    deltas.append(delta)
         return collect(deltas)
 
-    tasks = [asyncio.create_task(answer(request)) for request in requests]
+    tasks = [asyncio.create_task(answer(*each)) for each in enumerate(requests)]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
@@ -83,4 +94,4 @@ async def generate_all_async(
         raise
 
 
-__all__ = ["generate_all", "generate_all_async"]
+__all__ = ["generate_all", "generate_all_async", "placed"]

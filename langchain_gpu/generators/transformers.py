@@ -28,6 +28,7 @@ from langchain_gpu.generators.hf_model import HFModel
 from langchain_gpu.generators.hf_shared import shared_model
 from langchain_gpu.generators.hf_template import Template
 from langchain_gpu.generators.options import Options, check_transformers
+from langchain_gpu.generators.parallel import placed
 from langchain_gpu.generators.placement import place_model
 from langchain_gpu.generators.pump import Stoppable
 from langchain_gpu.generators.rows import Row
@@ -97,7 +98,10 @@ class TransformersGenerator:
             PromptTooLongError: A prompt does not fit the window.
             TimeoutError: An answer was not complete in time, or a chat template does not end.
         """
-        rows = [self._row(request) for request in requests]
+        rows = []
+        for at, request in enumerate(requests):
+            with placed(at, requests):
+                rows.append(self._row(request))
 
         def cancel() -> None:
             for row in rows:

@@ -145,6 +145,20 @@ async def test_what_cannot_be_continued_is_named(
         await llm.ainvoke(prompt)
 
 
+@pytest.mark.parametrize("engine", ["llm", pytest.param("gguf", marks=pytest.mark.models)])
+async def test_of_several_prompts_the_one_that_is_too_long_is_named(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(engine)
+    prompts = ["a", "hello", "x " * 1000]
+    with pytest.raises(ContextOverflowError, match="^prompt 2: the prompt has"):
+        model.batch(prompts)
+    with pytest.raises(ContextOverflowError, match="^prompt 2: the prompt has"):
+        await model.agenerate(prompts)
+    with pytest.raises(ContextOverflowError, match="^the prompt has"):
+        model.invoke(prompts[2])
+
+
 def test_settings_are_checked(llm: GPULLM) -> None:
     with pytest.raises(ValidationError, match="tempreature"):
         GPULLM(model="m", tempreature=1)  # type: ignore[call-arg]

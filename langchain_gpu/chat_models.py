@@ -96,11 +96,15 @@ class ChatGPU(AnswersBatches, StructuredChat):
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        """Count the tokens of the prompt that the chat becomes in the model's own template."""
+        """Count the tokens of the prompt that the chat becomes in the model's own template.
+
+        Raises:
+            ContextOverflowError: The model is behind a server that counts only what it can read.
+        """
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
         definitions = [to_tool(tool) for tool in tools or ()]
-        with self._hold() as generator:
+        with self._hold() as generator, langchain_errors():
             return generator.count_chat_tokens(to_dicts(messages), definitions)
 
     @override

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from langchain_core.documents import Document
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.prompts import BasePromptTemplate
@@ -75,13 +75,18 @@ class _Reader:
 
         LangChain's own default would fetch GPT-2's from the hub, and count in another language.
         """
+        least = 1
         if isinstance(self.llm, BaseLanguageModel) and _can_count(self.llm):
-            with contextlib.suppress(NotImplementedError):  # its server does not count
+            try:
                 if isinstance(text, str):
                     return self.llm.get_num_tokens(text)
                 return self.llm.get_num_tokens_from_messages(text)
+            except NotImplementedError:  # its server does not count
+                pass
+            except ContextOverflowError:  # or only what it can read
+                least += getattr(self.llm, "context_length", None) or 0
         text = text if isinstance(text, str) else get_buffer_string(text)
-        return len(text) // _CHARACTERS_PER_TOKEN + 1
+        return max(len(text) // _CHARACTERS_PER_TOKEN + 1, least)
 
 
 class ContextWindow:
@@ -179,7 +184,7 @@ class ContextWindow:
                 f"{len(dropped)} of {len(documents)} retrieved chunks do not fit the {limit} "
                 f"tokens the prompt may have, and were left out: {names}",
                 ContextWarning,
-                stacklevel=2,
+                stacklevel=4,
             )
         return kept
 

@@ -475,6 +475,8 @@ def test_a_refused_prompt_is_a_prompt_too_long(fake: FakeOllama, server: Scripte
     fake.chat = lambda _: Reply(status=400, body={"error": words})
     with pytest.raises(ContextOverflowError, match="context window holds 4096"):
         chat().invoke("x")
+    with pytest.raises(ContextOverflowError, match="context window holds 4096"):
+        chat().get_num_tokens_from_messages([HumanMessage("x")])
 
 
 def test_a_prompt_cut_at_the_window_is_no_answer(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.language_models.fake_chat_models import FakeListChatModelError
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
@@ -277,6 +278,28 @@ def test_the_window_of_a_wrapped_model_is_known(wrapped: Callable[[Any], Any]) -
     chain = create_rag_chain(Shelf(documents=[MOON, LONG, LAUNCH]), llm)
     with pytest.warns(ContextWarning, match=r"1 of 3 retrieved chunks.*long\.txt"):
         assert chain.invoke("When?")["answer"] == "x"
+
+
+class Server(Model):
+    """Counts what it can read, and no texts without a chat."""
+
+    def get_num_tokens(self, text: str) -> int:
+        raise NotImplementedError
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], *_: Any) -> int:
+        tokens = sum(len(str(message.content).split()) for message in messages)
+        if self.context_length is not None and tokens > self.context_length:
+            raise ContextOverflowError
+        return tokens
+
+
+def test_a_history_that_a_server_cannot_count_is_cut_too() -> None:
+    model = Server(answers=["When?", "x"], context_length=400)
+    chain = create_rag_chain(Shelf(documents=[MOON]), model)
+    for history in ([("ai", "a " * 1000)], [("human", "a " * 300), ("ai", "b " * 300)]):
+        assert chain.invoke({"input": "When?", "chat_history": history})["answer"] == "x"
+    with pytest.raises(ValueError, match=r"the question .* have \d+ tokens without any chunk"):
+        chain.invoke("a " * 1000)
 
 
 class Gone(BaseChatModel):

@@ -12,6 +12,7 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import model_validator
 
 from langchain_gpu.vectorstores.core import unscored
 from langchain_gpu.vectorstores.hybrid import SEARCH_TYPES, Hybrid
@@ -32,6 +33,10 @@ class FAISSRetriever(VectorStoreRetriever):
         score_key: The field of the metadata that takes the score. None leaves documents as they are
             stored, for whoever compares them whole: `MultiQueryRetriever` takes one document found
             by two queries for two documents, where their scores differ.
+
+    Raises:
+        TypeError: There is no such field; what the search takes, `filter` for example, goes into
+            `search_kwargs`.
     """
 
     allowed_search_types: ClassVar[tuple[str, ...]] = SEARCH_TYPES
@@ -39,6 +44,18 @@ class FAISSRetriever(VectorStoreRetriever):
     vectorstore: Hybrid
     k: int = 4
     score_key: str | None = "score"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # The base class would drop it in silence, and a filter that is not applied finds too much.
+        if unknown := values.keys() - cls.model_fields.keys():
+            name = min(unknown)
+            raise TypeError(
+                f"{cls.__name__} does not know the argument {name!r}; those of the search go into "
+                f"search_kwargs={{{name!r}: ...}}"
+            )
+        return values
 
     def _get_relevant_documents(
         self,

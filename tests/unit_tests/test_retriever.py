@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import FakeListLLM
+from langchain_core.runnables import ConfigurableField
 
 from langchain_gpu import FAISSRetriever, FAISSVectorStore
 
@@ -103,6 +104,23 @@ def test_what_it_does_not_know_it_refuses(store: FAISSVectorStore, search_type: 
         store.as_retriever(search_type="magic")
     with pytest.raises(ValueError, match="k must be at least 1"):
         retriever.invoke("1 0", k=0)
+
+
+@pytest.mark.parametrize("name", ["filter", "score_threshold", "kk"])
+def test_arguments_of_the_search_are_not_dropped_by_the_retriever(
+    store: FAISSVectorStore, name: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"'{name}'.*search_kwargs"):
+        store.as_retriever(k=2, **{name: {"n": 4}})
+    with pytest.raises(TypeError, match=rf"'{name}'.*search_kwargs"):
+        FAISSRetriever(vectorstore=store, **{name: {"n": 4}})
+
+
+def test_it_is_configurable_and_copied(store: FAISSVectorStore) -> None:
+    retriever = store.as_retriever(k=2, name="places", metadata={"of": "tests"})
+    either = retriever.configurable_fields(k=ConfigurableField(id="k"))
+    assert len(either.invoke("1 0", {"configurable": {"k": 3}})) == 3
+    assert found(retriever.model_copy(update={"k": 1})) == [0]
 
 
 def test_it_stands_in_a_chain(store: FAISSVectorStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from langchain_gpu.cli import models
+from langchain_gpu.cli import interrupt, models
 from langchain_gpu.cli.options import (
     EMBEDDING_MODEL,
     DeviceOption,
@@ -149,23 +151,22 @@ def _index(
     )
     if not found.files and not found.failed:
         raise ValueError(_nothing_in(paths, found, stored_under(vectors, paths)))
-    cut = Cut(
-        make_chunker=lambda: Chunker(embeddings, size=size, overlap=overlap),
-        settings=f"{size} {overlap}",
-    )
-    try:
-        with progress:
-            summary = sync(
-                vectors,
-                found,
-                paths,
-                cut=cut,
-                save=lambda: _save(vectors, store),
-                watcher=progress,
-            )
-    except KeyboardInterrupt:
-        say("Interrupted. What was saved stays; run it again to go on.", "yellow")
-        raise
+
+    def make_chunker() -> Chunker:
+        chunker = Chunker(embeddings, size=size, overlap=overlap)
+        # This is the first file that changed: in time to spare the work that could not be saved.
+        _check_writable(store)
+        return chunker
+
+    with interrupt.explained("Interrupted. What was saved stays; run it again to go on."), progress:
+        summary = sync(
+            vectors,
+            found,
+            paths,
+            cut=Cut(make_chunker, settings=f"{size} {overlap}"),
+            save=lambda: _save(vectors, store),
+            watcher=progress,
+        )
     if summary.chunks:
         device = embeddings.devices[0]
         say(f"{plural(summary.chunks, 'chunk')} embedded on {device}: {device.reason}", "dim")
@@ -197,6 +198,15 @@ def _check(store: Path) -> bool:
     return False
 
 
+def _check_writable(store: Path) -> None:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        if not os.access(store, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(f"--store {store} cannot be written: {error.strerror}") from error
+
+
 def _nothing_in(paths: Sequence[Path], found: Found, stored: int) -> str:
     where = ", ".join(map(str, paths))
     others = f" ({sum(found.left_out.values())} files of other types)" if found.left_out else ""
@@ -214,7 +224,8 @@ def _show(summary: Summary, found: Found, seconds: float) -> None:
     stdout().print(
         f"{summary.added:,} added, {summary.updated:,} updated, {summary.deleted:,} deleted, "
         f"{summary.unchanged:,} unchanged"
-        + (f" ({rate:,.1f} documents/s)" if summary.indexed else "")
+        + (f" ({rate:,.1f} documents/s)" if summary.indexed else ""),
+        soft_wrap=True,
     )
     if summary.empty:
         say(f"{plural(summary.empty, 'file')} without text passed over", "dim")

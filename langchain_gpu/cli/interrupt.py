@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STATUS = 130
@@ -13,12 +15,27 @@ STATUS = 130
 # let go of nothing before they are done, and whoever presses Ctrl-C would wait for them.
 _GRACE_SECONDS = 2.0
 _SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+_unsaid: list[str] = []
 
 
 def end_soon() -> None:
     """From now on Ctrl-C raises `KeyboardInterrupt`, and soon after ends the process."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+
+
+@contextmanager
+def explained(message: str) -> Iterator[None]:
+    """Say what an interruption inside left behind, once, however the process ends."""
+    _unsaid.append(message)
+    try:
+        yield
+    except KeyboardInterrupt:
+        while _unsaid:
+            sys.stderr.write(_unsaid.pop() + "\n")
+        raise
+    finally:
+        _unsaid.clear()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -34,9 +51,10 @@ def _end(*_: object) -> None:
     try:
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), _SHOW_CURSOR)
-        if endpoint := sys.modules.get(
-            "langchain_gpu.llama.endpoint"
-        ):  # nothing is imported this late
+        while _unsaid:  # not by `sys.stderr`, which another thread may hold
+            os.write(sys.stderr.fileno(), f"{_unsaid.pop()}\n".encode())
+        endpoint = sys.modules.get("langchain_gpu.llama.endpoint")  # nothing is imported this late
+        if endpoint is not None:
             endpoint.close_all()
     finally:
         os._exit(STATUS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -118,6 +119,16 @@ def test_index_then_ask(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
         "sentence-transformers/all-MiniLM-L6-v2",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
     ]
+
+
+def test_a_result_is_one_line_however_narrow(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert call("index", "docs", "--store", "store") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("1 added, 0 updated, 0 deleted, 0 unchanged (")
+    assert made
 
 
 def test_json_has_stdout_for_itself(
@@ -397,6 +408,32 @@ def test_what_is_stored_outlives_a_failure(
     said = capsys.readouterr().err
     assert (code, said[-len(end[1]) :]) == end
     assert {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()} == before
+    assert made
+
+
+def test_a_store_that_cannot_be_written_is_said_before_anything_is_embedded(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs" / "next.md").write_text("interrupt me")
+    (tmp_path / "file").touch()
+    assert call("index", "docs", "--store", "file/store") == 1
+    assert "Error: --store file/store cannot be written: " in capsys.readouterr().err
+    assert made
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_store_for_reading_only_is_written_to_only_if_something_changed(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("index", "docs", "--store", "store")
+    (tmp_path / "store").chmod(0o500)
+    try:
+        assert call("index", "docs", "--store", "store") == 0
+        (tmp_path / "docs" / "next.md").write_text("interrupt me")
+        assert call("index", "docs", "--store", "store") == 1
+    finally:
+        (tmp_path / "store").chmod(0o700)
+    assert "Error: --store store cannot be written: " in capsys.readouterr().err
     assert made
 
 

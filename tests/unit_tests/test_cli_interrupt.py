@@ -33,6 +33,21 @@ def run(arguments):
 langchain_gpu.cli.run.run = run
 cli.main()
 """
+EXPLAINED = """
+from concurrent.futures import ThreadPoolExecutor
+from langchain_gpu import cli
+from langchain_gpu.cli import interrupt
+import langchain_gpu.cli.run
+
+def run(arguments):
+    with interrupt.explained("All stays."), ThreadPoolExecutor(1) as pool:
+        pool.submit(FIRST)
+        print("ready", flush=True)
+        threading.Event().wait()
+
+langchain_gpu.cli.run.run = run
+cli.main()
+"""
 WITH_A_SERVER = """
 from langchain_gpu.llama.endpoint import Endpoint
 endpoint = Endpoint()
@@ -52,15 +67,11 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    "code",
-    [HELD, WITH_A_SERVER + HELD, IMPORTING],
-    ids=["held by a thread", "with a server", "importing"],
-)
-def test_it_ends_the_process_and_leaves_nothing(code: str, tmp_path: Path) -> None:
+def interrupted(code: str, folder: Path) -> str:
+    """Interrupt a child when it says that it is ready; return what it said on stderr."""
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", START + code],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,5 +84,21 @@ def test_it_ends_the_process_and_leaves_nothing(code: str, tmp_path: Path) -> No
             assert child.wait(60) == STATUS
         finally:
             child.kill()
-        assert child.stderr.read() == "", "no traceback"
+        return child.stderr.read()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [HELD, WITH_A_SERVER + HELD, IMPORTING],
+    ids=["held by a thread", "with a server", "importing"],
+)
+def test_it_ends_the_process_and_leaves_nothing(code: str, tmp_path: Path) -> None:
+    assert interrupted(code, tmp_path) == "", "no traceback"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "work", ["threading.Event().wait", "int"], ids=["held by a thread", "free to go"]
+)
+def test_it_says_once_what_stays(work: str, tmp_path: Path) -> None:
+    assert interrupted(EXPLAINED.replace("FIRST", work), tmp_path) == "All stays.\n"

@@ -1,4 +1,4 @@
-"""The progress bar of `index`: documents done, documents per second, time left."""
+"""The progress bar of `index` and the demo: documents done, documents per second, time left."""
 
 from __future__ import annotations
 
@@ -24,22 +24,28 @@ class IndexProgress:
     """Follows `sync`, and the batches of the embedding between its steps.
 
     A batch of documents may take minutes; its chunks move the bar meanwhile.
+
+    Args:
+        files: How many there are.
+        console: Where the bar is drawn.
+        name: What goes on.
     """
 
-    def __init__(self, files: int, console: Console) -> None:
+    def __init__(self, files: int, console: Console, name: str = "Indexing") -> None:
         self._bar = Progress(
-            TextColumn("Indexing"),
+            TextColumn(name),
             BarColumn(bar_width=20),
             _Documents(),
             _Rate(),
             _Time(elapsed_when_finished=True),
             console=console,
         )
-        self._task = self._bar.add_task("", total=files)
+        self._task = self._bar.add_task("", total=files, start=False)
         self._done = 0
         self._files = self._chunks = self._embedded = 0
 
     def __enter__(self) -> Self:
+        self._bar.start_task(self._task)
         self._bar.start()
         return self
 

@@ -88,7 +88,7 @@ def demo(
     run, place = Run(), models.Place(device, fallback)
     with run.stage("Collect documents"):
         corpus = collect(limit)
-    progress = IndexProgress(len(corpus.documents), stderr())
+    progress = IndexProgress(len(corpus.documents), stderr(), "Embedding")
     embeddings = models.make_embeddings(embedding_model, place, on_event=progress.on_event)
     with run.stage("Load the embedding model"):
         say(f"  {embeddings.devices[0]}: {embeddings.devices[0].reason}", "dim")

@@ -14,7 +14,8 @@ STATUS = 130
 # What a good order takes: a save undone, a message. Libraries that load a model or read a prompt
 # let go of nothing before they are done, and whoever presses Ctrl-C would wait for them.
 _GRACE_SECONDS = 2.0
-_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+# A progress bar hides the cursor, and what it or an answer wrote last is no whole line.
+_LEAVE_LINE = b"\n\x1b[?25h"
 _unsaid: list[str] = []
 
 
@@ -50,7 +51,7 @@ def _end(*_: object) -> None:
     """End now. A store that is being saved stays what it was: saving can be killed."""
     try:
         if sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+            os.write(sys.stderr.fileno(), _LEAVE_LINE)
         while _unsaid:  # not by `sys.stderr`, which another thread may hold
             os.write(sys.stderr.fileno(), f"{_unsaid.pop()}\n".encode())
         endpoint = sys.modules.get("langchain_gpu.llama.endpoint")  # nothing is imported this late

@@ -67,24 +67,23 @@ main()
 """
 
 
-def interrupted(code: str, folder: Path) -> str:
-    """Interrupt a child when it says that it is ready; return what it said on stderr."""
+def interrupted(code: str, folder: Path, stderr: int = subprocess.PIPE) -> str:
+    """Interrupt a child when it says that it is ready; return what it said on a piped stderr."""
     with subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", START + code],
         env=os.environ | {"TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     ) as child:
         assert child.stdout is not None
-        assert child.stderr is not None
         try:
             assert child.stdout.readline() == "ready\n"
             child.send_signal(signal.SIGINT)
             assert child.wait(60) == STATUS
         finally:
             child.kill()
-        return child.stderr.read()
+        return child.stderr.read() if child.stderr is not None else ""
 
 
 @pytest.mark.parametrize(
@@ -102,3 +101,15 @@ def test_it_ends_the_process_and_leaves_nothing(code: str, tmp_path: Path) -> No
 )
 def test_it_says_once_what_stays(work: str, tmp_path: Path) -> None:
     assert interrupted(EXPLAINED.replace("FIRST", work), tmp_path) == "All stays.\n"
+
+
+def test_the_prompt_gets_a_line_of_its_own(tmp_path: Path) -> None:
+    """A status line or half an answer stands there when the process ends."""
+    master, terminal = os.openpty()
+    held = HELD.replace("cli.main()", "sys.stderr.write('looking'); cli.main()")
+    with open(master, encoding="utf-8", newline="") as seen:  # noqa: PTH123 - a descriptor
+        interrupted(held, tmp_path, stderr=terminal)
+        os.write(terminal, b"$ \n")
+        os.close(terminal)
+        lines = [seen.readline() for _ in range(2)]
+    assert [line.rstrip("\r\n").replace("\x1b[?25h", "") for line in lines] == ["looking", "$ "]

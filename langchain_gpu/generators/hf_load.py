@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from langchain_gpu.generators.options import WHERE
 from langchain_gpu.generators.quantized import check_quantization
 from langchain_gpu.hardware.memory import is_out_of_memory
+from langchain_gpu.torch_models.progress_bars import no_bars
 from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.extras import require
 from langchain_gpu.utils.forking import loading_with_torch
@@ -64,7 +65,7 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     if options.get("device_map") is not None:
         require("accelerate", extra="local-gguf")
     try:
-        with loading_with_torch(), _named(path), judged_here():
+        with loading_with_torch(), _named(path), no_bars(), judged_here():
             model, info = AutoModelForCausalLM.from_pretrained(
                 *positional, dtype=dtype, output_loading_info=True, **named
             )

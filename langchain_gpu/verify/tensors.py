@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from langchain_gpu.hardware.cpu import process_memory
 from langchain_gpu.models.resolve import resolve
 from langchain_gpu.planner import Chat, ComponentPlan, Encoder
+from langchain_gpu.torch_models.progress_bars import no_bars
 from langchain_gpu.verify.measured import Measured, compare
 
 _HOW = "bytes of torch's storages: weights, cache, and the peak of all others during one forward"
@@ -66,7 +67,9 @@ def measure_encoder(encoder: Encoder, planned: ComponentPlan) -> Measured:
     before = process_memory()
     place, dtype = _place(planned), _dtype(planned)
     # Its pooler is no part of a text's vector, and is not loaded by sentence-transformers either.
-    model = AutoModel.from_pretrained(path, dtype=dtype, use_safetensors=True).to(place).eval()
+    with no_bars():
+        model = AutoModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    model = model.to(place).eval()
     window = encoder.info.context_length or encoder.max_length
     width = min(encoder.max_length, window, planned.max_batch_tokens or encoder.max_length)
     rows = max(1, (planned.max_batch_tokens or width) // width)
@@ -88,7 +91,8 @@ def measure_chat(chat: Chat, planned: ComponentPlan) -> Measured:
     path = resolve(chat.info.name, local_files_only=True).path
     before = process_memory()
     place, dtype = _place(planned), _dtype(planned)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    with no_bars():
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
     model = model.to(place).eval()
     ids = torch.ones((chat.sequences, planned.context or 1), dtype=torch.long, device=place)
     with torch.no_grad(), Tracker(_parts(model)) as tracker:

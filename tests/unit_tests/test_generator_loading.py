@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from langchain_gpu import GPULLM, ChatGPU
 from langchain_gpu.generators.registry import Options
@@ -30,6 +31,15 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(path: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(path, tmp_path / "model"))
+
+
+def test_it_draws_no_bars_and_leaves_those_of_others(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.enable_progress_bar()
+    ChatGPU(model=str(path), **SETTINGS).invoke("hello")
+    assert "Loading" not in capsys.readouterr().err
+    assert logging.is_progress_bar_enabled()
 
 
 def test_pickled_weights_are_refused(copied: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
+from transformers.utils import logging
 from xllamacpp import ggml_backend_dev_type
 
 from langchain_gpu.cli import main
@@ -196,6 +197,14 @@ def test_a_llama_of_transformers_takes_what_was_planned(tmp_path: Path, dtype: s
     assert ratios["weights"] == pytest.approx(1, abs=0.02)
     assert ratios["kv_cache"] == 1
     assert found.predicted_bytes / found.measured_bytes == pytest.approx(1, abs=0.1)
+
+
+def test_no_bars_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logging.enable_progress_bar()
+    model = build_chat(tmp_path)
+    measured(Chat(info=read_info(model), context=64))
+    measured(Encoder(info=read_info(model), max_length=16))
+    assert "Loading" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["int8", "nf4", "float8"])

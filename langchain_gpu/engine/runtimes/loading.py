@@ -14,9 +14,9 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.runtimes.truncate_dim import TruncateDim
+from langchain_gpu.torch_models.progress_bars import no_bars
 from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.errors import first_line
 from langchain_gpu.utils.forking import loading_with_torch
@@ -72,10 +72,8 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     options = dict(options)
     weights = {"use_safetensors": True, "ignore_mismatched_sizes": True}  # `_check_complete` sees
     weights |= options.pop("model_kwargs", {})
-    quiet = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        with loading_with_torch(), judged_here():
+        with loading_with_torch(), no_bars(), judged_here():
             model = kind(
                 str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options
             )
@@ -86,9 +84,6 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
             raise TypeError(unknown) from error
         error.add_note(f"while the model in {path} was loaded")
         raise
-    finally:
-        if quiet:
-            transformers_logging.enable_progress_bar()
     for module in model.modules():
         if getattr(getattr(module, "config", None), "use_cache", False):
             module.config.use_cache = False  # nothing is generated: a cache only fills memory

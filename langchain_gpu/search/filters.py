@@ -3,7 +3,8 @@
 `{"lang": "en", "year": {"$gte": 2020, "$lt": 2025}}` asks for both. A missing field counts as None,
 so `{"lang": None}` and `{"lang": {"$ne": "en"}}` admit documents without it; `$exists` tells
 missing from None. `$gt $gte $lt $lte` admit no missing value, and none that cannot be compared (a
-string with a number).
+string with a number). `{"tags": {"$contains": "new"}}` admits a list that has this value, and a
+text that has this part; `{"tags": "new"}` compares the whole.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Predicate = Callable[[Metadata], bool]
 Filter = Mapping[str, Any] | Predicate
 
 
-def _ordered(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], bool]:
+def _tolerant(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], bool]:
     def test(value: Any, operand: Any) -> bool:
         try:
             return bool(compare(value, operand))
@@ -30,10 +31,11 @@ def _ordered(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], bool]:
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "$eq": operator.eq,
     "$ne": operator.ne,
-    "$gt": _ordered(operator.gt),
-    "$gte": _ordered(operator.ge),
-    "$lt": _ordered(operator.lt),
-    "$lte": _ordered(operator.le),
+    "$gt": _tolerant(operator.gt),
+    "$gte": _tolerant(operator.ge),
+    "$lt": _tolerant(operator.lt),
+    "$lte": _tolerant(operator.le),
+    "$contains": _tolerant(operator.contains),
 }
 _LOGIC = ("$and", "$or", "$not")
 OPERATORS = (*_TESTS, "$in", "$nin", "$exists", *_LOGIC)

@@ -51,8 +51,8 @@ class FAISSVectorStore(Moving):
 
     `hybrid_search` (`search_type="hybrid"`) makes one ranking of vectors and words.
 
-    Filters are dictionaries (`$eq $ne $in $nin $gt $gte $lt $lte $exists $and $or $not`) or
-    functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
+    Filters are dictionaries (`$eq $ne $in $nin $gt $gte $lt $lte $contains $exists $and $or $not`)
+    or functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
     there are so many. `langchain_gpu.search.filters` says how each operator treats missing fields.
 
     Adding is all or nothing for each call, and an id that is here is replaced. Metadata is

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import FakeListLLM
-from langchain_core.runnables import ConfigurableField
+from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.structured_query import (
+    Comparator,
+    Comparison,
+    Operation,
+    Operator,
+    StructuredQuery,
+)
 
 from langchain_gpu import FAISSRetriever, FAISSVectorStore
 
@@ -69,6 +77,29 @@ def test_without_scores_a_document_found_twice_is_the_same_one(store: FAISSVecto
         store.as_retriever(k=1, score_key=None), FakeListLLM(responses=["1 0\n1 0.01\n0 1"])
     )
     assert [document.metadata["n"] for document in retriever.invoke("any")] == [0, 3]
+
+
+def test_filters_of_a_self_query_are_understood(store: FAISSVectorStore) -> None:
+    self_query = pytest.importorskip("langchain_classic.retrievers.self_query.base")
+    pinecone = pytest.importorskip("langchain_community.query_constructors.pinecone")
+    number = partial(Comparison, attribute="n")
+    either = Operation(
+        operator=Operator.OR,
+        arguments=[
+            number(comparator=Comparator.IN, value=[1, 3]),
+            number(comparator=Comparator.EQ, value=4),
+        ],
+    )
+    least = number(comparator=Comparator.GTE, value=1)
+    asked = StructuredQuery(
+        query="1 0", filter=Operation(operator=Operator.AND, arguments=[least, either])
+    )
+    retriever = self_query.SelfQueryRetriever(
+        query_constructor=RunnableLambda(lambda _: asked),
+        vectorstore=store,
+        structured_query_translator=pinecone.PineconeTranslator(),
+    )
+    assert [document.metadata["n"] for document in retriever.invoke("any")] == [1, 3, 4]
 
 
 def test_mmr_prefers_the_unlike(store: FAISSVectorStore) -> None:

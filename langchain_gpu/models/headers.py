@@ -71,10 +71,11 @@ def read_info(
         if wanted or is_gguf(repo):
             raise ModelNotFoundError(f"{name!r} is neither here nor a hub name{hint}\n{tried}")
         repo = f"sentence-transformers/{repo}"  # as the classes read a bare name
-    files = HubFiles(repo, revision=revision, token=token)
     try:
+        files = HubFiles(repo, revision=revision, token=token)
         return _read_files(name, files, files.sizes(), wanted)
     except ModelNotFoundError as error:
+        hint = "" if hint in str(error) else hint
         raise ModelNotFoundError(f"{error}{hint}\nOn this machine: {tried}") from error
 
 

@@ -82,6 +82,15 @@ class HubFiles:
             raise ModelNotFoundError(
                 f"hub {repo}: huggingface_hub is missing (pip install huggingface-hub)"
             )
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
+
+        try:
+            validate_repo_id(repo)
+        except HFValidationError as error:
+            raise ModelNotFoundError(
+                f"{repo!r} is neither here nor a hub name; the hub's names are namespace/name"
+            ) from error
         self._repo = repo
         self._revision = revision
         self._token = token
@@ -132,7 +141,7 @@ class HubFiles:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         from httpx import HTTPError
-        from huggingface_hub.errors import GatedRepoError
+        from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
 
         try:
             yield
@@ -142,6 +151,10 @@ class HubFiles:
             # The file system turns what the hub said into a FileNotFoundError.
             said = error.__cause__ if isinstance(error.__cause__, OSError) else error
             line = (str(error).strip().splitlines() or [""])[0][:200]
+            if isinstance(said, OfflineModeIsEnabled):
+                raise ModelNotFoundError(
+                    f"{self.where} was not asked: HF_HUB_OFFLINE is set"
+                ) from error
             if isinstance(said, GatedRepoError):
                 line = f"ask for access at huggingface.co/{self._repo}, then pass token="
             raise ModelNotFoundError(

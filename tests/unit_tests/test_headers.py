@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -437,6 +438,27 @@ def test_a_bare_name_is_one_of_sentence_transformers(hub: ScriptedHub, tmp_path:
 def test_a_gguf_without_an_owner_is_no_name_of_the_hub(hub: ScriptedHub, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="'nothing.*' is neither here nor a hub name"):
         read_info(name)
+
+
+@pytest.mark.parametrize("name", ["./typo", "/none/typo.gguf", "models/7b/typo.gguf", "~/typo"])
+def test_a_path_that_is_not_there_is_no_name_of_the_hub(hub: ScriptedHub, name: str) -> None:
+    expected = f"{name!r} is neither here nor a hub name; the hub's names are namespace/name"
+    with pytest.raises(ModelNotFoundError, match=f"^{re.escape(expected)}\nOn this machine: "):
+        read_info(name)
+    with pytest.raises(ModelNotFoundError, match=f"^{re.escape(expected)}$"):
+        list_quantizations(name)
+    assert hub.asked == []
+
+
+def test_the_form_of_names_is_said_once() -> None:
+    with pytest.raises(ModelNotFoundError) as raised:
+        read_info("a b")
+    assert str(raised.value).count("namespace/name") == 1
+
+
+def test_offline_the_hub_is_not_asked() -> None:
+    with pytest.raises(ModelNotFoundError, match="^the hub's org/none was not asked: HF_HUB_OFFLI"):
+        read_info("org/none")
 
 
 def test_a_name_is_looked_for_here_first(

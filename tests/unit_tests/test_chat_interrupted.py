@@ -220,7 +220,8 @@ def test_a_batch_behind_a_server_ends(
             model.batch(PROMPTS)
         assert server.left.wait(10), "nobody told the server"
         soon(lambda: at_rest("langchain-gpu-batch"))
-        assert len(server.of("/v1/chat/completions")) == 2
+        # Two at a time; a reader that the machine keeps from reading lends its slot to another.
+        assert len(server.of("/v1/chat/completions")) < len(PROMPTS) // 2
 
 
 @pytest.mark.models

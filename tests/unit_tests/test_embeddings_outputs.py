@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from langchain_gpu import GPUEmbeddings
+from langchain_gpu.engine.runtimes.loading import load_embedder, load_reranker
 from tests.unit_tests.tiny_models import WINDOW
 
 Tiny = Callable[[str], str]
@@ -175,6 +178,20 @@ full = used()
 model.close()
 print(start, full, used())
 """
+
+
+def test_a_model_that_is_dropped_waits_for_no_garbage_collection(
+    tiny: Tiny, tiny_reranker: Tiny
+) -> None:
+    gc.disable()
+    try:
+        for load, path in ((load_embedder, tiny("bert")), (load_reranker, tiny_reranker("bert"))):
+            model = load(Path(path), {})
+            left = weakref.ref(model)
+            del model
+            assert left() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.models

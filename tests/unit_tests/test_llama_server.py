@@ -268,7 +268,8 @@ print(os.waitstatus_to_exitcode(status), len(server.tokenize("hello")))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("how", ["dropped", "exits"])
 def test_a_forked_process_ends_and_leaves_the_server_to_its_parent(how: str, weights: Path) -> None:
-    command = [sys.executable, "-c", _FORKS, str(weights), how]
+    # Python warns of every fork since 3.12.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKS, str(weights), how]
     done = subprocess.run(  # noqa: S603
         command, check=False, capture_output=True, text=True, timeout=60
     )

@@ -84,6 +84,8 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
             raise TypeError(unknown) from error
         error.add_note(f"while the model in {path} was loaded")
         raise
+    # It points back: the model would wait for garbage collection, and Python 3.13.0 collects none.
+    model.model_card_data.model = None
     for module in model.modules():
         if getattr(getattr(module, "config", None), "use_cache", False):
             module.config.use_cache = False  # nothing is generated: a cache only fills memory

@@ -8,13 +8,14 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
+from langchain_gpu.utils.async_contexts import nested_context
 from langchain_gpu.utils.forking import check_process
 
 
@@ -105,13 +106,13 @@ class Keeper(Generic[T]):
                 lease.users -= 1
             self._close_if_unused(lease)
 
-    @asynccontextmanager
+    @nested_context
     async def use_async(self, load: Callable[[], T]) -> AsyncIterator[T]:
         """Do the same as `use` without blocking: one thread loads, and tasks wait without any."""
         async with self.hold_async(load) as held:
             yield held.thing
 
-    @asynccontextmanager
+    @nested_context
     async def hold_async(self, load: Callable[[], T]) -> AsyncIterator[Held[T]]:
         """Do the same as `use_async`, for work that outlives the task; see `Held.again`."""
         lease = self._add_user(partial(self._load_in_thread, load))

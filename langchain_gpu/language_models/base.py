@@ -9,7 +9,6 @@ from contextlib import (
     AbstractContextManager,
     ExitStack,
     aclosing,
-    asynccontextmanager,
     contextmanager,
 )
 from functools import partial
@@ -26,6 +25,7 @@ from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, 
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.language_models.callbacks import langchain_errors
 from langchain_gpu.language_models.settings import GeneratorSettings, seconds_of
+from langchain_gpu.utils.async_contexts import nested_context
 from langchain_gpu.utils.extras import is_installed
 
 
@@ -135,7 +135,7 @@ class RunsGenerator(GeneratorSettings):
             loaded.announced.tell(generator)
             yield generator
 
-    @asynccontextmanager
+    @nested_context
     async def _ahold(self, *requests: Request) -> AsyncIterator[Generator]:
         """Do the same as `_hold` without blocking."""
         loaded = self._current()
@@ -171,7 +171,7 @@ class RunsGenerator(GeneratorSettings):
             with current_group().reading(generator.stream(request)) as deltas:
                 yield generator, deltas
 
-    @asynccontextmanager
+    @nested_context
     async def _astreamed(
         self, request: Request
     ) -> AsyncIterator[tuple[Generator, AsyncGenerator[Delta, None]]]:

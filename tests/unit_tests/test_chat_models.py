@@ -21,6 +21,7 @@ from langchain_core.exceptions import ContextOverflowError, OutputParserExceptio
 from langchain_core.language_models import FakeListChatModel, ModelProfile
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import ConfigurableField, RunnableBinding
 from langchain_core.tools import tool
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -350,6 +351,20 @@ def test_a_call_that_takes_too_long_is_given_up(
     slow(chat, monkeypatch)
     with pytest.raises(TimeoutError):
         chat.invoke("hello", max_tokens=100, timeout=0.1)
+
+
+def test_a_loop_may_end_while_streams_are_half_read(chat: ChatGPU) -> None:
+    errors: list[dict[str, Any]] = []
+
+    async def read_in_part() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
+        for stream in (chat.astream("hello"), (chat | StrOutputParser()).astream("hello")) * 4:
+            async for _piece in stream:
+                break
+
+    asyncio.run(read_in_part())
+    assert not errors
+    assert chat.invoke("hello").content
 
 
 async def test_canceling_the_task_stops_the_model(

@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from langchain_gpu import GPUEmbeddings, GPURerank
 
@@ -120,3 +121,19 @@ def test_a_reranker_without_all_weights(
 
 def void(_: object) -> None:
     """Throw a value away."""
+
+
+def test_nothing_is_refused_where_transformers_marks_no_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def unmarked(kind: type[PreTrainedModel], *args: Any, **kwargs: Any) -> Any:
+        loaded = load(kind, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for weight in model.parameters():
+            del weight._is_hf_initialized
+        return loaded
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(unmarked))
+    assert GPUEmbeddings(model=str(folder), backend="torch").embed_query("one")

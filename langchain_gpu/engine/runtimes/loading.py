@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
@@ -176,19 +176,30 @@ def _check_complete(model: Any, path: Path) -> None:
             continue
         if getattr(inner.config, "quantization_config", None) is not None:
             continue  # its weights are not loaded as they are stored
-        if names := [name for name in _drawn(inner) if not _is_idle(module, name)]:
+        if names := [name for name in _drawn(inner, path) if not _is_idle(module, name)]:
             raise ValueError(incomplete(path, type(inner).__name__, names))
 
 
-def _drawn(model: PreTrainedModel) -> list[str]:
+def _drawn(model: PreTrainedModel, path: Path) -> list[str]:
     """Name the weights without the mark that transformers gives to each that it loads or ties."""
     ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     known = re.compile("|".join(ignored) or r"(?!)")
-    return [
-        name
-        for name, weight in model.named_parameters()
-        if not getattr(weight, "_is_hf_initialized", False) and not known.search(name)
+    weights = dict(model.named_parameters())
+    drawn = [
+        name for name, each in weights.items() if not getattr(each, "_is_hf_initialized", False)
     ]
+    if len(drawn) == len(weights) and _holds_any(path, weights):
+        return []  # the mark is no part of transformers' API: a release may be without it
+    return [name for name in drawn if not known.search(name)]
+
+
+def _holds_any(path: Path, names: Iterable[str]) -> bool:
+    """Whether the files in a folder hold a weight of one of these names."""
+    stored: set[str] = set()
+    for file in path.rglob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            stored.update(weights.keys())
+    return not stored.isdisjoint(names)
 
 
 def _is_idle(module: Any, name: str) -> bool:

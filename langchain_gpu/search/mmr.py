@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from langchain_gpu.search.base import Matrix
@@ -19,8 +21,12 @@ def select_diverse(query: Matrix, vectors: Matrix, k: int, balance: float) -> li
         balance: 1 looks at the query only, 0 at variety only.
 
     Raises:
-        ValueError: `balance` is not between 0 and 1.
+        TypeError: `balance` is no number.
+        ValueError: It is not between 0 and 1.
     """
+    given: object = balance
+    if not isinstance(given, Real):
+        raise TypeError(f"lambda_mult must be a number, not {balance!r}")
     if not 0 <= balance <= 1:
         raise ValueError(f"lambda_mult lies between 0 and 1, not {balance}")
     rows = _unit(vectors)

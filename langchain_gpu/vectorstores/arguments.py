@@ -1,9 +1,12 @@
-"""Unknown arguments of a store, and what replaces them here."""
+"""Checks of what a store is given: unknown arguments, with their remedies, and documents."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import Parameter, signature
 from typing import Any
+
+from langchain_core.documents import Document
 
 # Of langchain-community's FAISS, from which most who name them come.
 _REMEDIES = {
@@ -39,4 +42,22 @@ def check_settings(store: type, kwargs: dict[str, Any]) -> None:
         refuse({name: value for name, value in kwargs.items() if name not in known})
 
 
-__all__ = ["check_settings", "refuse"]
+def documents_of(documents: Iterable[object]) -> list[Document]:
+    """Return what is to be stored as a list.
+
+    Raises:
+        TypeError: It, or an item, is not what it should be; the message names the item.
+    """
+    if not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be a list of Document, not {documents!r}")
+    found: list[Document] = []
+    for at, each in enumerate(documents):
+        if not isinstance(each, Document):
+            raise TypeError(
+                f"document {at} is {type(each).__name__}, not Document; add_texts takes texts"
+            )
+        found.append(each)
+    return found
+
+
+__all__ = ["check_settings", "documents_of", "refuse"]

@@ -17,7 +17,7 @@ from langchain_gpu.search.embed import embed
 from langchain_gpu.search.filters import Filter, compile_filter
 from langchain_gpu.store.batch import check, strings
 from langchain_gpu.utils.integers import at_least_one
-from langchain_gpu.vectorstores.arguments import check_settings, refuse
+from langchain_gpu.vectorstores.arguments import check_settings, documents_of, refuse
 from langchain_gpu.vectorstores.core import document_of
 from langchain_gpu.vectorstores.persistence import Moving
 from langchain_gpu.vectorstores.retriever import FAISSRetriever
@@ -148,12 +148,16 @@ class FAISSVectorStore(Moving):
     # LangChain's own reads the documents several times: of an iterator, such as a loader's
     # `lazy_load()`, nothing is left after the first, and nothing would be stored.
     def add_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
-        """Embed and add documents, under their ids if they have any; otherwise as `add_texts`."""
-        return super().add_documents(list(documents), **kwargs)
+        """Embed and add documents, under their ids if they have any; otherwise as `add_texts`.
+
+        Raises:
+            TypeError: One of them is no `Document`; none is added.
+        """
+        return super().add_documents(documents_of(documents), **kwargs)
 
     async def aadd_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
         """Do the same as `add_documents` without blocking."""
-        return await super().aadd_documents(list(documents), **kwargs)
+        return await super().aadd_documents(documents_of(documents), **kwargs)
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Remove documents.
@@ -192,14 +196,14 @@ class FAISSVectorStore(Moving):
         cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any
     ) -> Self:
         """Make a store of documents; further arguments go to the constructor."""
-        return super().from_documents(list(documents), embedding, **kwargs)
+        return super().from_documents(documents_of(documents), embedding, **kwargs)
 
     @classmethod
     async def afrom_documents(
         cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any
     ) -> Self:
         """Do the same as `from_documents` without blocking."""
-        return await super().afrom_documents(list(documents), embedding, **kwargs)
+        return await super().afrom_documents(documents_of(documents), embedding, **kwargs)
 
     @classmethod
     def from_texts(

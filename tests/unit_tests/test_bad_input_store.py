@@ -404,3 +404,23 @@ def test_links(tmp_path: Path) -> None:
 def test_constructors(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="unknown|means nothing|at least 1"):
         FAISSVectorStore(Plane(), **options)
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([Document("1 1 both"), "1 0 text"], "document 1 is str, not Document; add_texts takes"),
+        ("text", "document 0 is str"),
+        (None, "must be a list of Document, not None"),
+    ],
+)
+async def test_what_is_no_document_is_named(documents: Any, message: str) -> None:
+    target = store()
+    before = held(target)
+    with pytest.raises(TypeError, match=message):
+        target.add_documents(documents)
+    with pytest.raises(TypeError, match=message):
+        await target.aadd_documents(documents)
+    with pytest.raises(TypeError, match=message):
+        FAISSVectorStore.from_documents(documents, Plane())
+    assert held(target) == before

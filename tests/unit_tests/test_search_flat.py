@@ -144,3 +144,9 @@ def test_diversity_ends_with_the_candidates() -> None:
 def test_a_balance_outside_zero_and_one_is_refused(balance: float) -> None:
     with pytest.raises(ValueError, match="lambda_mult"):
         select_diverse(vectors(1), vectors(3), 2, balance)
+
+
+@pytest.mark.parametrize("balance", [None, "0.5"])
+def test_a_balance_that_is_no_number_is_refused(balance: Any) -> None:
+    with pytest.raises(TypeError, match=f"lambda_mult must be a number, not {balance!r}"):
+        select_diverse(vectors(1), vectors(3), 2, balance)

@@ -9,6 +9,7 @@ from langchain_gpu.hardware.devices import Device, select_device
 from langchain_gpu.hardware.memory import has_context
 from langchain_gpu.models.headers import read_info
 from langchain_gpu.models.info import HeaderError, ModelInfo
+from langchain_gpu.models.resolve import ModelNotFoundError
 from langchain_gpu.planner.components import Component
 from langchain_gpu.planner.plan import plan
 from langchain_gpu.planner.policy import Policy
@@ -37,8 +38,8 @@ def plan_single(
         return None
     try:
         info = read_info(path)
-    except (HeaderError, OSError):
-        return None
+    except (HeaderError, ModelNotFoundError, OSError):
+        return None  # a model of modules may have no config.json of its own: static embeddings, CLIP
     asked = component(info)
     if asked is None:
         return None

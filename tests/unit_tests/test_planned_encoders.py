@@ -131,6 +131,13 @@ class TestOwnPlan:
         assert found is not None
         assert (found.decision, found.max_batch_tokens) == ("whole", 16384)
 
+    def test_a_model_without_a_config_of_its_own_has_none(
+        self, tiny: Tiny, on: Callable[[int], Device]
+    ) -> None:
+        config = EmbedderConfig(model=tiny("static"))
+        assert not (Path(config.model) / "config.json").exists()
+        assert planned.plan_encoder(config, on(4096 * MIB)) is None
+
     def test_nothing_is_fetched_for_what_is_not_installed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -74,7 +74,7 @@ ReserveOption = Annotated[
     typer.Option(
         "--reserve",
         metavar="SIZE",
-        help="Leave so much of every GPU alone; 5% if not given.",
+        help="Leave so much of every GPU alone; if not given 5%, or a quarter of what is free.",
         show_default=False,
     ),
 ]

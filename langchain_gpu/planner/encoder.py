@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from langchain_gpu.planner import arithmetic
 from langchain_gpu.planner.components import Encoder, Index
@@ -22,7 +23,20 @@ def place_encoder(
     is placed as llama.cpp does it.
     """
     if encoder.info.format == "gguf":
-        return place_gguf_encoder(encoder, gpus, cpu) or _no_room(encoder, gpus, cpu)
+        found = place_gguf_encoder(encoder, gpus, cpu)
+    else:
+        found = _place(encoder, gpus, cpu, policy)
+    if found is None:
+        return _no_room(encoder, gpus, cpu)
+    if found.decision == "cpu" and gpus:
+        why = _shortage(_needs(encoder, gpus, cpu))
+        return replace(found, reason=f"{why}; {found.reason}")
+    return found
+
+
+def _place(
+    encoder: Encoder, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
+) -> ComponentPlan | None:
     wanted = encoder.max_batch_tokens or policy.batch_tokens
     usual = max(min(wanted, policy.min_batch_tokens), min(wanted, encoder.max_length))
     for aside, least in ((False, usual), (True, usual), (False, encoder.max_length)):
@@ -34,10 +48,8 @@ def place_encoder(
                 return found
     if cpu is not None:
         wanted = encoder.max_batch_tokens or policy.cpu_batch_tokens
-        found = _try(encoder, cpu, None, wanted, min(wanted, encoder.max_length))
-        if found is not None:
-            return found
-    return _no_room(encoder, gpus, cpu)
+        return _try(encoder, cpu, None, wanted, min(wanted, encoder.max_length))
+    return None
 
 
 def place_index(index: Index, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
@@ -128,14 +140,18 @@ def _weights(encoder: Encoder, dtype: str) -> tuple[Term, Term]:
 
 
 def _no_room(encoder: Encoder, gpus: Sequence[Pool], cpu: Pool | None) -> ComponentPlan:
-    needs: list[tuple[int, Pool]] = []
-    if encoder.info.format != "gguf":
-        there = [*gpus, *([] if cpu is None else [cpu])]
-        needs = [(_least(encoder, pool), pool) for pool in there]
-    elif cpu is not None:
-        needs = [_gguf_least(encoder, pool, cpu) for pool in gpus]
-        needs.append((on_cpu(encoder, cpu).kept, cpu))
+    needs = _needs(encoder, gpus, cpu)
+    if cpu is not None:
+        gguf = encoder.info.format == "gguf"
+        needs.append((on_cpu(encoder, cpu).kept if gguf else _least(encoder, cpu), cpu))
     return _refused(encoder.name, encoder.role, encoder.info.name, needs)
+
+
+def _needs(encoder: Encoder, gpus: Sequence[Pool], cpu: Pool | None) -> list[tuple[int, Pool]]:
+    """Return the bytes it takes at least on each GPU, or beside it, and where those are."""
+    if encoder.info.format != "gguf":
+        return [(_least(encoder, pool), pool) for pool in gpus]
+    return [] if cpu is None else [_gguf_least(encoder, pool, cpu) for pool in gpus]
 
 
 def _gguf_least(encoder: Encoder, pool: Pool, cpu: Pool) -> tuple[int, Pool]:
@@ -155,16 +171,17 @@ def _least(encoder: Encoder, pool: Pool) -> int:
 
 def _refused(name: str, role: str, model: str, needs: Sequence[tuple[int, Pool]]) -> ComponentPlan:
     """Describe what is missing on the device where the least is missing."""
-    if not needs:
-        reason = "there is no CPU memory to put it in"
-    else:
-        needed, best = min(needs, key=lambda each: each[0] - each[1].left)
-        left = ", ".join(f"{size(pool.left)} on {pool.device}" for _, pool in needs)
-        reason = (
-            f"needs {size(needed)} on {best.device}, and {left} can be had: "
-            f"{size(needed - best.left)} are missing"
-        )
+    reason = _shortage(needs) if needs else "there is no CPU memory to put it in"
     return ComponentPlan(name=name, role=role, model=model, decision="refused", reason=reason)
+
+
+def _shortage(needs: Sequence[tuple[int, Pool]]) -> str:
+    needed, best = min(needs, key=lambda each: each[0] - each[1].left)
+    left = ", ".join(f"{size(pool.left)} on {pool.device}" for _, pool in needs)
+    return (
+        f"needs {size(needed)} on {best.device}, and {left} can be had: "
+        f"{size(needed - best.left)} are missing"
+    )
 
 
 __all__ = ["place_encoder", "place_index"]

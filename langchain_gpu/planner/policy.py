@@ -13,7 +13,8 @@ class Policy:
 
     Attributes:
         order: Roles, the one that keeps the GPU longest first. Roles left out come last.
-        reserve: Bytes to leave alone on every GPU; None for 5% of its memory.
+        reserve: Bytes to leave alone on every GPU; None for 5% of its memory, or a quarter
+            of what is free if that is less.
         context: Tokens a chat gets where it asked for none and memory allows them.
         min_context: Tokens below which a chat is not cut to keep it on the GPU.
         min_batch_tokens: Tokens below which an encoder's batch is not cut to keep it on the GPU.

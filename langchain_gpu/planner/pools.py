@@ -18,7 +18,9 @@ CONTEXT_BYTES = {"cuda": 512 * MIB, "rocm": 512 * MIB, "xpu": 256 * MIB, "mps": 
 _METAL_SHARE = 0.75
 # llama.cpp leaves the same to the system and to other programs when it fits a model by itself.
 _SYSTEM_BYTES = GIB
+# Of a GPU's memory; of what is free where others have taken most of it, at most a quarter.
 _GPU_RESERVE = 0.05
+_MOST_RESERVED = 4
 _MOST = 2**60
 
 
@@ -95,7 +97,8 @@ def make_pools(devices: Sequence[Device], reserve: int | None = None) -> list[Po
 
     Args:
         devices: As `hardware.devices.list_devices` gives them.
-        reserve: Bytes to leave alone on every GPU; None for 5% of its memory.
+        reserve: Bytes to leave alone on every GPU; None for 5% of its memory, or a
+            quarter of what is free if that is less.
 
     Raises:
         ValueError: There is no device, or none that knows its memory, or a negative reserve.
@@ -183,7 +186,10 @@ def _pool(device: Device, reserve: int | None) -> Pool:
     if device.kind == "cpu":
         kept = min(_SYSTEM_BYTES, (total or 0) // 8)
     else:
-        kept = int((total or 0) * _GPU_RESERVE) if reserve is None else reserve
+        kept = reserve
+        if kept is None:
+            usual = int((total or 0) * _GPU_RESERVE)
+            kept = usual if free is None else min(usual, free // _MOST_RESERVED)
     if device.kind == "mps" and total is not None and free is not None:
         free = min(free, int(total * _METAL_SHARE))
     return Pool(

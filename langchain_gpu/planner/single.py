@@ -39,7 +39,7 @@ def plan_single(
     try:
         info = read_info(path)
     except (HeaderError, ModelNotFoundError, OSError):
-        return None  # a model of modules may have no config.json of its own: static embeddings, CLIP
+        return None  # some models of modules have no config.json of their own (static embeddings)
     asked = component(info)
     if asked is None:
         return None

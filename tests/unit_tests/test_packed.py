@@ -190,7 +190,7 @@ class TestChoice:
         ("name", "why"),
         [
             ("mpnet", "MPNetModel has an attention of its own"),
-            ("static", "prepares its items in its own way"),
+            ("static", "prepares its texts in its own way"),
         ],
     )
     def test_what_cannot_be_packed(

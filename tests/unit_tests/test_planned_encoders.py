@@ -154,7 +154,11 @@ class TestOwnPlan:
         config = EmbedderConfig(model=tiny("bert"), backend="torch")
         monkeypatch.setattr(embedder, "_devices", lambda *_: [device])
         events: list[Any] = []
-        with pytest.warns(FallbackWarning, match=r"the model does not fit: on the CPU: .* on cpu"):
+        why = (
+            r"the model does not fit: needs 512 MiB on cuda:0, and 15\.2 MiB on cuda:0 can be had: "
+            r"497 MiB are missing; on the CPU: .* on cpu"
+        )
+        with pytest.warns(FallbackWarning, match=why):
             loaded = embedder.load(config, events.append)
         assert [each.kind for each in loaded.engine.devices] == ["cpu"]
         assert isinstance(events[0], FellBack)

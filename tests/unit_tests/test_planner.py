@@ -302,6 +302,8 @@ def test_a_reserve_is_left_alone() -> None:
     usual = plan([chat], machine(24))
     assert usual.pools[0].reserve == int(24 * GIB * 0.05)
     assert usual.pools[-1].reserve == GIB
+    full = replace(machine(80)[0], memory_free=2 * GIB)  # others have taken the rest
+    assert plan([chat], [full, machine(80)[-1]]).pools[0].reserve == GIB // 2
 
 
 def test_an_index_always_has_its_copy_in_the_cpus_memory() -> None:

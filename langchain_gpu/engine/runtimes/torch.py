@@ -235,8 +235,10 @@ class TorchEncoder(ModulesEncoder):
 
     def _packing(self) -> tuple[Packer | None, str]:
         """Return what packs rows for this model, or why there is nothing."""
-        if not isinstance(self._tokenizer, TextTokenizer):  # pairs have types and another head
-            return None, "the model prepares its items in its own way"
+        if self._task is not EMBED:  # pairs have types and another head
+            return None, f"{self._task.work} takes padded pairs"
+        if not isinstance(self._tokenizer, TextTokenizer):
+            return None, "the model prepares its texts in its own way"
         try:
             return Packer(self._model[0]), ""
         except NotPackableError as error:
@@ -255,7 +257,8 @@ class TorchEncoder(ModulesEncoder):
         if why and wanted == "packed":
             raise ValueError(f"attention='packed' is not possible here: {why}")
         if why:
-            logger.warning("batches are padded: %s", why)
+            level = logging.INFO if self._unpackable else logging.WARNING  # known, or a surprise
+            logger.log(level, "batches are padded: %s", why)
             return False, f"padded: {why}"
         return True, f"packed ({kernel.name if kernel else 'row by row'})"
 

@@ -186,10 +186,10 @@ def _pool(device: Device, reserve: int | None) -> Pool:
     if device.kind == "cpu":
         kept = min(_SYSTEM_BYTES, (total or 0) // 8)
     else:
-        kept = reserve
-        if kept is None:
-            usual = int((total or 0) * _GPU_RESERVE)
-            kept = usual if free is None else min(usual, free // _MOST_RESERVED)
+        usual = int((total or 0) * _GPU_RESERVE)
+        if free is not None:
+            usual = min(usual, free // _MOST_RESERVED)
+        kept = usual if reserve is None else reserve
     if device.kind == "mps" and total is not None and free is not None:
         free = min(free, int(total * _METAL_SHARE))
     return Pool(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from langchain_gpu.store import changes
 from langchain_gpu.store import folder as folders
-from langchain_gpu.store.batch import Batch, decode_metadata
+from langchain_gpu.store.batch import Batch
 from langchain_gpu.store.contracts import (
     Fuse,
     Hits,
@@ -28,6 +29,7 @@ from langchain_gpu.store.identity import Identity
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.mapped import MappedDocuments
+from langchain_gpu.store.nearest import admitted, check_width, nearest
 from langchain_gpu.store.rwlock import ReadWriteLock
 
 
@@ -52,8 +54,7 @@ class Collection:
 
         Args:
             make_index: Makes an empty index of a dimension; the first vectors decide which.
-            search: Finds the nearest rows of queries in an index: (index, queries, k, allowed rows,
-                *how) -> (scores, rows), both [queries, k], -1 where there are fewer.
+            search: Finds the nearest rows of queries in an index; -1 where there are fewer.
             index: Holds the vectors of `documents`.
             documents: The documents of these vectors.
             words: An empty word index, for `fused`.
@@ -101,31 +102,15 @@ class Collection:
             index = self._index
             if index is None:
                 index = self._make_index(vectors.shape[1])
-            if vectors.shape[1] != index.dimension:  # another thread stored the first vectors
-                raise ValueError(
-                    f"the vectors have {vectors.shape[1]} dimensions, the store has "
-                    f"{index.dimension}"
-                )
-            documents = self._in_memory()
-            first = documents.next_row
+            check_width("vectors", vectors, index)  # another thread may have stored the first
+            documents = self._documents.whole()
             replaced = documents.rows_of(batch.ids)
             improved = index.improve(vectors)
             with self._rwlock.writing():
                 if improved is not None:
                     improved()
                 self._documents = documents
-                rows = np.arange(first, first + len(vectors), dtype=np.int64)
-                try:
-                    index.add(rows, vectors)
-                    _take_away(index, documents, replaced)
-                except BaseException:  # Ctrl-C too, which is raised when FAISS returns
-                    if len(replaced) and not len(documents.rows_of(batch.ids)):
-                        documents.append(batch.ids, batch.texts, batch.metadata)
-                    else:
-                        documents.next_row = first + len(rows)  # a row is never used twice
-                        index.remove(rows)
-                    raise
-                documents.append(batch.ids, batch.texts, batch.metadata)
+                changes.replace(index, documents, batch, vectors, replaced)
                 self._index = index
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -137,10 +122,10 @@ class Collection:
             if len(rows) == len(self._documents):
                 self._empty(self._make_index(self._index.dimension))
             else:
-                documents = self._in_memory()
+                documents = self._documents.whole()
                 with self._rwlock.writing():
                     self._documents = documents
-                    _take_away(self._index, documents, rows)
+                    changes.remove(self._index, documents, rows)
                 if (improved := self._index.improve()) is not None:
                     with self._rwlock.writing():
                         improved()
@@ -159,7 +144,7 @@ class Collection:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every document of this moment, oldest first. Texts are not copied."""
-        self._in_memory()
+        self._documents.whole()
         with self._rwlock.reading():
             columns = self._documents.columns()
         return map(Entry, *columns)
@@ -220,7 +205,7 @@ class Collection:
             fetch_k: At least `k`.
         """
         allowed = self._admitted(where)
-        self._in_memory()
+        self._documents.whole()
         self._count_words()  # takes seconds the first time, and does not block writers here
         with self._rwlock.reading():
             if not len(self._documents):
@@ -233,7 +218,7 @@ class Collection:
 
     def export(self) -> tuple[Batch, Matrix | None]:
         """Return every document with its vector [n, dimension]; None if there is no vector."""
-        self._in_memory()
+        self._documents.whole()
         with self._rwlock.reading():
             batch = self._documents.columns()
             if self._index is None:
@@ -255,8 +240,8 @@ class Collection:
         """Save to a folder. Searches go on meanwhile, writers wait.
 
         Args:
-            folder: The folder.
-            identity: The embedding model.
+            folder: Where to.
+            identity: Of the embedding model.
             overwrite: Replace what another writer has saved there. None does where this collection
                 was never there.
             timeout: Seconds to wait for another writer.
@@ -286,14 +271,6 @@ class Collection:
         if self._words is not None:
             self._words.follow(documents.next_row, documents.rows(), [])
 
-    def _in_memory(self) -> Documents:
-        """Return the documents, all read into memory, where they can be changed.
-
-        Call it before taking the lock for reading: it takes seconds the first time.
-        """
-        documents = self._documents
-        return documents.whole() if isinstance(documents, MappedDocuments) else documents
-
     def _count_words(self, *, inside: bool = False) -> None:
         if self._words is None:
             raise TypeError("this collection has no index of words")
@@ -307,46 +284,17 @@ class Collection:
     def _admitted(self, where: Predicate | None) -> Rows | None:
         if where is None:
             return None
-        self._in_memory()
+        self._documents.whole()
         with self._rwlock.reading():
             rows, metadata = self._documents.rows(), self._documents.metadata()
-        admitted = (bool(where(decode_metadata(text))) for text in metadata)
         # A row that is removed before the search is not found, and row numbers are never reused.
-        return rows[np.fromiter(admitted, dtype=np.bool_, count=len(rows))]
+        return admitted(where, rows, metadata)
 
     def _nearest(self, queries: Matrix, k: int, allowed: Rows | None, *how: Any) -> Near:
-        """Search the index.
-
-        Raises:
-            ValueError: The queries are not as wide as the vectors that are here.
-        """
         k = min(k, len(self._documents) if allowed is None else len(allowed))
         if self._index is None or k == 0 or not len(queries):
             return Near([], [], [0] * len(queries))
-        if queries.shape[1] != self._index.dimension:  # the store changed since they were checked
-            raise ValueError(
-                f"the queries have {queries.shape[1]} dimensions, the store has "
-                f"{self._index.dimension}"
-            )
-        scores, rows = self._search(self._index, queries, k, allowed, *how)
-        found = rows.ravel().tolist()
-        # A list and not an array: after a scan the CPU's caches are cold, and this touches less.
-        if min(found) >= 0:
-            return Near(scores.ravel().tolist(), found, [k] * len(queries))
-        here = rows >= 0
-        return Near(scores[here].tolist(), rows[here].tolist(), here.sum(axis=1).tolist())
-
-
-def _take_away(index: Index, documents: Documents, rows: Rows) -> None:
-    """Remove rows from both; if that is interrupted, both lose the same rows."""
-    if not len(rows):
-        return
-    try:
-        index.remove(rows)
-    except BaseException:
-        documents.remove(np.setdiff1d(rows, index.rows()).tolist())
-        raise
-    documents.remove(rows.tolist())
+        return nearest(self._search, self._index, queries, k, allowed, *how)
 
 
 __all__ = ["Collection"]

@@ -40,6 +40,10 @@ class Documents:
         """Count the documents."""
         return len(self._rows)
 
+    def whole(self) -> Documents:
+        """Return itself, as `MappedDocuments` returns all it has in memory."""
+        return self
+
     def rows_of(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the rows of those ids that are here."""
         rows = [row for row in map(self._row_of.get, ids) if row is not None]

@@ -78,7 +78,10 @@ class MappedDocuments:
         return len(self._rows)
 
     def whole(self) -> Documents:
-        """Return all documents, in memory; read at the first call.
+        """Return all documents, in memory, where they can be changed.
+
+        The first call reads them, which takes seconds where they are many: hold no lock that
+        writers wait for.
 
         Raises:
             DamagedStoreError: A line is no document, or they do not go together.

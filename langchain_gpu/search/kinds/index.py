@@ -13,15 +13,13 @@ import numpy as np
 
 from langchain_gpu.search.base import EFFORT, Effort, Found, Matrix, Metric, Mirrored, Rows
 from langchain_gpu.search.kinds import shapes
-from langchain_gpu.search.kinds.bodies import SLICE, Body, faiss, metric_type, shape_of
-from langchain_gpu.search.kinds.inverted import Inverted
-from langchain_gpu.search.kinds.ordered import Graph, Ordered
+from langchain_gpu.search.kinds.bodies import SLICE, Body, faiss, metric_type
+from langchain_gpu.search.kinds.making import body_of, make, read_body
+from langchain_gpu.search.kinds.ordered import Graph
 from langchain_gpu.search.kinds.shapes import FLAT, Shape
 from langchain_gpu.search.kinds.staging import Staged
 
 logger = logging.getLogger("langchain_gpu")
-
-EF_CONSTRUCTION = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +48,18 @@ class FaissKind:
         """Return an empty index."""
         shapes.choose(self.name, 2**62, dimension, self.train_size)  # refuses a width early
         shape = shapes.choose(self.name, 0, dimension, self.train_size)
-        return FaissIndex(self, metric, _body(_make(shape, dimension, metric, self.seed)))
+        return FaissIndex(self, metric, body_of(make(shape, dimension, metric, self.seed)))
 
     def allocate(self, count: int, dimension: int, metric: Metric) -> Matrix:
         """Return room for the first vectors of an index."""
         if not count or shapes.choose(self.name, count, dimension, self.train_size) != FLAT:
             return np.empty((count, dimension), dtype=np.float32)
-        return np.asarray(Staged(_make(FLAT, dimension, metric, self.seed), count))
+        return np.asarray(Staged(make(FLAT, dimension, metric, self.seed), count))
 
     def load(self, path: Path, metric: Metric, *, mapped: bool = False) -> FaissIndex:
         """Read an index from `path`, or leave its vectors there until it is changed."""
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
-        body = _read_body(index)
+        body = read_body(index)
         if body is None or not shapes.belongs(self.name, body.shape, index.d):
             raise ValueError(f"{path.name} holds no {self.name} index with ids")
         if index.metric_type != metric_type(metric):
@@ -132,10 +130,10 @@ class FaissIndex:
                 return self._body.link(incoming)
             return self._unmap()
         before = self._body.shape
-        made = _make(shape, self.dimension, self.metric, self._wanted.seed)
+        made = make(shape, self.dimension, self.metric, self._wanted.seed)
         if shape.trained:
             made.train(self._sample(shape, incoming))
-        body = _body(made)
+        body = body_of(made)
         rows = self._body.rows()
         for start in range(0, len(rows), SLICE):
             part = rows[start : start + SLICE]
@@ -216,7 +214,7 @@ class FaissIndex:
             return None
         # The file may be gone, as the next save of another process removes it; its pages are not.
         index = faiss.deserialize_index(faiss.serialize_index(self._body.written()))
-        body = _read_body(index)
+        body = read_body(index)
         if body is None:
             raise RuntimeError("FAISS read another index than it wrote")
 
@@ -258,51 +256,6 @@ def _check(kind: str, given: Mapping[str, int | None]) -> None:
         if value is not None and operator.index(value) < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     shapes.check_arguments(kind, given)
-
-
-def _make(shape: Shape, dimension: int, metric: Metric, seed: int) -> Any:
-    """Return an empty FAISS index."""
-    index = faiss.index_factory(dimension, str(shape), metric_type(metric))
-    if shape.family == "hnsw":
-        index.hnsw.efConstruction = EF_CONSTRUCTION
-    if shape.trained and shape.coding.startswith("SQ"):
-        quantizer = faiss.downcast_index(index.storage).sq if shape.links else index.sq
-        quantizer.rangestat_arg = shapes.SQ_MARGIN
-    clusterings = [index.cp] if shape.family == "ivf" else []
-    clusterings += [index.pq.cp] if shape.coding == "PQ" else []
-    if shape.coding == "PQ":
-        index.do_polysemous_training = False  # most of the time of training, for codes unused here
-    for clustering in clusterings:
-        clustering.seed = seed + 1
-        clustering.min_points_per_centroid = 1  # the sample is our choice: no warning on stderr
-        clustering.max_points_per_centroid = 2**30
-    return index
-
-
-def _body(index: Any, numbers: Rows | None = None) -> Body:
-    if isinstance(index, faiss.IndexIVF):
-        return Inverted(index)
-    if isinstance(index, faiss.IndexHNSW):
-        return Graph(index, numbers)
-    return Ordered(index, numbers)
-
-
-def _read_body(index: Any) -> Body | None:
-    """Return the body in what FAISS read, None where it is none of ours."""
-    numbers = None
-    inner = index
-    if isinstance(index, faiss.IndexIDMap):
-        numbers = faiss.vector_to_array(index.id_map)
-        index.id_map.clear()
-        inner = faiss.downcast_index(index.index)
-    numbered = numbers is not None
-    try:
-        family = shape_of(inner).family
-    except ValueError:
-        return None
-    if numbered is (family == "ivf"):
-        return None
-    return _body(inner, numbers)
 
 
 __all__ = ["FaissIndex", "FaissKind"]

@@ -25,8 +25,7 @@ from langchain_gpu.engine.embedder import load
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.engine import Engine
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
-from langchain_gpu.engine.runtimes import onnx as runtime
-from langchain_gpu.engine.runtimes import onnx_files, quantization_loss
+from langchain_gpu.engine.runtimes import onnx_conversion, onnx_files, quantization_loss
 from langchain_gpu.engine.runtimes.onnx import OnnxEncoder
 from langchain_gpu.engine.runtimes.providers import ProviderMissingError
 from langchain_gpu.engine.runtimes.tasks import SCORE
@@ -296,7 +295,7 @@ class TestDtypes:
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("quantized again")
 
-        monkeypatch.setattr(runtime, "quantize", refuse)
+        monkeypatch.setattr(onnx_conversion, "quantize", refuse)
         caplog.clear()
         again = load(config).engine.run(TEXTS, EmbedOptions()).vectors
         assert np.array_equal(again, vectors)
@@ -333,7 +332,7 @@ class TestFiles:
     def test_the_models_own_is_taken_and_pooled(
         self, folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runtime, "export", self.refuse)
+        monkeypatch.setattr(onnx_conversion, "export", self.refuse)
         encoder = OnnxEncoder(folder, CPU)
         assert np.allclose(embed(encoder), reference(tiny("bert")), atol=1e-5)
         named = OnnxEncoder(folder, CPU, options={"file_name": "model.onnx"})
@@ -350,7 +349,7 @@ class TestFiles:
         assert np.allclose(embed(encoder), reference(tiny("bert")), atol=1e-5)
 
     def test_export_passes_it_over(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(runtime, "export", self.refuse)
+        monkeypatch.setattr(onnx_conversion, "export", self.refuse)
         with pytest.raises(AssertionError, match="exported"):
             OnnxEncoder(folder, CPU, options={"export": True})
 
@@ -373,7 +372,7 @@ class TestFiles:
 
     def test_a_model_is_exported_once(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
         vectors = embed(OnnxEncoder(Path(tiny("roberta-cls")), CPU))
-        monkeypatch.setattr(runtime, "export", self.refuse)
+        monkeypatch.setattr(onnx_conversion, "export", self.refuse)
         assert np.array_equal(embed(OnnxEncoder(Path(tiny("roberta-cls")), CPU)), vectors)
         assert np.allclose(vectors, reference(tiny("roberta-cls")), atol=1e-5)
 
@@ -399,7 +398,7 @@ class TestFiles:
         def lossy(*arguments: Any, **options: Any) -> list[Vectors]:
             return [each[:, ::-1] for each in export(*arguments, **options)]
 
-        monkeypatch.setattr(runtime, "export", lossy)
+        monkeypatch.setattr(onnx_conversion, "export", lossy)
         with pytest.raises(NotConvertibleError, match="computes something else than the model"):
             OnnxEncoder(Path(tiny("bert")), CPU)
         assert not list(tmp_path.rglob("model.onnx")), "it must not be cached"

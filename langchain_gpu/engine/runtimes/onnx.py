@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
-import sentence_transformers
 import torch
-import transformers
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
-from langchain_gpu.engine.runtimes.conversion_cache import conversion_folder, fingerprint, make_once
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
+from langchain_gpu.engine.runtimes.onnx_conversion import Conversion
 from langchain_gpu.engine.runtimes.onnx_files import (
     MODEL,
     SAMPLES,
     Inputs,
     OnnxFile,
-    export,
     find_own,
-    halve,
     prove,
-    quantize,
     reference,
-    run_on_cpu,
 )
 from langchain_gpu.engine.runtimes.providers import (
     ProviderMissingError,
@@ -53,11 +44,6 @@ from langchain_gpu.hardware.devices import Device, select_device
 logger = logging.getLogger(__name__)
 
 _DTYPES = ("auto", "float32", "float16", "int8")
-_TOOLS = (onnx, onnxruntime, torch, transformers, sentence_transformers)
-# Counts up when the same model would be made into another file.
-_FORM = 1
-# CPU features that multiply bytes and add them up without overflow.
-_EXACT_BYTES = {"avx512_vnni", "amx_int8", "neon", "sve"}
 _NO_LIMIT = 8192  # tokens that a model without a window is prepared for
 _MOST_TOKENS = 16384
 _ROWS_AND_TOKENS = 3  # dimensions of token embeddings
@@ -111,8 +97,8 @@ class OnnxEncoder(ModulesEncoder):
         self._path, self._options, self._fallback = path, options, fallback
         self._on_event = on_event
         self._loss: QuantizationLoss | None = None
-        self._samples = tuple(calibration) or SAMPLES
         self._max_tokens = max_tokens or _MOST_TOKENS
+        self._samples = tuple(calibration) or SAMPLES
         self._scratch: list[tempfile.TemporaryDirectory[str]] = []
         self._session: Any = None
         self._check_model()
@@ -178,20 +164,27 @@ class OnnxEncoder(ModulesEncoder):
     def _start(self, device: Device, choice: str | None) -> None:
         self._device, self._session = device, None  # never two sessions at once
         first = self._model[0].model.device.type != "meta"
-        kept = conversion_folder("onnx") / fingerprint(
-            self._path, {**self._options, "form": _FORM}, _TOOLS
+        conversion = Conversion(
+            path=self._path,
+            options=self._options,
+            task=self._task,
+            modules=self._with_weights,
+            features=self._features,
+            samples=self._samples,
+            device=device,
+            scratch=self._scratch,
         )
         self._plan = SessionPlan(
             device=device,
             choice=choice,
             dtype=self.dtype,
-            cache=kept.with_name(f"{kept.name}-{self.dtype}-compiled"),
+            cache=conversion.place(f"{self.dtype}-compiled"),
             inputs=self._names,
             window=self.window or _NO_LIMIT,
             max_tokens=self._max_tokens,
         )
         _ = self._plan.wanted  # refuses a provider before a file is made for it
-        self._file = self._find(kept)
+        self._file = self._find(conversion)
         self._session = open_session(self._file.path, self._plan)
         self._output = _best_output(self._session)
         provider = self._session.get_providers()[0]
@@ -230,59 +223,22 @@ class OnnxEncoder(ModulesEncoder):
         """What integers cost, where they are used."""
         return f"int8: {self._loss}" if self._loss else ""
 
-    def _find(self, kept: Path) -> OnnxFile:
+    def _find(self, conversion: Conversion) -> OnnxFile:
         """Return the file to run: the model's own, or one made for this dtype."""
         if self._own is not None and (
             self._file_name or self.dtype == self._own.dtype == "float32"
         ):
             return self._own
-        folder = self._make(kept, self.dtype)
+        folder = conversion.make(self.dtype)
         if self.dtype == "int8":
             self._loss = QuantizationLoss.read(folder)
             logger.info("int8 of %s: %s", self._path.name, self._loss)
         return OnnxFile(folder / MODEL, self.dtype, self._names, own=False)
 
-    def _make(self, kept: Path, dtype: str) -> Path:
-        make: Callable[[Path], None]
-        if dtype == "int8":
-            # CPUs differ in how many bits of a weight they take without overflow.
-            exact = bool(_EXACT_BYTES.intersection(self._device.isa))
-            name = f"{kept.name}-int8-weights{8 if exact else 7}"
-            make = partial(self._quantize, kept, exact)
-        else:
-            name = f"{kept.name}-{dtype}"
-            make = self._export if dtype == "float32" else partial(self._halve, kept)
-        folder, scratch = make_once(kept.with_name(name), make)
-        if scratch is not None:
-            self._scratch.append(scratch)
-        return folder
-
-    def _export(self, folder: Path) -> None:
-        model = self._model
-        if model[0].model.device.type == "meta":  # a move to a device of another dtype
-            model = self._task.load(self._path, self._options)
-        examples = [self._features(texts) for texts in (self._task.example, *self._task.proofs)]
-        wanted = export(model, examples, folder)
-        prove(run_on_cpu(folder / MODEL, self._device.cores), examples, wanted, "float32")
-
-    def _halve(self, kept: Path, folder: Path) -> None:
-        source = self._make(kept, "float32") / MODEL
-        halve(source, folder)
-        full, half = (run_on_cpu(file, self._device.cores) for file in (source, folder / MODEL))
-        examples = [self._features(items) for items in self._task.proofs]
-        prove(half, examples, [full(each) for each in examples], "float16")
-
-    def _quantize(self, kept: Path, exact: bool, folder: Path) -> None:  # noqa: FBT001
-        source = self._make(kept, "float32") / MODEL
-        quantize(source, folder, exact=exact)
-        found = [run_on_cpu(file, self._device.cores) for file in (folder / MODEL, source)]
-        ours, theirs = (
-            np.concatenate([run(self._features([text])) for text in self._samples]) for run in found
-        )
-        loss = QuantizationLoss.of(theirs, ours)
-        if not loss.bearable:
-            raise NotConvertibleError(f"int8 loses too much of this model: {loss}")
-        loss.save(folder)
+    def _with_weights(self) -> Any:
+        if self._model[0].model.device.type == "meta":  # a move to a device of another dtype
+            return self._task.load(self._path, self._options)
+        return self._model
 
     def _prove_own(self) -> None:
         examples = [self._features(texts) for texts in self._task.proofs]

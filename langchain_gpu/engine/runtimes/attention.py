@@ -18,10 +18,14 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from langchain_gpu.hardware.devices import Device
+from langchain_gpu.hardware.wheels import version
+
 NAME = "langchain_gpu_packed"
 HALVES = (torch.float16, torch.bfloat16)
 # What a model may ask of its attention and what is not computed here.
 _REFUSED = ("softcap", "s_aux", "position_bias", "cache")
+_FLASH = (8, 0)  # the compute capability from which on flash attention runs
 _TILE = 8  # flash kernels want the width of a head in multiples of this
 
 
@@ -169,6 +173,34 @@ def kernel_for(device: str, dtype: torch.dtype) -> Kernel | None:
         dtype: What is computed in.
     """
     return flash_kernel() if device == "cuda" and dtype in HALVES else None
+
+
+def is_too_old(device: Device) -> bool:
+    """Whether a device is an NVIDIA card without the instructions of flash attention."""
+    return (
+        device.kind == "cuda"
+        and device.capability is not None
+        and version(device.capability) < _FLASH
+    )
+
+
+def why_no_kernel(device: Device, dtype: torch.dtype) -> str:
+    """Return why no flash kernel takes rows end to end there.
+
+    Args:
+        device: One for which `kernel_for` has none, or that is too old.
+        dtype: What is computed in.
+    """
+    if is_too_old(device):
+        return (
+            f"flash attention needs compute capability {'.'.join(map(str, _FLASH))}, and "
+            f"{device.name} has {device.capability}"
+        )
+    if not device.torch_name.startswith("cuda"):
+        return f"no attention kernel takes rows end to end on {device.kind}"
+    if dtype not in HALVES:
+        return "attention kernels for rows end to end compute in float16 and bfloat16 only"
+    return "torch here has no complete varlen_attn, and flash-attn is not installed"
 
 
 @cache

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
-from langchain_gpu.engine.runtimes.attention import HALVES, NotPackableError, kernel_for
+from langchain_gpu.engine.runtimes.attention import (
+    NotPackableError,
+    is_too_old,
+    kernel_for,
+    why_no_kernel,
+)
 from langchain_gpu.engine.runtimes.buckets import Filled, view
 from langchain_gpu.engine.runtimes.cuda_graphs import CudaRecorder
 from langchain_gpu.engine.runtimes.graphs import LARGEST_HIDDEN, Graphs
@@ -24,7 +29,6 @@ from langchain_gpu.engine.runtimes.transfers import copy_to_host, pinned
 from langchain_gpu.engine.tasks.embed import TextTokenizer
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import is_out_of_memory
-from langchain_gpu.hardware.wheels import version
 from langchain_gpu.torch_models.host_table import keep_on_cpu
 from langchain_gpu.torch_models.move import move_model
 
@@ -32,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _ONE = np.zeros(1, np.int64)
 _ATTENTIONS = ("auto", "packed", "padded")
-_FLASH = (8, 0)  # the compute capability from which on flash attention runs
 _SAFE = 512  # tokens of a row where a model does not say how many it takes
 _IN_FLIGHT = 2  # while the card computes one batch, the next is copied and launched
 
@@ -251,8 +254,8 @@ class TorchEncoder(ModulesEncoder):
         if wanted == "padded":
             return False, "padded: asked for"
         kernel = kernel_for(torch.device(self._device.torch_name).type, DTYPES[self.dtype])
-        if wanted == "auto" and (kernel is None or self._is_old()):
-            return False, f"padded: {self._no_kernel()}"
+        if wanted == "auto" and (kernel is None or is_too_old(self._device)):
+            return False, f"padded: {why_no_kernel(self._device, DTYPES[self.dtype])}"
         why = self._unpackable or self._prove()
         if why and wanted == "packed":
             raise ValueError(f"attention='packed' is not possible here: {why}")
@@ -261,22 +264,6 @@ class TorchEncoder(ModulesEncoder):
             logger.log(level, "batches are padded: %s", why)
             return False, f"padded: {why}"
         return True, f"packed ({kernel.name if kernel else 'row by row'})"
-
-    def _is_old(self) -> bool:
-        kind, capability = self._device.kind, self._device.capability
-        return kind == "cuda" and capability is not None and version(capability) < _FLASH
-
-    def _no_kernel(self) -> str:
-        if self._is_old():
-            return (
-                f"flash attention needs compute capability 8.0, and {self._device.name} has "
-                f"{self._device.capability}"
-            )
-        if not self._on_card:
-            return f"no attention kernel takes rows end to end on {self._device.kind}"
-        if DTYPES[self.dtype] not in HALVES:
-            return "attention kernels for rows end to end compute in float16 and bfloat16 only"
-        return "torch here has no complete varlen_attn, and flash-attn is not installed"
 
     def _prove(self) -> str | None:
         def run(features: dict[str, Any], *, packed: bool) -> Vectors:

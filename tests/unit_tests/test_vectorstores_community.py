@@ -6,31 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_gpu import FAISSVectorStore
 from langchain_gpu.search.base import Metric
-
-community = pytest.importorskip("langchain_community.vectorstores.faiss")
-strategies = pytest.importorskip("langchain_community.vectorstores.utils").DistanceStrategy
-
-TEXTS = [f"text {n}" for n in range(300)]
-IDS = [f"id{n}" for n in range(300)]
-METADATAS = [{"n": n, "lang": "en" if n % 3 else "de"} for n in range(300)]
-QUERIES = [f"query {n}" for n in range(20)]
-EMBEDDING = DeterministicFakeEmbedding(size=16)
-
-
-def theirs(**options: Any) -> Any:
-    return community.FAISS.from_texts(TEXTS, EMBEDDING, METADATAS, ids=IDS, **options)
+from tests.unit_tests.community_stores import (
+    EMBEDDING,
+    IDS,
+    METADATAS,
+    QUERIES,
+    TEXTS,
+    split,
+    strategies,
+    theirs,
+)
 
 
 def ours(metric: Metric) -> FAISSVectorStore:
     return FAISSVectorStore.from_texts(TEXTS, EMBEDDING, METADATAS, ids=IDS, metric=metric)
-
-
-def split(found: Any) -> tuple[list[Any], list[float]]:
-    return [document.id for document, _ in found], [float(score) for _, score in found]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class RunsModel(BaseModel):
     of them, or `"all"` for all GPUs, shares the work."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """What the model computes in: `"auto"` (half precision where the device is fast at it),
-    `"float32"`, `"bfloat16"`, `"float16"` or `"int8"`."""
+    `"float32"`, `"bfloat16"`, `"float16"`, or `"int8"` (embedders only)."""
     fallback: Fallback = "cpu"
     """When a device is missing or too small: `"cpu"` goes on there with a warning, `"error"`
     raises."""

@@ -226,3 +226,20 @@ def test_prompts_of_the_authors_are_used(tiny_reranker: PATH, tmp_path: Any) -> 
     assert reranker.score(pairs) == pytest.approx(wanted, abs=1e-4)
     plain = model.predict([list(pair) for pair in pairs], prompt="")
     assert np.abs(plain - wanted).max() > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino", "onnx"])
+def test_int8_is_refused_as_its_loss_is_not_measured(tiny_reranker: PATH, backend: Any) -> None:
+    reranker = GPURerank(
+        model=tiny_reranker("roberta"), device="cpu", backend=backend, dtype="int8"
+    )
+    with pytest.raises(ValueError, match="dtype='int8' is for embedders; take 'auto' for a rerank"):
+        reranker.score(PAIRS)
+
+
+def test_no_other_back_end_is_recommended_for_int8(tiny_reranker: PATH) -> None:
+    reranker = GPURerank(
+        model=tiny_reranker("roberta"), device="cpu", backend="torch", dtype="int8"
+    )
+    with pytest.raises(ValueError, match="not one of auto, float32, float16, bfloat16$"):
+        reranker.score(PAIRS)

@@ -52,7 +52,8 @@ class ModulesEncoder:
     ) -> None:
         if dtype != "auto" and dtype not in DTYPES:
             known = ", ".join(["auto", *DTYPES])
-            beside = "; backend='openvino' and 'onnx' compute it" if dtype == "int8" else ""
+            integers = dtype == "int8" and task is EMBED
+            beside = "; backend='openvino' and 'onnx' compute it" if integers else ""
             raise ValueError(f"dtype {dtype!r} is not one of {known}{beside}")
         self._task = task
         self._wanted_dtype = dtype

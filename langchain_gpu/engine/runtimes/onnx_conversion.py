@@ -27,7 +27,7 @@ from langchain_gpu.engine.runtimes.onnx_files import (
     quantize,
     run_on_cpu,
 )
-from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
+from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss, check_embeds
 from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.hardware.devices import Device
 
@@ -73,10 +73,11 @@ class Conversion:
 
         Raises:
             NotConvertibleError: The model cannot be traced, the file computes something else, or
-                int8 loses too much.
+                int8 loses too much, or is asked of a reranker.
         """
         make: Callable[[Path], None]
         if dtype == "int8":
+            check_embeds(self.task)
             # CPUs differ in how many bits of a weight they take without overflow.
             exact = bool(_EXACT_BYTES.intersection(self.device.isa))
             place = self.place(f"int8-weights{8 if exact else 7}")

@@ -22,7 +22,7 @@ from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
-from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
+from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss, check_embeds
 from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.engine.runtimes.traced import (
     LEAST_COSINE,
@@ -111,8 +111,7 @@ def quantized(
     """
     from langchain_gpu.engine.runtimes import openvino_int8
 
-    if recipe.task.output != "sentence_embedding":
-        raise NotConvertibleError("dtype='int8' is for embedders; take 'auto' for a reranker")
+    check_embeds(recipe.task)
     texts = openvino_int8.samples(calibration)
     what = json.dumps([texts, hint, openvino_int8.VERSION]).encode()
     home = _home(recipe)

@@ -6,12 +6,24 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.runtimes.tasks import EMBED, Task
 from langchain_gpu.engine.runtimes.traced import cosines
 
 # Below this it is no rounding any more: neighbors change places.
 LEAST_COSINE = 0.9
 _FILE = "loss.json"
+
+
+def check_embeds(task: Task) -> None:
+    """Refuse int8 for a reranker: what it costs a single score is not measured.
+
+    Raises:
+        NotConvertibleError: The task is not embedding.
+    """
+    if task.output != EMBED.output:
+        raise NotConvertibleError("dtype='int8' is for embedders; take 'auto' for a reranker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +68,4 @@ class QuantizationLoss:
         return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
 
 
-__all__ = ["LEAST_COSINE", "QuantizationLoss"]
+__all__ = ["LEAST_COSINE", "QuantizationLoss", "check_embeds"]

@@ -280,7 +280,7 @@ class GPULLM(AnswersBatches, BaseLLM):
         asked = self._asked(stop, kwargs)
         for at, prompt in enumerate(prompts):
             if not prompt:
-                raise ValueError(f"prompt {at} is empty: there is nothing to go on with")
+                raise ValueError(f"prompt {at} is empty: there is nothing to continue")
             check_text(f"prompt {at}", prompt)
         return [Request(prompt=prompt, **asked) for prompt in prompts]
 

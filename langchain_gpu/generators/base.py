@@ -119,11 +119,13 @@ class Request:
         """Check what no engine could answer.
 
         Raises:
-            ValueError: No message, a prompt beside messages or tools, a stop string, tool or format
-                that is none, or a number outside its range.
+            ValueError: No message, an empty prompt or one beside messages or tools, a stop string,
+                tool or format that is none, or a number outside its range.
         """
         if self.prompt is not None and (self.messages or self.tools):
             raise ValueError("a plain prompt has no messages and no tools: give one or the other")
+        if self.prompt == "":
+            raise ValueError("the prompt is empty: there is nothing to continue")
         if self.prompt is None and not self.messages:
             raise ValueError("the list of messages is empty: there is nothing to answer")
         check_sampling(self.max_tokens, self.temperature, self.top_p, self.seed)

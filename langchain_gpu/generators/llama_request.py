@@ -27,8 +27,6 @@ _SCHEMA_ERROR = "JSON schema error at "
 
 def _plain(body: dict[str, Any], prompt: str, server: LlamaServer) -> dict[str, Any]:
     """The fields that differ where a plain prompt is continued."""
-    if not prompt:
-        raise ValueError("the prompt is empty: there is nothing to go on with")
     body["prompt"] = prompt
     if (wanted := body.pop("response_format", None)) is not None:
         _check_plain_format(wanted, server)

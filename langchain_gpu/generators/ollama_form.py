@@ -83,8 +83,6 @@ def body_of(
 def _asked(request: Request, beside: Mapping[str, Any]) -> dict[str, Any]:
     if request.prompt is None:
         return {"messages": messages_of(request.messages)}
-    if not request.prompt:
-        raise ValueError("the prompt is empty: there is nothing to go on with")
     if "think" in beside:
         raise ValueError("'think' is written by the chat template: a plain prompt has none")
     return {"prompt": request.prompt, "raw": True}

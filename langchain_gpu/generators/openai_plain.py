@@ -18,10 +18,8 @@ def plain_body_of(model: str, request: Request) -> dict[str, Any]:
     `logprobs=True` and `top_logprobs`, which chats have, become the number this form wants.
 
     Raises:
-        ValueError: The prompt is empty, or an extra option would replace what the call itself says.
+        ValueError: An extra option would replace what the call itself says.
     """
-    if not request.prompt:
-        raise ValueError("the prompt is empty: there is nothing to go on with")
     body = settings_of(model, request)
     top = body.pop("top_logprobs", None)
     if isinstance(body.get("logprobs"), bool):

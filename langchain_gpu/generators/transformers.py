@@ -206,7 +206,7 @@ class TransformersGenerator:
         with hf.tokenizer_lock:
             ids: list[int] = hf.tokenizer.encode(request.prompt)
         if not ids:
-            raise ValueError("the prompt is empty: there is nothing to go on with")
+            raise ValueError("the prompt has no tokens: there is nothing to continue")
         return ids
 
     def _chat(

@@ -73,3 +73,8 @@ def test_what_engines_can_do_is_let_through() -> None:
         response_format={"type": "structural_tag"},
         extra={"n": 1},
     )
+
+
+def test_an_empty_prompt_is_refused_for_every_back_end() -> None:
+    with pytest.raises(ValueError, match="the prompt is empty: there is nothing to continue"):
+        Request(prompt="")

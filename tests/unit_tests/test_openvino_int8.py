@@ -67,7 +67,7 @@ class TestEmbedding:
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setattr(quantization_loss, "LEAST_COSINE", 0.99999999)
-        with pytest.raises(NotConvertibleError, match="does not stand integers: cosine to float32"):
+        with pytest.raises(NotConvertibleError, match="int8 loses too much of this model: cosine"):
             integers(tiny("bert")).embed_query("one")
         assert not list(tmp_path.glob("**/*-int8-*")), "it must not be cached"
 

@@ -16,7 +16,6 @@ import sentence_transformers
 import torch
 import transformers
 
-from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.conversion_cache import conversion_folder, fingerprint, make_once
 from langchain_gpu.engine.runtimes.onnx_files import (
     MODEL,
@@ -110,8 +109,7 @@ class Conversion:
             np.concatenate([run(self.features([text])) for text in self.samples]) for run in found
         )
         loss = QuantizationLoss.of(theirs, ours)
-        if not loss.bearable:
-            raise NotConvertibleError(f"int8 loses too much of this model: {loss}")
+        loss.check()
         loss.save(folder)
 
 

@@ -94,8 +94,7 @@ def quantize(
         raise NotConvertibleError(f"the model cannot be quantized: {error}") from error
     parts = [features(held[at : at + _BATCH]) for at in range(0, len(held), _BATCH)]
     loss = QuantizationLoss.of(_run(program, "f32", parts), _run(result, hint, parts))
-    if not loss.bearable:
-        raise NotConvertibleError(f"the model does not stand integers: {loss}")
+    loss.check()
     return result, loss
 
 

@@ -46,10 +46,14 @@ class QuantizationLoss:
         found = cosines(exact, rounded)
         return cls(float(found.min()), float(found.mean()), len(found))
 
-    @property
-    def bearable(self) -> bool:
-        """Whether the loss is acceptable; False where a vector holds NaN."""
-        return self.least >= LEAST_COSINE
+    def check(self) -> None:
+        """Refuse a loss that is more than rounding, or that is none because a vector holds NaN.
+
+        Raises:
+            NotConvertibleError: int8 loses too much.
+        """
+        if not self.least >= LEAST_COSINE:
+            raise NotConvertibleError(f"int8 loses too much of this model: {self}; take 'auto'")
 
     def __str__(self) -> str:
         """Say it in words."""

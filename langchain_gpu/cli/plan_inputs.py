@@ -33,7 +33,7 @@ def check_types(dtype: str | None, cache_dtype: str) -> None:
     for option, value, known in given:
         if value is not None and value not in known:
             raise typer.BadParameter(
-                f"{value!r} is not known; take one of {', '.join(known)}", param_hint=option
+                f"{value!r} is not one of {', '.join(known)}", param_hint=option
             )
 
 

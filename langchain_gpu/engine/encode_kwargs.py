@@ -88,7 +88,8 @@ class EncodeKwargs:
                 raise TypeError(f"{called} must be a str, not {value!r}")
         found = cls(**given)
         if found.precision not in _PRECISIONS:
-            raise ValueError(f"precision {found.precision!r} is not one of {tuple(_PRECISIONS)}")
+            known = ", ".join(_PRECISIONS)
+            raise ValueError(f"precision {found.precision!r} is not one of {known}")
         return found
 
     def resolve_prompt(self, encoder: TextEncoder, kind: Kind) -> str:

@@ -92,7 +92,7 @@ class LlamaCppModel(ABC):
         if dtype != "auto":
             raise ValueError(f"a GGUF file brings its own dtype; choose another file, not {dtype}")
         if unknown := [name for name in chosen if name not in _OPTIONS]:
-            raise ValueError(f"unknown options {unknown}; llama_cpp knows {', '.join(_OPTIONS)}")
+            raise ValueError(f"unknown options {', '.join(unknown)}; known: {', '.join(_OPTIONS)}")
         if chosen.get("pooling") not in _POOLINGS:
             raise ValueError(f"pooling {chosen['pooling']!r} is not one of mean, cls, last")
         self._path, self._options, self._fallback = path.resolve(), chosen, fallback

@@ -82,9 +82,7 @@ def _check_options(extra: Mapping[str, Any], server: LlamaServer) -> None:
             raise ValueError(f"{name!r} is set by the call itself: leave it out of model_kwargs")
     known = server.options | _UNLISTED
     if unknown := sorted(set(extra) - known):
-        raise ValueError(
-            f"unknown options {', '.join(unknown)}; llama.cpp knows {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"unknown options {', '.join(unknown)}; known: {', '.join(sorted(known))}")
 
 
 def _check_plain_format(wanted: Mapping[str, Any], server: LlamaServer) -> None:

@@ -99,7 +99,8 @@ def check_transformers(options: Options) -> None:
     """
     refuse(options, "transformers", "n_gpu_layers", "n_threads")
     if options.dtype != "auto" and options.dtype not in _DTYPES:
-        raise ValueError(f"dtype={options.dtype!r}: choose 'auto' or one of {_DTYPES}")
+        known = ", ".join(["auto", *_DTYPES])
+        raise ValueError(f"dtype {options.dtype!r} is not one of {known}")
     check_load(options, "transformers", _TRANSFORMERS)
     commit = str(options.load.get("revision", ""))
     if options.load.get("trust_remote_code") and not _COMMIT.fullmatch(commit):

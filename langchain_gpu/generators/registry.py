@@ -115,8 +115,8 @@ def _triton(choice: Choice, options: Options) -> Generator:
 def check_name(backend: str) -> None:
     """Raise ValueError for a back end that does not exist, listing those that do."""
     if backend != "auto" and backend not in _FACTORIES:
-        known = ", ".join(repr(name) for name in ["auto", *sorted(_FACTORIES)])
-        raise ValueError(f"unknown backend {backend!r}; known are {known}")
+        known = ", ".join(["auto", *sorted(_FACTORIES)])
+        raise ValueError(f"unknown backend {backend!r}; known: {known}")
 
 
 def choose(

@@ -196,7 +196,7 @@ def _settings(request: Request, config: Any) -> dict[str, Any]:
     names = (*_WARPERS, *_BARS, *_OTHERS)
     unknown = sorted(set(request.extra) - set(names))
     if unknown:
-        raise ValueError(f"unknown options {', '.join(unknown)}; known are {', '.join(names)}")
+        raise ValueError(f"unknown options {', '.join(unknown)}; known: {', '.join(names)}")
     settings = {name: getattr(config, name, None) for name in names}
     if settings["top_k"] is None:
         settings["top_k"] = _TOP_K

@@ -25,6 +25,7 @@ from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 from langchain_gpu.language_models.messages import response_format
 from langchain_gpu.language_models.schemas import to_json_schema, to_tool, to_tool_choice
 
+_METHODS = ("function_calling", "json_mode", "json_schema")
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -85,8 +86,8 @@ class StructuredChat(BaseChatModel):
         """
         if kwargs:
             raise ValueError(f"with_structured_output knows no argument {', '.join(kwargs)}")
-        if method not in ("json_schema", "function_calling", "json_mode"):
-            raise ValueError(f"unknown method {method!r}")
+        if method not in _METHODS:
+            raise ValueError(f"unknown method {method!r}; known: {', '.join(_METHODS)}")
         if schema is None and method != "json_mode":
             raise ValueError(f"method={method!r} needs a schema")
         said = {"kwargs": {"method": method}, "schema": schema}

@@ -66,7 +66,7 @@ def parameters(settings: LlamaSettings) -> Any:
 
 def _cache_type(name: str) -> Any:
     if name not in CACHE_TYPES:
-        raise ValueError(f"cache type {name!r} is not known; take one of {', '.join(CACHE_TYPES)}")
+        raise ValueError(f"cache type {name!r} is not one of {', '.join(CACHE_TYPES)}")
     return getattr(xllamacpp.ggml_type, f"GGML_TYPE_{CACHE_TYPES[name].name}")
 
 

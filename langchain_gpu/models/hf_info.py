@@ -52,7 +52,7 @@ def describe_config(name: str, model: Architecture, *, source: str) -> ModelInfo
     bits = _DTYPE_BITS.get(model.dtype)
     if bits is None:
         raise HeaderError(
-            f"{model.fields.file}: 'dtype' is {model.dtype!r}; known are {', '.join(_DTYPE_BITS)}"
+            f"{model.fields.file}: 'dtype' is {model.dtype!r}; known: {', '.join(_DTYPE_BITS)}"
         )
     packing = model.quantization
     packed = float(bits)

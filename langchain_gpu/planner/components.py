@@ -141,7 +141,7 @@ _HALF = 16
 
 def _known(name: str, value: str | None, known: Collection[str]) -> None:
     if value is not None and value not in known:
-        raise ValueError(f"{name}={value!r} is not known; take one of {', '.join(known)}")
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
 
 
 def _own_dtype(name: str, dtype: str | None, info: ModelInfo) -> None:

@@ -39,7 +39,7 @@ def plan(by: str, weight: float, fetch_k: int | None, k: int) -> Plan:
     if by not in FUSIONS:
         raise ValueError(f"unknown fusion {by!r}; known: {', '.join(FUSIONS)}")
     if not 0 <= weight <= 1:
-        raise ValueError(f"weight is the share of the words, between 0 and 1, not {weight}")
+        raise ValueError(f"weight, the share of the words, must lie between 0 and 1, not {weight}")
     return Plan("rrf" if by == "rrf" else "scores", weight, max(k, fetch_k or 4 * k, 50))
 
 

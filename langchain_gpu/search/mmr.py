@@ -28,7 +28,7 @@ def select_diverse(query: Matrix, vectors: Matrix, k: int, balance: float) -> li
     if not isinstance(given, Real):
         raise TypeError(f"lambda_mult must be a number, not {balance!r}")
     if not 0 <= balance <= 1:
-        raise ValueError(f"lambda_mult lies between 0 and 1, not {balance}")
+        raise ValueError(f"lambda_mult must lie between 0 and 1, not {balance}")
     rows = _unit(vectors)
     relevance = rows @ _unit(query)[0]  # [n]
     redundancy = np.full(len(rows), -np.inf, dtype=np.float32)  # likeness to the nearest chosen

@@ -78,7 +78,7 @@ class Route:
         if not names or (len(names) > 1 and not _distinct_cards(names)):
             raise ValueError(f"only different cuda devices can share an index, not {names}")
         if dtype not in {"auto", "float16", "float32"}:
-            raise ValueError(f"unknown dtype {dtype!r}; known: auto, float16, float32")
+            raise ValueError(f"dtype {dtype!r} is not one of auto, float16, float32")
         self._wanted = tuple(names)
         self._dtype: DType = dtype
         self._temporary = temporary

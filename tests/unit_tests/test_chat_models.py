@@ -182,7 +182,7 @@ def test_a_copy_with_another_window_loads_its_own(chat: ChatGPU) -> None:
         ({"timeout": 0}, "timeout"),
         ({"keep_alive": "5 minutes"}, "'5m'"),
         ({"n_ctx": 0}, "n_ctx"),
-        ({"backend": "vllm"}, "known are 'auto', 'llama_cpp', 'ollama'"),
+        ({"backend": "vllm"}, "unknown backend 'vllm'; known: auto, llama_cpp, ollama"),
         ({"fallback": "maybe"}, "fallback"),
         ({"tempreature": 1}, "tempreature"),
         ({"model": ""}, "model"),
@@ -446,7 +446,9 @@ def test_a_tool_choice_that_is_none_is_named(chat: ChatGPU) -> None:
 
 
 def test_structured_output_refuses_what_it_does_not_know(chat: ChatGPU) -> None:
-    with pytest.raises(ValueError, match="unknown method"):
+    with pytest.raises(
+        ValueError, match="unknown method 'magic'; known: function_calling, json_mode, json_schema"
+    ):
         chat.with_structured_output(Person, method="magic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs a schema"):
         chat.with_structured_output()

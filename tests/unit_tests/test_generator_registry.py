@@ -34,7 +34,7 @@ def safetensors(tmp_path: Path) -> Path:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    known = "'auto', 'llama_cpp', 'ollama', 'openai', 'transformers'"
+    known = "auto, llama_cpp, ollama, openai, transformers"
     with pytest.raises(ValueError, match=f"'vllm'.*{known}"):
         check_name("vllm")
 

@@ -371,7 +371,7 @@ def test_packed_weights(packing: dict[str, Any], bits: float) -> None:
         ({"model_type": None}, "'model_type' is missing"),
         ({"model_type": "rwkv"}, "type 'rwkv' has is not known from its configuration"),
         ({"is_encoder_decoder": True}, "'is_encoder_decoder' is true"),
-        ({"torch_dtype": "int3"}, "'dtype' is 'int3'; known are"),
+        ({"torch_dtype": "int3"}, "'dtype' is 'int3'; known: "),
         ({"layer_types": ["full_attention"]}, "'layer_types' is no list of one item for 32 layers"),
         ({"layer_types": [[]] * 32}, "'layer_types' holds '\\[\\]', not known here"),
         ({"layer_types": ["odd"] * 32}, "'layer_types' holds 'odd', not known here"),

@@ -407,8 +407,8 @@ def test_components_are_named_once() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": "int3"}, r"dtype='int3' is not known; take one of float32, "),
-        ({"cache_dtype": "q1"}, r"cache_dtype='q1' is not known; take one of float32, "),
+        ({"dtype": "int3"}, "dtype 'int3' is not one of float32, "),
+        ({"cache_dtype": "q1"}, "cache_dtype 'q1' is not one of float32, "),
         ({"context": 0}, r"chat: context=0 must be at least 1"),
         ({"sequences": -1}, r"chat: sequences=-1 must be at least 1"),
         ({"ubatch": 0}, r"chat: ubatch=0 must be at least 1"),

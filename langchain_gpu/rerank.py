@@ -199,7 +199,9 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
             ValueError: There are not as many lists as queries.
         """
         if len(queries) != len(documents):
-            raise ValueError(f"{len(queries)} queries and {len(documents)} lists of documents")
+            raise ValueError(
+                f"{len(queries)} queries came with {len(documents)} lists of documents"
+            )
         lists = [_texts(each) for each in documents]
         pairs = [
             (query, text) for query, texts in zip(queries, lists, strict=True) for text in texts

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
@@ -220,7 +220,9 @@ class RemoteScorer:
     ) -> Scored:
         """See `Scorer.score`. A server takes one query at a time, and many requests."""
         if options.max_length or options.instruction or options.on_long == "window":
-            raise ValueError("a server reads pairs its own way: leave out what says how to")
+            given = [options.max_length, options.instruction, options.on_long == "window"]
+            names = ", ".join(compress(("max_length", "instruction", "on_long='window'"), given))
+            raise ValueError(f"a server reads pairs in its own way: leave out {names}")
         groups = [
             (query, [text for _, text in group])
             for query, group in groupby(pairs, key=lambda pair: pair[0])

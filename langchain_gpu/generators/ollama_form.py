@@ -159,7 +159,7 @@ class Pieces:
         named = self.last.get("done_reason") or "stop"  # servers before 0.1.38 give none
         if named not in _REASONS:
             raise BadAnswerError(
-                f"{self._host} gave the answer up with done_reason {named!r}; its log may say why"
+                f"{self._host} aborted the answer with done_reason {named!r}; its log may say why"
             )
         calls = self._calls > 0 and named == "stop"
         reason: FinishReason = "tool_calls" if calls else _REASONS[named]

@@ -144,7 +144,7 @@ class Pieces:
         reason = _REASONS.get(self._reason)
         if reason is None:
             raise BadAnswerError(
-                f"{self._host} gave the answer up with finish_reason {self._reason!r}; its log may "
+                f"{self._host} aborted the answer with finish_reason {self._reason!r}; its log may "
                 f"say why"
             )
         if reason == "stop" and self._called():  # said of a tool that was named in the request

@@ -36,19 +36,15 @@ def component_of(plan: Plan | ComponentPlan, role: str, model: str) -> Component
         exact = [each for each in found if model in {each.model, each.name}]
         found = exact or found
         if len(found) != 1:
-            names = ", ".join(f"{each.name} ({each.role})" for each in plan.components)
+            names = ", ".join(f"{each.name} ({each.role})" for each in plan.components) or "none"
             raise ValueError(
-                f"the plan says {len(found)} times where {_a(role)} goes, not once for {model}; it "
-                f"holds {names}"
+                f"the plan has {len(found)} components with the role {role!r}"
+                f"{f' for {model}' if model else ''}, and one is needed; it has: {names}"
             )
         plan = found[0]
     if plan.decision == "refused":
         raise DoesNotFitError(plan)
     return plan
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def main_device(planned: ComponentPlan) -> str:

@@ -138,7 +138,7 @@ def imagined(gpus: Sequence[int], ram: int | None = None) -> list[Device]:
     """
     for count in (*gpus, *(() if ram is None else (ram,))):
         if count <= 0:
-            raise ValueError(f"a memory of {count} bytes cannot be: give a positive size")
+            raise ValueError(f"the memory of a device must be positive, not {count} bytes")
     if ram is None:
         ram = max(2 * sum(gpus), 16 * GIB)
     reason = "imagined, to see what would fit"

@@ -221,7 +221,7 @@ class TestGivenPlan:
         assert GPUEmbeddings(model=model, plan=half, dtype="float32")._config().dtype == "float32"
         assert GPURerank(model=model, plan=both)._config().plan is both["reranker"]
         one = plan([Encoder(info=info, role="reranker")], imagined([], 2**33))
-        with pytest.raises(ValueError, match="says 0 times where an embedder goes"):
+        with pytest.raises(ValueError, match="the plan has 0 components with the role 'embedder'"):
             GPUEmbeddings(model=model, plan=one).embed_query("x")
 
     def test_a_plan_that_was_wrong_is_reported(

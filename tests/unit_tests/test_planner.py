@@ -487,5 +487,5 @@ def test_an_imagined_machine() -> None:
     assert [str(device) for device in imagined([GIB, GIB])] == ["cuda:0", "cuda:1", "cpu"]
     assert imagined([40 * GIB])[-1].memory_total == 80 * GIB
     assert imagined([])[0].memory_total == 16 * GIB
-    with pytest.raises(ValueError, match="a memory of 0 bytes cannot be: give a positive size"):
+    with pytest.raises(ValueError, match="the memory of a device must be positive, not 0 bytes"):
         imagined([0])

@@ -215,7 +215,11 @@ async def test_one_bad_call_fails_alone(reranker: GPURerank) -> None:
         (lambda r: r.score(["ab"]), TypeError, "pair 0 is str, not (query, document)"),
         (lambda r: r.rerank("a", ["b", "\udc80"]), ValueError, "pair 1 holds a lone surrogate"),
         (lambda r: r.rerank("a", ["b"], 0), ValueError, "top_n must be at least 1"),
-        (lambda r: r.score_batch(["a"], []), ValueError, "1 queries and 0 lists of documents"),
+        (
+            lambda r: r.score_batch(["a"], []),
+            ValueError,
+            "1 queries came with 0 lists of documents",
+        ),
     ],
 )
 def test_what_cannot_be_ranked_is_named(

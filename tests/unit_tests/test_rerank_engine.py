@@ -213,7 +213,7 @@ class TestServer:
         "setting", [{"max_length": 99}, {"instruction": "be kind"}, {"on_long": "window"}]
     )
     def test_what_a_server_cannot_be_told(self, remote: GPURerank, setting: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="a server reads pairs its own way"):
+        with pytest.raises(ValueError, match=f"in its own way: leave out {next(iter(setting))}"):
             remote.model_copy(update=setting).score([("a", "b")])
 
     def test_a_back_end_is_for_here(self) -> None:

@@ -152,7 +152,10 @@ def test_a_plan_says_where_and_how_much_room(fake: FakeGPU) -> None:
     assert (str(store.device), fake.temporary) == ("cuda:0", [2**20])
     none = plan([index], imagined([2**20], 2**34))
     assert FAISSVectorStore(FakeEmbeddings(size=4), plan=none).device.kind == "cpu"
-    with pytest.raises(ValueError, match="says 0 times where an index goes"):
+    with pytest.raises(
+        ValueError,
+        match="the plan has 0 components with the role 'index', and one is needed; it has: none",
+    ):
         FAISSVectorStore(FakeEmbeddings(size=4), plan=Plan(components=(), pools=()))
 
 

@@ -1,4 +1,4 @@
-"""The house's floor plan: who may import whom."""
+"""The layers of the package: a module imports its own package and the layers below it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "langchain_gpu"
 
-# From the ground up. A module may import its own floor's package and the floors below.
-FLOORS = [
+# From the lowest up. Packages of one layer do not import each other, but for the highest.
+LAYERS = [
     {"events", "utils"},
     {"hardware", "models"},
     {"planner"},
@@ -22,9 +22,9 @@ FLOORS = [
     {"rag", "loaders"},
     {"cli", "demo", "doctor", "verify", "__init__", "__main__"},
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-FACES = 5  # from this floor up, langchain_core may be imported
-TOP = len(FLOORS) - 1
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+FACES = 5  # from this layer up, langchain_core may be imported
+TOP = len(LAYERS) - 1
 BANNED = {"langchain", "langchain_classic", "langchain_community"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -45,33 +45,33 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room(dotted: str) -> str:
+def package_of(dotted: str) -> str:
     return dotted.split(".")[1] if "." in dotted else "__init__"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_down(path: Path) -> None:
     here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    floor = FLOOR_OF[here]  # a KeyError here: give the new room a floor
+    layer = LAYER_OF[here]  # a KeyError here: give the new package a layer
     for name in imports(path):
         top = name.partition(".")[0]
         assert top not in BANNED, f"{here} imports {name}"
         if top == "langchain_core":
-            assert floor >= FACES, f"{here} is under the faces and imports {name}"
+            assert layer >= FACES, f"{here} is under the faces and imports {name}"
         if top != "langchain_gpu" or name == "langchain_gpu.__version__":
             continue
-        there = room(name)
+        there = package_of(name)
         if there in {here, "__init__"} or here == "__init__":
             continue
-        below = FLOOR_OF[there] < floor or (floor == TOP == FLOOR_OF[there])
-        assert below, f"{here} (floor {floor}) imports {name}"
+        below = LAYER_OF[there] < layer or (layer == TOP == LAYER_OF[there])
+        assert below, f"{here} (layer {layer}) imports {name}"
 
 
-def test_the_plan_names_no_room_twice() -> None:
-    assert sum(len(rooms) for rooms in FLOORS) == len(FLOOR_OF)
+def test_no_package_is_in_two_layers() -> None:
+    assert sum(len(packages) for packages in LAYERS) == len(LAYER_OF)
 
 
-def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
+def test_third_party_imports_of_the_lower_layers_are_lazy_or_base() -> None:
     """A module under the faces imports numpy at most, unless it is a back end's own file."""
     back_ends = {
         "engine/runtimes",
@@ -103,7 +103,7 @@ def test_third_party_imports_of_the_lower_floors_are_lazy_or_base() -> None:
     allowed = set(sys.stdlib_module_names) | {"langchain_gpu", "numpy"}
     for path in FILES:
         relative = path.relative_to(PACKAGE).as_posix()
-        if FLOOR_OF[relative.split("/")[0].removesuffix(".py")] >= FACES:
+        if LAYER_OF[relative.split("/")[0].removesuffix(".py")] >= FACES:
             continue
         if any(relative.startswith(name) for name in back_ends):
             continue

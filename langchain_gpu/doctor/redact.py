@@ -52,7 +52,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (rf"\b{_HEX}{{2}}(?:[:-]{_HEX}{{2}}){{5}}\b", "<mac>"),
     # what is long and random is nobody's business either
     (rf"\b{_HEX}{{32,}}", "<hex>"),
-    # folders of people, whoever they are
+    # home folders of any user
     (r"(?<![\w.])/(?:home|Users)/(?!<)[^/\s:'\"]+", "~"),
     (r"(?i)\b[A-Z]:[\\/]+Users[\\/]+[^\\/\s:'\"]+", "~"),
     (r"(?<![\w.])/root(?=/|\b)", "~"),

@@ -117,7 +117,7 @@ class _Derived(Future[T]):
             return
         try:
             self.set_result(make(source.result()))
-        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller
             self.set_exception(error)
 
 

@@ -1,4 +1,4 @@
-"""Programs that came with a model, which may not go on for ever."""
+"""Programs that came with a model, stopped when they run too long."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def check_number(name: str, value: Any, *, whole: bool = False) -> None:
-    """Check whether a setting is a finite number, and no text or truth value that looks like one.
+    """Check whether a setting is a finite number, and no string or bool that looks like one.
 
     Raises:
         ValueError: It is not.
@@ -57,7 +57,7 @@ def check_timeout(seconds: Any) -> None:
     if seconds <= 0:
         raise ValueError(f"timeout must be positive, not {seconds}")
     if seconds > threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout={seconds} is longer than can be waited for: None waits for ever")
+        raise ValueError(f"timeout={seconds} is longer than can be waited for: None waits forever")
 
 
 def check_stops(stops: Sequence[Any]) -> None:

@@ -47,7 +47,7 @@ class Grammars:
         with self._lock:  # about a second for a large vocabulary, once
             if self._tokenizer is None:
                 self._tokenizer = self._make()
-        # Small models would write blanks for ever where a schema allows them.
+        # Small models would write blanks forever where a schema allows them.
         text = LLMatcher.grammar_from_json_schema(
             json.dumps(_closed(schema)), defaults={"whitespace_flexible": False}
         )

@@ -12,7 +12,7 @@ from langchain_gpu.generators.base import Message
 from langchain_gpu.generators.bounded import bounded
 from langchain_gpu.generators.toolcalls import no_tools, with_objects
 
-_LONGEST = 60.0  # seconds, where the caller would wait for ever: templates take milliseconds
+_LONGEST = 60.0  # seconds, where the caller would wait forever: templates take milliseconds
 _PROBE = {"name": "probe_of_tools", "description": "Shows up where tools are described."}
 
 

@@ -43,7 +43,7 @@ class Options:
         n_gpu_layers: Layers on the GPU.
         n_threads: CPU threads.
         keep_alive: How long a server keeps the model loaded after a call, in seconds or in its own
-            words (`"5m"`); -1 for ever.
+            words (`"5m"`); -1 forever.
         load: More arguments for loading the model, under the engine's own names.
         server: Where the model runs, if not in this process.
         plan: Where the model goes, by `planner.plan`; None has the engine plan for itself.

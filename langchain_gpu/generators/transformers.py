@@ -1,8 +1,8 @@
 """Safetensors and GGUF models through Hugging Face transformers.
 
 Chats share forwards by padded batches of `generate`; for those that come late a batch is left, and
-read anew with them. transformers also has continuous batching (`generate_batch`), where nothing is
-read anew; without a flash attention kernel it computes attention over the tokens of all chats for
+read again with them. transformers also has continuous batching (`generate_batch`), where nothing is
+read again; without a flash attention kernel it computes attention over the tokens of all chats for
 every chat, and was 1.3 to 2 times slower on a CPU. It has one seed and one way to sample for all,
 and ends with the first error, memory included.
 """
@@ -42,7 +42,7 @@ _BATCH = 16
 class TransformersGenerator:
     """One model on one device. Chats that come while others run join them where there is room.
 
-    They join once the batch has run several times as long as it takes to read all its tokens anew.
+    They join once the batch has run several times as long as it takes to read all its tokens again.
 
     Args:
         path: Folder with config.json, tokenizer files and safetensors weights, or a `.gguf` file,

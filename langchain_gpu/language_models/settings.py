@@ -93,7 +93,7 @@ class GeneratorSettings(BaseModel):
     """Further attempts when a server is overloaded, fails or breaks off before it has answered;
     what fails in this process would fail again."""
     keep_alive: float | str | None = None
-    """How long the model stays loaded after a call: seconds, or `"5m"`. None and -1 are for ever;
+    """How long the model stays loaded after a call: seconds, or `"5m"`. None and -1 are forever;
     with None a server keeps it as long as it likes."""
     plan: Plan | ComponentPlan | None = Field(default=None, exclude=True)
     """Where the model goes, by `langchain_gpu.planner.plan`; None has a file planned when it is
@@ -194,7 +194,7 @@ def _stops(stop: Any) -> tuple[Any, ...]:
 
 
 def seconds_of(keep_alive: float | str | None) -> float | None:
-    """Return how many seconds an idle model stays loaded; None for ever.
+    """Return how many seconds an idle model stays loaded; None forever.
 
     Raises:
         ValueError: It is no number, and no number with `ms`, `s`, `m` or `h`.

@@ -37,8 +37,8 @@ def position_of(gpus: Sequence[Info], kind: str, index: int) -> int | None:
 
     One that does not say whose it is may be of any kind.
     """
-    kin = [at for at, gpu in enumerate(gpus) if kind_of(gpu) in (kind, None)]
-    return kin[index] if index < len(kin) else None
+    same_kind = [at for at, gpu in enumerate(gpus) if kind_of(gpu) in (kind, None)]
+    return same_kind[index] if index < len(same_kind) else None
 
 
 __all__ = ["Info", "gpus_of", "kind_of", "position_of"]

@@ -33,7 +33,7 @@ class LlamaServer:
 
     Attributes:
         settings: How it was started.
-        slots: Its slots; whoever chats holds one of them.
+        slots: Its slots; a chat holds one of them.
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
@@ -61,7 +61,7 @@ class LlamaServer:
                 f"or more memory than is free (n_ctx={settings.n_ctx}, "
                 f"n_parallel={settings.n_parallel}, n_gpu_layers={settings.n_gpu_layers})"
             ) from error
-        # Answered once the server's loop runs: freed before that, a server would wait for ever.
+        # Answered once the server's loop runs: freed before that, a server would wait forever.
         self._native.handle_metrics()
         self._endpoint.opened(self._native.listening_address)
         _alive.add(self)

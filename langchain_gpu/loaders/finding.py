@@ -91,7 +91,7 @@ def _walk(root: Path, excluded: set[Path], failed: list[Failure]) -> Iterator[Pa
 
 
 def _not_a_file(path: Path) -> str | None:
-    """Say why `path` cannot be read as a file: opening a pipe or a device would wait for ever."""
+    """Say why `path` cannot be read as a file: opening a pipe or a device would wait forever."""
     try:
         mode = path.stat().st_mode
     except OSError as error:  # a broken link, a link to itself

@@ -41,9 +41,9 @@ class Route:
 
     On NVIDIA cards FAISS comes first, then torch where the process has loaded it (it filters and
     takes any `k`, with a mirror of its own that is made when it is first needed); on other GPUs,
-    and where FAISS cannot use the card, torch. The CPU index, the truth, is last. Each cause of a
-    refusal is told once, by `report`: a search runs behind the store's lock, where neither a
-    listener nor a warnings hook has any business.
+    and where FAISS cannot use the card, torch. The CPU index, which is saved, is last. Each cause
+    of a refusal is reported once, by `report`: a search runs under the store's lock, where neither
+    a listener nor a warnings hook may be called.
 
     Importing torch takes seconds, and its context some hundred MiB: `"auto"` never does it.
     """

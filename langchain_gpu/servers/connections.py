@@ -15,7 +15,7 @@ from weakref import WeakSet
 from langchain_gpu.servers.loop import CLOSED, FORKED
 from langchain_gpu.servers.server import CONNECT_SECONDS
 
-_LEAST = 0.001  # seconds: none at all would mean to wait for ever
+_LEAST = 0.001  # seconds: none at all would mean to wait forever
 _TICK = 1.0  # seconds between two looks at most: one whose caller was away is late later
 _IDLE = 10.0  # seconds after which the thread that looks ends
 

@@ -221,7 +221,7 @@ def _load_documents(
 
 
 def _same(left: Manifest, right: Manifest) -> bool:
-    """Say whether two manifests are of one save; a folder that was made anew counts anew."""
+    """Say whether two manifests are of one save; a folder that is made again starts a new count."""
     return (left.generation, left.index, left.documents) == (
         right.generation,
         right.index,

@@ -13,7 +13,7 @@ class ReadWriteLock:
 
     Each reading thread has a lock of its own, and a writer takes all of them. So readers do not
     contend with one another, and releasing is a call into C, before which Ctrl-C is not raised: a
-    lock that a reader failed to release would block writers for ever. A thread must not read twice
+    lock that a reader failed to release would block writers forever. A thread must not read twice
     at a time, so no callers' code runs under it.
     """
 

@@ -31,7 +31,7 @@ def loading_with_torch() -> Iterator[None]:
     """Note that torch is loaded with a model here, and refuse that where a parent did the same.
 
     What torch has computed with in the parent are threads that stayed there; a new model would
-    wait for them at its first step, for ever.
+    wait for them at its first step, forever.
 
     Raises:
         RuntimeError: This process was forked from one that loaded a model.
@@ -40,7 +40,7 @@ def loading_with_torch() -> Iterator[None]:
     if _torch_in not in (None, os.getpid()):
         raise RuntimeError(
             f"a model was loaded in process {_torch_in}, from which this one was forked: torch's "
-            f"threads stayed there, and another model would wait for them for ever. {_REMEDY}"
+            f"threads stayed there, and another model would wait for them forever. {_REMEDY}"
         )
     yield
     _torch_in = os.getpid()

@@ -41,7 +41,7 @@ class SlotPool:
     """A semaphore for threads and tasks that grants slots in the order of arrival.
 
     A thread that streams an answer may do something else between two pieces, and that may be
-    to ask the same model again. Its slot is then given to whoever waits: with a single slot, the
+    to ask the same model again. Its slot is then given to the next caller: with a single slot, the
     thread would wait for itself.
 
     Args:

@@ -75,7 +75,7 @@ class FAISSVectorStore(Moving):
     `index_shape` says what the index is now. The compressed kinds give back vectors as they were
     rounded: `merge_from` and MMR work with those.
 
-    The CPU index is the truth; on a GPU a mirror of it answers, which is copied there again at the
+    The CPU index is what is changed and saved; on a GPU a copy of it answers, made again at the
     first search after a change. FAISS searches NVIDIA cards; torch searches the others, and what
     FAISS cannot (filters, a very large `k`) where the process has loaded it. What no GPU can do the
     CPU does; a `FallbackWarning` says so once. `device` says where searches run, with the reason.

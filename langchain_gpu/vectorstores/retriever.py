@@ -31,8 +31,8 @@ class FAISSRetriever(VectorStoreRetriever):
         k: How many documents to return. `search_kwargs["k"]` overrides it, and `invoke(..., k=...)`
             overrides both.
         score_key: The field of the metadata that takes the score. None leaves documents as they are
-            stored, for whoever compares them whole: `MultiQueryRetriever` takes one document found
-            by two queries for two documents, where their scores differ.
+            stored, for code that compares whole documents: `MultiQueryRetriever` takes one document
+            found by two queries for two documents, where their scores differ.
 
     Raises:
         TypeError: There is no such field; what the search takes, `filter` for example, goes into

@@ -268,6 +268,6 @@ class TestSmolLM2(_Suite):
 class TestQwen(_Suite):
     @pytest.fixture(autouse=True)
     def _place(self, asked_to_wait: None, qwen: ChatGPU, server: Running) -> None:
-        # Jokes are long, and without a penalty this model tells the same one for ever.
+        # Jokes are long, and without a penalty this model tells the same one forever.
         more = {"max_tokens": 160, "model_kwargs": {"repeat_penalty": 1.2}}
         type(self).settings = {**qwen_settings(server), **more}

@@ -108,7 +108,7 @@ def ask(text: str = "hi", **settings: Any) -> Request:
 
 
 def script(server: Scripted, *replies: Reply | Callable[[Asked], Reply]) -> None:
-    """Answer chats by these in turn, the last one for ever."""
+    """Answer chats by these in turn, the last one forever."""
     waiting = list(replies)
     lock = threading.Lock()
 

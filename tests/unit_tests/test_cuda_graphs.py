@@ -120,7 +120,7 @@ def test_a_recording_that_breaks_off_leaves_the_thread_on_its_stream(card: Card)
 
 @pytest.mark.usefixtures("card")
 def test_models_share_the_stream_on_which_they_record() -> None:
-    """cuBLAS keeps memory for every stream, for ever."""
+    """cuBLAS keeps memory for every stream, forever."""
     first, second = CudaRecorder("cuda:0"), CudaRecorder("cuda:0")
     assert first._stream is second._stream
     assert first._stream is not CudaRecorder("cuda:1")._stream

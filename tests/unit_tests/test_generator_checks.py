@@ -25,7 +25,7 @@ F = {"type": "function", "function": {"name": "f"}}
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"timeout": float("inf")}, "timeout must be finite"),
         ({"timeout": float("nan")}, "timeout must be finite"),
-        ({"timeout": 1e12}, "None waits for ever"),
+        ({"timeout": 1e12}, "None waits forever"),
         ({"timeout": "3"}, "timeout must be a number"),
         ({"stop": (1,)}, "stop string 0 must be a text, not 1"),
         ({"stop": ("a", None)}, "stop string 1 must be a text"),

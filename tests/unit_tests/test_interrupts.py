@@ -1,4 +1,4 @@
-"""Ctrl-C at any function of a merged call: nobody else may wait for ever, and memory must go."""
+"""Ctrl-C at any function of a merged call: nobody else may wait forever, and memory must go."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def test_the_same_settings_share_one_server_and_the_last_user_frees_it(weights: 
 def test_a_forked_process_does_not_share_it(
     server: LlamaServer, find: Callable[[LlamaSettings], LlamaServer | None]
 ) -> None:
-    """Its threads stayed behind: a chat would wait for ever."""
+    """Its threads stayed behind: a chat would wait forever."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

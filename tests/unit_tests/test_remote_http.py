@@ -344,7 +344,7 @@ class TestClosing:
     def test_what_nobody_waits_for_is_cancelled(
         self, server: Scripted, clients: list[JsonClient]
     ) -> None:
-        """Its slot is free again, or the second request would wait behind it for ever."""
+        """Its slot is free again, or the second request would wait behind it forever."""
         server.script = lambda asked: Reply(delay=60) if asked.body == {"slow": 1} else OK
         client = JsonClient(URL, Server(url=URL, concurrency=1, timeout=30, max_retries=0))
         clients.append(client)

@@ -464,7 +464,7 @@ def test_searches_go_on_while_an_index_is_trained(monkeypatch: pytest.MonkeyPatc
     real = faiss.IndexIVFFlat.train
 
     def train(self: Any, sample: Any) -> None:
-        found.append(len(made.similarity_search("old", 7)))  # would wait for ever behind the gate
+        found.append(len(made.similarity_search("old", 7)))  # would wait forever behind the gate
         real(self, sample)
 
     monkeypatch.setattr(faiss.IndexIVFFlat, "train", train)
@@ -511,7 +511,7 @@ def test_searches_go_on_while_a_graph_grows(monkeypatch: pytest.MonkeyPatch) -> 
     real = faiss.IndexHNSWFlat.add
 
     def grow(self: Any, given: Any) -> None:
-        found.append(len(made.similarity_search("old", 7)))  # would wait for ever behind the gate
+        found.append(len(made.similarity_search("old", 7)))  # would wait forever behind the gate
         real(self, given)
 
     monkeypatch.setattr(faiss.IndexHNSWFlat, "add", grow)

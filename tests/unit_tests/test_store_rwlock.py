@@ -99,7 +99,7 @@ def test_a_writer_interrupted_while_it_waits_opens_the_gate_again(
 def test_a_reader_interrupted_wherever_leaves_the_lock() -> None:
     """Python looks for Ctrl-C where a function begins: none may begin between entering and leaving.
 
-    Had it one there, the reader could stay in, and writers would wait for ever.
+    Had it one there, the reader could stay in, and writers would wait forever.
     """
     rwlock, entered = ReadWriteLock(), list[str]()
 

@@ -2,7 +2,7 @@
 
 A graph repeats what was recorded, on the same memory and with the same shapes. So batches are
 filled up to a bucket of tokens, rows and longest row, a bucket is recorded when it has been asked
-for a few times, and it is kept only if repeating it is faster than starting its kernels anew.
+for a few times, and it is kept only if repeating it is faster than launching its kernels.
 Where that is not so, or recording fails, batches run as they are.
 
 Not measured yet: written on a machine without a card, where the tests drive it with a stand-in.
@@ -127,19 +127,19 @@ class Graphs:
         try:
             recording = self.recorder.record(self.run, filled.features)
             again = self.recorder.seconds(lambda: recording.replay(filled.features), REPLAYS)
-            anew = self.recorder.seconds(lambda: self.run(filled.batch.features), REPLAYS)
+            launched = self.recorder.seconds(lambda: self.run(filled.batch.features), REPLAYS)
         except RuntimeError as error:
             full, reason = _judge(error)
             if not full:
                 self.failure = reason
         else:
-            if again < anew:
+            if again < launched:
                 self.kept[bucket] = recording
             else:
                 self.dropped.add(bucket)
                 if not self.kept:
                     self.recorder.forget()
-            logger.debug("%s: %.2g s repeated, %.2g s started anew", bucket, again, anew)
+            logger.debug("%s: %.2g s repeated, %.2g s launched", bucket, again, launched)
             return
         if full:
             self._wait()

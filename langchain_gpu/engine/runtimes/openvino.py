@@ -200,7 +200,7 @@ def compile_for(name: str, program: Any, hint: str, cores: int | None) -> Any:
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
     if name == "CPU":
         program = for_cpu(program, hint)
-        # Threads bound to cores wait for whoever else runs there: tokenizing, other processes.
+        # Threads bound to cores wait for what else runs there: tokenizing, other processes.
         settings["ENABLE_CPU_PINNING"] = False
         if cores:
             settings["INFERENCE_NUM_THREADS"] = cores

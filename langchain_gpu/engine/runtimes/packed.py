@@ -191,7 +191,7 @@ def positions_of(model: torch.nn.Module) -> int | None:
 
 
 def _counted_from(model: torch.nn.Module) -> int | None:
-    """Return the padding id above which RoBERTa and its kin count positions; None for others."""
+    """Return the padding id above which models like RoBERTa count positions; None for others."""
     return next((padding for _, padding in _tables(model)), None)
 
 

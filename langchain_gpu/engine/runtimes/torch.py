@@ -52,7 +52,7 @@ class TorchEncoder(ModulesEncoder):
         dtype: `"float32" | "bfloat16" | "float16"`, or `"auto"` for the device's own.
         options: More arguments of `SentenceTransformer`, and three of our own. `attention`:
             `"auto"`, `"padded"`, or `"packed"` to have rows end to end on any device, slowly where
-            no kernel takes them. `cuda_graphs`: False to start every kernel anew.
+            no kernel takes them. `cuda_graphs`: False to launch every kernel each time.
             `embedding_device`: `"cpu"` keeps the table of token embeddings there.
 
     Attributes:
@@ -187,7 +187,7 @@ class TorchEncoder(ModulesEncoder):
         return min((limit for limit in limits if limit is not None), default=_SAFE)
 
     def _pack(self, tokens: Tokenized, rows: NDArray[np.int64]) -> PackedBatch:
-        assert self._packer is not None  # noqa: S101 - whoever asks has looked
+        assert self._packer is not None  # noqa: S101 - the callers have looked
         batch = self._packer.pack(tokens, rows)
         if (length := self._prompt_length(tokens.payload.prompt)) is not None:
             batch.features["prompt_length"] = length

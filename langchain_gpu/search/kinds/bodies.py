@@ -15,7 +15,7 @@ from langchain_gpu.utils.extras import require
 
 faiss: Any = require("faiss", extra="faiss")
 if hasattr(os, "register_at_fork"):
-    # OpenMP's threads stay behind, and the thread that forked would wait for them for ever. Others
+    # OpenMP's threads stay behind, and the thread that forked would wait for them forever. Others
     # that the child starts get their own.
     os.register_at_fork(after_in_child=partial(faiss.omp_set_num_threads, 1))
 

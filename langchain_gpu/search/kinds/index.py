@@ -68,7 +68,7 @@ class FaissKind:
 
 
 class FaissIndex:
-    """Vectors by row. The truth; searchers on devices hold copies."""
+    """Vectors by row, as they are saved; searchers on devices hold copies of it."""
 
     def __init__(
         self,

@@ -105,7 +105,7 @@ class _Helpers:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew: after a fork the child has none of its parent's threads."""
+        """Start again: after a fork the child has none of its parent's threads."""
         self._lock = Lock()
         self._count = 0
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()

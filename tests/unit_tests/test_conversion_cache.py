@@ -69,9 +69,12 @@ def test_each_file_that_lost_something_is_noticed(
     make_once(folder, lambda _: pytest.fail("it is whole"))
 
 
-def test_two_that_meet_a_damaged_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_at_once_leave_one_whole_result(tmp_path: Path, *, damaged: bool) -> None:
+    """Both have looked before either has finished, as two processes may."""
     folder, both = tmp_path / "cache" / "model", threading.Barrier(2)
-    folder.mkdir(parents=True)
+    if damaged:
+        folder.mkdir(parents=True)
 
     def make(place: Path) -> None:
         both.wait(timeout=30)
@@ -81,4 +84,5 @@ def test_two_that_meet_a_damaged_one(tmp_path: Path) -> None:
         results = list(pool.map(lambda _: make_once(folder, make), range(2)))
     assert results == [(folder, None)] * 2
     assert (folder / "model.xml").read_text() == "whole"
+    assert sorted(each.name for each in folder.iterdir()) == ["files.json", "model.xml"]
     assert [each.name for each in folder.parent.iterdir()] == ["model"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine.backends import NotConvertibleError, create
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.runtimes import openvino as runtime
-from langchain_gpu.engine.runtimes.conversion_cache import make_once
 from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 from langchain_gpu.engine.tasks.embed import EmbedOptions
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
@@ -141,20 +138,6 @@ class TestConversion:
             assert changed
             assert model[0].model.config._attn_implementation == NAME
         assert model[0].model.config._attn_implementation == before
-
-    def test_two_at_once_leave_one_whole_result(self, tmp_path: Path) -> None:
-        """Both have looked before either has finished, as two processes may."""
-        folder, both = tmp_path / "cache" / "model", threading.Barrier(2)
-
-        def make(place: Path) -> None:
-            both.wait(timeout=30)
-            (place / "model.xml").write_text("whole")
-
-        with ThreadPoolExecutor(2) as pool:
-            results = list(pool.map(lambda _: make_once(folder, make), range(2)))
-        assert results == [(folder, None)] * 2
-        assert [path.name for path in folder.parent.iterdir()] == ["model"]
-        assert sorted(path.name for path in folder.iterdir()) == ["files.json", "model.xml"]
 
 
 class TestBatches:

@@ -142,7 +142,6 @@ def test_broken_dates_are_refused(hidden: Any, said: str) -> None:
     refuse(written(store_of({"a": hidden}), 5), said)
 
 
-OPCODES = {opcode.name: opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
 ALLOWED = b"clangchain_core.documents.base\nDocument\n"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langchain_gpu import GPURerank
@@ -64,6 +67,24 @@ def test_classifiers_score_as_sentence_transformers(
     assert spearmanr(found, wanted).statistic > 0.99
     assert isinstance(loaded(reranker)._tokenizer, PairTokenizer), "queries are tokenized once"
     assert reranker.backend_reason == f"{backend}: asked for"
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino", "onnx"])
+def test_padding_within_the_files_of_the_tokenizer(
+    tiny_reranker: PATH, tmp_path: Path, backend: Any
+) -> None:
+    """Saved by whoever had set it; Hugging Face's class sets its own."""
+    path = shutil.copytree(tiny_reranker("bert"), tmp_path / "padded")
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(16)
+    tokenizer.save(str(path / "tokenizer.json"))
+    pairs = [("the gpu", "is fast"), ("", "a"), ("slow", "a longer text")]
+    with GPURerank(model=str(path), device="cpu", backend=backend, dtype="float32") as reranker:
+        assert isinstance(loaded(reranker)._tokenizer, PairTokenizer)
+        found = reranker.score(pairs)
+    wanted = CrossEncoder(str(path), device="cpu").predict([list(pair) for pair in pairs])
+    assert np.abs(found - wanted).max() < 1e-4
 
 
 @IGNORED

@@ -188,6 +188,7 @@ class Score:
             return None
         copy = _copy(hugging_face)
         copy.no_truncation()
+        copy.no_padding()  # it would be read as special tokens behind the document
         frame = Frame.of(copy)
         if frame is None:
             return None

@@ -194,6 +194,11 @@ class Ladder:
         if not self._next:
             owners = owner.tokens.owners
             item = owner.start + (row if owners is None else int(owners[row]))
+            if device.kind == "remote":  # lengths are estimates, and its memory is not seen here
+                raise EngineOutOfMemoryError(
+                    f"item {item} (about {length} tokens) does not fit on {device.name} even "
+                    f"alone: {failure.problem}. Shorten it."
+                )
             other = "" if device.kind == "cpu" else ", or allow another device with fallback='cpu'"
             raise EngineOutOfMemoryError(
                 f"item {item} ({length} tokens) does not fit on {device} even alone "

@@ -189,10 +189,20 @@ class TritonClient(Client):
             ) from None
 
     def _open(self) -> Any:
+        """Return the client, a new one where the connection of the last has failed.
+
+        A channel whose connection failed answers every call with the old error until it is time to
+        look again. Whoever still waits on it keeps it until then.
+        """
+        if self._client is not None:
+            channel = self._client._channel  # noqa: SLF001 - the client does not show its state
+            if channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._client = None
         if self._client is None:  # on the loop's own thread: a channel belongs to its loop
             options = [
                 ("grpc.max_send_message_length", _LARGEST),
                 ("grpc.max_receive_message_length", _LARGEST),
+                ("grpc.use_local_subchannel_pool", 1),  # a new channel connects anew
                 ("grpc.initial_reconnect_backoff_ms", _RECONNECT // 10),
                 ("grpc.max_reconnect_backoff_ms", _RECONNECT),
                 ("grpc.enable_http_proxy", int(not address.is_loopback(self._place.url))),

@@ -202,7 +202,7 @@ class TestOutOfMemory:
     def test_one_text_that_does_not_fit(self, server: Scripted, loads: Loads) -> None:
         embedder = loads()
         instead(server, lambda _: refusal("CUDA out of memory.", 500))
-        with pytest.raises(EngineOutOfMemoryError, match="does not fit on remote even alone"):
+        with pytest.raises(EngineOutOfMemoryError, match=r"not fit on far\.example even alone: "):
             run(embedder, ["a"])
 
 

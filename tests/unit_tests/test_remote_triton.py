@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tritonclient.utils import triton_to_np_dtype
 
 from langchain_gpu import GPUEmbeddings
 from langchain_gpu.engine.tasks.embed import TextTooLongError
@@ -185,6 +186,22 @@ def test_a_batch_that_does_not_fit_is_halved(server: ScriptedTriton, builds: Bui
     assert embeddings.embed_documents(["a"] * 8) == [vector_of(b"a")] * 8
 
 
+def test_a_text_for_which_it_has_no_memory(server: ScriptedTriton, builds: Builds) -> None:
+    """There is no other device, and nobody here knows what is free there."""
+
+    def answer(asked: Asked) -> dict[str, Any]:
+        if b"big" in asked.inputs["text"]:
+            asked.context.abort(Status.INTERNAL, "CUDA out of memory")
+        return embed(asked)
+
+    server.models["embed"].answer = answer
+    with pytest.raises(MemoryError) as caught:
+        builds().embed_documents(["a", "big", "c"])
+    message = str(caught.value)
+    assert "item 1 (about 2 tokens) does not fit on far.example:8001 even alone: " in message
+    assert message.endswith("CUDA out of memory. Shorten it.")
+
+
 def test_the_text_that_is_to_blame_is_named(server: ScriptedTriton, builds: Builds) -> None:
     def picky(asked: Asked) -> dict[str, Any]:
         if b"bad" in asked.inputs["text"]:
@@ -238,6 +255,19 @@ def test_a_server_that_comes_back(server: ScriptedTriton, builds: Builds) -> Non
             time.sleep(0.2)
 
 
+def test_the_first_call_after_it_came_back(server: ScriptedTriton, builds: Builds) -> None:
+    """It connects at once; gRPC itself would go on with the old error for two seconds."""
+    embeddings = builds(max_retries=0)
+    embeddings.embed_query("a")
+    server.stop()
+    for _ in range(20):
+        with pytest.raises(ServerUnreachableError):
+            embeddings.embed_query("b")
+        time.sleep(0.1)
+    server.start()
+    assert embeddings.embed_query("b") == vector_of(b"b")
+
+
 def test_it_breaks_off(server: ScriptedTriton, builds: Builds) -> None:
     embeddings = builds(max_retries=0)
     embeddings.embed_query("a")
@@ -261,6 +291,37 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, builds: Builds, tmp_path:
         ServerUnreachableError, match="Is Triton running, and is this its gRPC port"
     ):
         builds(max_retries=1).embed_query("a")
+
+
+def test_bfloat16(server: ScriptedTriton, builds: Builds) -> None:
+    bfloat16 = triton_to_np_dtype("BF16")
+    server.models["embed"] = Model([TEXT], [("v", "BF16", [3])])
+    server.models["embed"].answer = lambda asked: {"v": embed(asked)["vector"].astype(bfloat16)}
+    assert builds().embed_documents(["a", "bc"]) == [vector_of(b"a"), vector_of(b"bc")]
+
+
+@pytest.mark.parametrize("dims", [[4, 3], [-1, -1]])
+def test_vectors_of_tokens_are_no_vectors(
+    server: ScriptedTriton, builds: Builds, dims: list[int]
+) -> None:
+    """Texts padded to one length would all have vectors of one width: of every token, flattened."""
+    server.models["embed"] = Model([TEXT], [("tokens", "FP32", dims)])
+    server.models["embed"].answer = lambda asked: {
+        "tokens": np.ones((len(asked.inputs["text"]), 4, 3), np.float32)
+    }
+    match = (
+        r"tokens of shape \(1, 4, 3\), which is not one vector per text.*model_kwargs\['output'\]"
+    )
+    with pytest.raises(BadAnswerError, match=match):
+        builds().embed_query("a")
+
+
+def test_vectors_without_numbers(server: ScriptedTriton, builds: Builds) -> None:
+    server.models["embed"].answer = lambda asked: {
+        "vector": np.ones((len(asked.inputs["text"]), 0), np.float32)
+    }
+    with pytest.raises(BadAnswerError, match="returned vectors without a number"):
+        builds().embed_query("a")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from langchain_gpu.servers.triton import TritonClient
 from langchain_gpu.servers.triton_model import Tensor, TritonModel
 from langchain_gpu.servers.triton_tensors import Arrays, Input
 
-NUMBERS = ("FP32", "FP16", "FP64")
+NUMBERS = ("FP32", "FP16", "FP64", "BF16")
 
 
 class TritonEncoder(RemoteEncoder):
@@ -65,8 +65,24 @@ class TritonEncoder(RemoteEncoder):
         rows = numbers_of(answer, self._output, self._client.host)
         if rows.ndim == 1 and len(request) == 1:  # a model without a dimension for the batch
             rows = rows[None]
-        # Some models keep a dimension of one between items and numbers.
-        return rows.reshape(len(rows), -1) if rows.ndim > 2 and len(rows) else rows  # noqa: PLR2004
+        return _one_per_text(rows, self._output, self._client.host)
+
+
+def _one_per_text(rows: Vectors, tensor: Tensor, host: str) -> Vectors:
+    """Leave out dimensions of one between texts and numbers, which some models keep.
+
+    Raises:
+        BadAnswerError: There are several vectors per text.
+    """
+    if rows.ndim <= 2 or not rows.size:  # noqa: PLR2004 - texts and numbers
+        return rows
+    if max(rows.shape[1:]) * len(rows) != rows.size:
+        raise BadAnswerError(
+            f"{host} returned the tensor {tensor.name} of shape {rows.shape}, which is not one "
+            f"vector per text but, it seems, one per token: name another output in "
+            f"model_kwargs['output'], or serve the model with its pooling"
+        )
+    return rows.reshape(len(rows), -1)
 
 
 def texts_in(model: TritonModel, tensor: Tensor, texts: Sequence[str]) -> Input:
@@ -89,6 +105,7 @@ def numbers_of(answer: Arrays, tensor: Tensor, host: str) -> NDArray[np.float32]
     found = answer.get(tensor.name)
     if found is None:
         raise BadAnswerError(f"{host} returned no tensor {tensor.name}")
-    if found.dtype.kind != "f":
+    # numpy has no bfloat16: it is a type of another package, of no kind that numpy knows.
+    if found.dtype.kind != "f" and found.dtype.name != "bfloat16":
         raise BadAnswerError(f"{host} returned {found.dtype} in the tensor {tensor}")
     return found.astype(np.float32)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,3 +89,35 @@ def test_two_at_once_leave_one_whole_result(tmp_path: Path, *, damaged: bool) ->
     assert (folder / "model.xml").read_text() == "whole"
     assert sorted(each.name for each in folder.iterdir()) == ["files.json", "model.xml"]
     assert [each.name for each in folder.parent.iterdir()] == ["model"]
+
+
+def test_what_a_killed_process_left_behind_goes_after_a_day(tmp_path: Path) -> None:
+    """Never read, and never removed while another process may be writing it."""
+    home = tmp_path / "cache"
+    program = """
+import os, signal, sys
+from pathlib import Path
+from langchain_gpu.engine.runtimes.conversion_cache import make_once
+
+def make(place):
+    (place / "model.bin").write_text("half of the weights")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+make_once(Path(sys.argv[1]), make)
+"""
+    command = [sys.executable, "-c", program, str(home / "model")]
+    killed = subprocess.run(command, check=False, timeout=60)  # noqa: S603 - our own program
+    assert killed.returncode != 0
+    (left,) = home.iterdir()
+
+    def make(place: Path) -> None:
+        (place / "model.bin").write_text("weights")
+
+    assert make_once(home / "model", make) == (home / "model", None)
+    assert (home / "model" / "model.bin").read_text() == "weights"
+    assert left.is_dir()
+    yesterday = time.time() - 25 * 3600
+    for each in (home / "model", left, *left.rglob("*")):
+        os.utime(each, (yesterday, yesterday))
+    make_once(home / "other", make)
+    assert sorted(each.name for each in home.iterdir()) == ["model", "other"]

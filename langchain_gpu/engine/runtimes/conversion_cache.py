@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +18,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 _LIST = "files.json"  # what a folder holds, in bytes by name
+_SCRATCH = ".making-"  # how the names of folders that are being filled begin
+_ABANDONED = 24 * 3600  # seconds without a write: no conversion takes so long
 
 
 def conversion_folder(kind: str) -> Path:
@@ -53,7 +57,10 @@ def make_once(
     scratch: tempfile.TemporaryDirectory[str]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True)
+        _sweep(folder.parent)
+        scratch = tempfile.TemporaryDirectory(
+            prefix=_SCRATCH, dir=folder.parent, ignore_cleanup_errors=True
+        )
     except OSError as error:
         warnings.warn(f"the converted model is not cached: {error}", RuntimeWarning, stacklevel=2)
         scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -77,6 +84,15 @@ def make_once(
             if not _whole(folder):
                 raise
     return folder, None
+
+
+def _sweep(home: Path) -> None:
+    """Remove what processes left behind that were killed while they converted a model."""
+    for folder in home.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # another process removed it
+            last = max(each.stat().st_mtime for each in (folder, *folder.rglob("*")))
+            if folder.is_dir() and time.time() - last > _ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _seal(folder: Path) -> None:

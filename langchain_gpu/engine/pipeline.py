@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -84,7 +84,13 @@ class Pipeline:
                 return
             with ThreadPoolExecutor(len(self.ladders), "langchain-gpu-device") as pool:
                 try:
-                    futures = [pool.submit(self._share, feed, each) for each in self.ladders]
+                    futures = [
+                        future
+                        for each in self.ladders
+                        if (future := _submit(pool, self._share, feed, each)) is not None
+                    ]
+                    if not futures:
+                        self._pull(feed, self.ladders[0])
                     for future in futures:
                         future.result()
                 except BaseException:
@@ -140,6 +146,16 @@ class Pipeline:
                 chunk.result[:] = self.encoder.merge(chunk.tokens, chunk.vectors)
         if self.progress is not None and items:
             self.progress(items)
+
+
+def _submit(
+    pool: ThreadPoolExecutor, call: Callable[..., object], *arguments: Any
+) -> Future[object] | None:
+    """Run a call in the pool; None while Python shuts down, when a pool takes no work."""
+    try:
+        return pool.submit(call, *arguments)
+    except RuntimeError:
+        return None
 
 
 class _Feed:

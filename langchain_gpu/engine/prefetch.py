@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Iterate `source` on a thread of its own, `depth` results prefetch of the consumer.
+    """Iterate `source` on a thread of its own, `depth` results ahead of the consumer.
 
     `depth` is the only back-pressure. An error in the source is raised here, where the consumer
     waits. Closing this iterator early closes the source.
+
+    While Python shuts down, executors take no work, but a thread that the main thread did not wait
+    for may still iterate: what is left of the source then runs on that thread.
 
     Args:
         source: What to iterate; a generator runs and is closed on the thread.
@@ -23,14 +27,27 @@ def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
     iterator = iter(source)
     end: Any = object()
     with ThreadPoolExecutor(1, "langchain-gpu-feeder") as feeder:
-        pending = deque(feeder.submit(next, iterator, end) for _ in range(depth))
-        try:
-            while (item := pending.popleft().result()) is not end:
+        pending: deque[Future[Any]] = deque()
+
+        def ask() -> None:
+            with suppress(RuntimeError):  # Python shuts down
                 pending.append(feeder.submit(next, iterator, end))
+
+        for _ in range(depth):
+            ask()
+        try:
+            while (
+                item := pending.popleft().result() if pending else next(iterator, end)
+            ) is not end:
+                ask()
                 yield item
         finally:
             for future in pending:
                 future.cancel()
             close = getattr(iterator, "close", None)
             if close is not None:
-                feeder.submit(close)
+                try:
+                    feeder.submit(close)
+                except RuntimeError:
+                    wait(pending)  # a generator that runs cannot be closed
+                    close()

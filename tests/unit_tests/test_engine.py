@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -248,3 +250,26 @@ def test_close_frees_every_encoder() -> None:
 def test_an_engine_without_encoders() -> None:
     with pytest.raises(ValueError, match="at least one encoder"):
         make([])
+
+
+LATE = """
+import threading
+from langchain_gpu.engine.budgets import Budgets
+from langchain_gpu.engine.engine import Engine
+from tests.unit_tests.fake_encoder import CPU, GPU, FakeEncoder, expected
+
+def work():
+    threading.main_thread().join()  # no executor takes work from here on
+    items = [n % 90 + 1 for n in range(3000)]
+    for encoders in ([FakeEncoder()], [FakeEncoder(), FakeEncoder(device=CPU)]):
+        rows = Engine(encoders, budgets=Budgets(object(), fixed=1000)).run(items)
+        print((rows.vectors == expected(items)).all())
+
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_computes() -> None:
+    command = [sys.executable, "-c", LATE]
+    done = subprocess.run(command, check=False, timeout=120, capture_output=True, text=True)  # noqa: S603 - our own program
+    assert (done.stdout, done.stderr) == ("True\nTrue\n", "")

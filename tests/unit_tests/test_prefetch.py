@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -60,3 +62,35 @@ def test_no_thread_stays() -> None:
     before = threading.active_count()
     assert sum(prefetch(range(10), 2)) == 45
     assert threading.active_count() == before
+
+
+PROGRAM = """
+import threading
+from langchain_gpu.engine.prefetch import prefetch
+
+main, closed = threading.main_thread(), []
+
+def source():
+    try:
+        yield from range(20)
+    finally:
+        closed.append(True)
+
+def work():
+    early = prefetch(source(), 2)
+    got = [next(early)]
+    main.join()  # no executor takes work from here on
+    got += early
+    abandoned = prefetch(source(), 2)
+    next(abandoned)
+    abandoned.close()
+    print(got == list(range(20)), list(prefetch(source(), 2)) == list(range(20)), len(closed))
+
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_goes_on() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)  # noqa: S603 - our own program
+    assert (done.stdout, done.stderr) == ("True True 3\n", "")

@@ -130,6 +130,9 @@ def test_a_wrong_key_is_no_matter_of_form(server: Scripted, builds: Builds) -> N
         ({"results": [{"index": 0, "relevance_score": 1}]}, "1 scores for 2 documents"),
         ({"results": [{"index": 0, "relevance_score": 1}] * 2}, "no finite score for document 1"),
         ({"results": [{"index": i, "relevance_score": 1} for i in (0, 2)]}, "cannot be read"),
+        ({"results": [{"index": i, "relevance_score": 1} for i in (0, -1)]}, "the position -1"),
+        ({"results": [{"index": None, "relevance_score": 1}] * 2}, "the position None"),
+        ({"results": [{"index": [0, 1], "relevance_score": 1}] * 2}, r"the position \[0, 1\]"),
         ({"results": [{"index": i, "relevance_score": "x"} for i in (0, 1)]}, "cannot be read"),
         ({"results": [{"index": i} for i in (0, 1)]}, "cannot be read"),
         (

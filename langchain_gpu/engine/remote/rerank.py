@@ -82,7 +82,7 @@ class RemoteReranker(Reranker):
         scores = np.full(len(part), np.nan, np.float32)
         try:
             for row in rows:
-                scores[row["index"]] = _score_of(row)
+                scores[_place_of(row, len(part))] = _score_of(row)
         except (TypeError, KeyError, ValueError, IndexError) as error:
             raise BadAnswerError(
                 f"{self._client.host} returned scores that cannot be read: {error!r}"
@@ -118,6 +118,18 @@ class RemoteReranker(Reranker):
             status=telling.status or 0,
             detail=telling.detail,
         )
+
+
+def _place_of(row: Any, documents: int) -> int:
+    """Return the document of a row. As an index, None would be all documents, and -1 the last.
+
+    Raises:
+        ValueError: There is no such document.
+    """
+    place = row["index"]
+    if type(place) is not int or not 0 <= place < documents:
+        raise ValueError(f"the position {place!r}")
+    return place
 
 
 def _score_of(row: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,14 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict
 from typing_extensions import override
 
-from langchain_gpu.generators.base import Completion, Delta, Generator, Request
+from langchain_gpu.generators.base import (
+    Completion,
+    Delta,
+    Generator,
+    Message,
+    PromptTooLongError,
+    Request,
+)
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.language_models.batches import AnswersBatches, Configs
 from langchain_gpu.language_models.callbacks import langchain_errors
@@ -98,14 +106,25 @@ class ChatGPU(AnswersBatches, StructuredChat):
     ) -> int:
         """Count the tokens of the prompt that the chat becomes in the model's own template.
 
+        Ollama and Triton count only what they can read: of a chat that is longer than the window
+        the count is an estimate, and more than the window. No messages are no tokens.
+
         Raises:
-            ContextOverflowError: The model is behind a server that counts only what it can read.
+            ContextOverflowError: The chat is too long for a server that does not say how long its
+                window is.
         """
+        if not messages:  # `trim_messages` asks for them
+            return 0
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
-        definitions = [to_tool(tool) for tool in tools or ()]
+        chat, definitions = to_dicts(messages), [to_tool(tool) for tool in tools or ()]
         with self._hold() as generator, langchain_errors():
-            return generator.count_chat_tokens(to_dicts(messages), definitions)
+            try:
+                return generator.count_chat_tokens(chat, definitions)
+            except PromptTooLongError as error:
+                if error.window is None:
+                    raise
+                return max(error.window + 1, _estimated(chat, definitions))
 
     @override
     def batch(
@@ -249,6 +268,11 @@ class ChatGPU(AnswersBatches, StructuredChat):
     def _chunk(self, generator: Generator, delta: Delta) -> ChatGenerationChunk:
         metadata = self._metadata(generator) if delta.finish_reason else {}
         return ChatGenerationChunk(message=to_chunk(delta, metadata))
+
+
+def _estimated(chat: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
+    """Tokens of a chat whose characters alone are known."""
+    return (len(json.dumps(chat, ensure_ascii=False)) + len(json.dumps(tools))) // 4
 
 
 __all__ = ["ChatGPU"]

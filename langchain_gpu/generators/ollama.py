@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -107,10 +107,14 @@ class OllamaGenerator(RemoteGenerator):
                 off in the middle.
             ValueError: An option that Ollama does not have, or tools for a model without them.
         """
+        return self._streamed(request)
+
+    def _streamed(self, request: Request, *, counting: bool = False) -> Deltas:
         if request.tools and self._model.tools is False:
             raise no_tools(f"the chat template of {self._model.name}")
         body = body_of(self._model.name, request, self._load, self._options.keep_alive)
-        return self._started(request, partial(self._answer, path_of(request), body))
+        attempt = partial(self._attempt, path_of(request), body, counting)
+        return self._started(request, partial(self._answer, attempt))
 
     def tokenize(self, text: str) -> list[int]:
         """Raise: Ollama shows no token ids.
@@ -136,7 +140,7 @@ class OllamaGenerator(RemoteGenerator):
             NotImplementedError: The server says nothing of tokens.
         """
         request = Request(messages=messages, tools=tools, max_tokens=1)
-        usage = collect(self.stream(request)).usage
+        usage = collect(self._streamed(request, counting=True)).usage
         if usage is None:
             raise NotImplementedError(f"{self._client.host} does not count the tokens of a prompt")
         return usage.input_tokens
@@ -192,16 +196,25 @@ class OllamaGenerator(RemoteGenerator):
             logger.warning("cannot see where %s runs now: %s", self._model.name, error)
 
     async def _answer(
-        self, path: str, body: dict[str, Any], transport: Transport, seconds: float, put: Put
+        self,
+        attempt: Callable[[Transport, Put], Awaitable[None]],
+        transport: Transport,
+        seconds: float,
+        put: Put,
     ) -> None:
         async with transport.attempts(seconds) as attempts:
             try:
-                await attempts(self._attempt, path, body, transport, put)
+                await attempts(attempt, transport, put)
             except RefusedError as error:
                 raise await transport.beside(self._explained(error)) from None
 
     async def _attempt(
-        self, path: str, body: dict[str, Any], transport: Transport, put: Put
+        self,
+        path: str,
+        body: dict[str, Any],
+        counting: bool,  # noqa: FBT001 - bound by position, as all of them are
+        transport: Transport,
+        put: Put,
     ) -> None:
         pieces = Pieces(self._client.host)
         await put_all(pieces, put, partial(transport.client.stream, path, body))
@@ -211,7 +224,7 @@ class OllamaGenerator(RemoteGenerator):
         if last.usage is None:
             logger.warning("%s does not say how many tokens an answer took", self._client.host)
         elif body.get("truncate") is False:
-            warn_if_cut(body, last.usage, self.context_length)
+            warn_if_cut(body, last.usage, self.context_length, counting=counting)
         if body.get("logprobs") and pieces.begun and not pieces.scored:
             logger.warning(
                 "%s gives no log probabilities: this version of Ollama may be too old",

@@ -22,7 +22,9 @@ def window_of(model: Model, load: Mapping[str, Any]) -> int:
     return min(asked, model.window or asked)
 
 
-def warn_if_cut(body: Mapping[str, Any], usage: Usage, window: int) -> None:
+def warn_if_cut(
+    body: Mapping[str, Any], usage: Usage, window: int, *, counting: bool = False
+) -> None:
     """Tell from the tokens of an answer that a part of the chat was lost.
 
     Servers that know `truncate` and `shift` refuse a prompt that is too long, and end an answer at
@@ -33,6 +35,7 @@ def warn_if_cut(body: Mapping[str, Any], usage: Usage, window: int) -> None:
         body: The request.
         usage: What the server says it has read and written.
         window: Tokens of the window.
+        counting: Only the tokens are of interest: raise where they are those of a part.
 
     Raises:
         PromptTooLongError: The prompt fills the whole window: it was cut there.
@@ -58,6 +61,8 @@ def warn_if_cut(body: Mapping[str, Any], usage: Usage, window: int) -> None:
         _CHARACTERS_PER_TOKEN
     )
     if estimate > window and tokens < _LOST * estimate:
+        if counting:
+            raise PromptTooLongError(None, window)
         asked, lost = ("prompt", "a part of it") if plain else ("chat", "the oldest messages")
         warnings.warn(
             f"the {asked} has about {estimate} tokens, the window holds {window}, and Ollama has "

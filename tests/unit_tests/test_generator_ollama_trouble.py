@@ -6,11 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
 
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.generators.base import PromptTooLongError, Request
@@ -221,8 +222,38 @@ def test_a_refused_prompt_is_a_prompt_too_long(fake: FakeOllama, server: Scripte
     fake.chat = lambda _: Reply(status=400, body={"error": words})
     with pytest.raises(ContextOverflowError, match="context window holds 4096"):
         chat().invoke("x")
-    with pytest.raises(ContextOverflowError, match="context window holds 4096"):
-        chat().get_num_tokens_from_messages([HumanMessage("x")])
+    assert chat().get_num_tokens_from_messages([HumanMessage("x")]) == 4097
+
+
+def test_a_history_beyond_the_window_can_be_trimmed(fake: FakeOllama, server: Scripted) -> None:
+    def read(body: Any) -> Reply:
+        tokens = sum(len(message["content"].split()) for message in body["messages"])
+        if tokens > 4096:
+            return Reply(status=400, body={"error": "the input length exceeds the context length"})
+        return Reply(parts=[line("x"), done(prompt_eval_count=tokens)])
+
+    fake.chat = read
+    history: list[BaseMessage] = [HumanMessage("four " * 1000)] * 7
+    assert chat().get_num_tokens_from_messages(history) > 7000
+    trimmed = trim_messages(history, max_tokens=3500, token_counter=chat(), strategy="last")
+    assert trimmed == history[:3]
+    [part] = trim_messages(
+        [HumanMessage("four\n" * 5000)],
+        max_tokens=500,
+        token_counter=chat(),
+        strategy="last",
+        allow_partial=True,
+        text_splitter=partial(str.splitlines, keepends=True),
+    )
+    assert part.text == "four\n" * 500
+
+
+def test_a_count_of_what_an_old_server_has_not_left_out_is_no_count(
+    fake: FakeOllama, server: Scripted
+) -> None:
+    script(fake, line("x"), done(prompt_eval_count=3000))
+    history: list[BaseMessage] = [HumanMessage("four " * 1000)] * 5
+    assert chat().get_num_tokens_from_messages(history) > 4096  # a warning would be an error
 
 
 def test_a_prompt_cut_at_the_window_is_no_answer(

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from langchain_core.exceptions import ContextOverflowError
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 
 from langchain_gpu import GPULLM, ChatGPU
@@ -439,6 +439,17 @@ def test_tokens_are_counted_by_a_model_that_can(server: ScriptedTriton, builds: 
     assert json.loads(server.asked[-1].inputs["sampling_parameters"][0]) == {"max_tokens": 1}
     with pytest.raises(NotImplementedError, match="Triton does not count tokens"):
         builds("vllm").get_num_tokens_from_messages([HumanMessage("Hi")])
+
+
+def test_what_is_too_long_to_be_counted_is_more_than_the_window(
+    server: ScriptedTriton, builds: Builds
+) -> None:
+    server.models["chat"].stream = lambda _: ["Error: longer than the maximum model length of 16"]
+    long: list[BaseMessage] = [HumanMessage("word " * 100)]
+    assert builds(n_ctx=16).get_num_tokens_from_messages(long) > 100
+    assert builds(n_ctx=4096).get_num_tokens_from_messages(long) == 4097
+    with pytest.raises(ContextOverflowError, match="the prompt is too long"):
+        builds().get_num_tokens_from_messages(long)
 
 
 def test_a_schema_needs_an_input(builds: Builds) -> None:

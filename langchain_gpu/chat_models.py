@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput, ModelProfile
@@ -100,6 +100,14 @@ class ChatGPU(AnswersBatches, StructuredChat):
     def _resolve_model_profile(self) -> ModelProfile | None:
         """Tell agents the window, where it is known without loading the model."""
         return None if self.n_ctx is None else ModelProfile(max_input_tokens=self.n_ctx)
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other settings, which are not validated."""
+        copied = super().model_copy(update=update, deep=deep)
+        if self.profile == self._resolve_model_profile() and "profile" not in (update or ()):
+            copied.profile = copied._resolve_model_profile()  # noqa: SLF001 - its own class
+        return copied
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None

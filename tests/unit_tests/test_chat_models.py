@@ -63,6 +63,22 @@ def test_agents_are_told_the_window_where_it_is_known() -> None:
     assert ChatGPU(model="no/such-model").profile is None
 
 
+def test_a_copy_tells_agents_its_own_window() -> None:
+    chat = ChatGPU(model="no/such-model", n_ctx=4096)
+    for deep in (False, True):
+        assert chat.model_copy(update={"n_ctx": 512}, deep=deep).profile == {
+            "max_input_tokens": 512
+        }
+    assert chat.model_copy(update={"n_ctx": None}).profile is None
+    assert chat.model_copy().profile == chat.profile == {"max_input_tokens": 4096}
+    unknown = ChatGPU(model="no/such-model")
+    assert unknown.model_copy(update={"n_ctx": 512}).profile == {"max_input_tokens": 512}
+    mine: ModelProfile = {"max_input_tokens": 100}
+    assert chat.model_copy(update={"n_ctx": 512, "profile": mine}).profile == mine
+    own = ChatGPU(model="no/such-model", n_ctx=4096, profile=mine)
+    assert own.model_copy(update={"n_ctx": 512}).profile == mine
+
+
 def test_an_answer_says_what_it_took_and_where(chat: ChatGPU, path: str) -> None:
     answer = chat.invoke("hello")
     assert answer.content

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from typing import Any, NotRequired, Required, get_args, get_origin
 
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
+from typing_extensions import (
+    TypedDict,
+    get_type_hints,
+    is_typeddict,
+)
 
 _DEFINITIONS = ("$defs", "definitions")
 # What a dictionary that describes a tool holds, and a JSON schema does not.
@@ -29,11 +36,11 @@ def to_json_schema(schema: Any) -> dict[str, Any]:
     properties: others stay what they are.
 
     Raises:
-        ValueError: It would let the model write anything.
+        ValueError: It is none of them, or would let the model write anything.
     """
     found = _given(schema) if isinstance(schema, Mapping) else _recursive(schema)
     if found is None:
-        found = convert_to_json_schema(schema)
+        found = _converted(schema, convert_to_json_schema)
     if not _BOUNDS & found.keys():
         raise ValueError(
             f"this schema lets anything be written: {schema!r}; a JSON schema has a 'type', "
@@ -52,12 +59,59 @@ def to_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
     if given is not None and "title" in given:
         tool = {"name": given["title"], "description": given.get("description", "")}
         tool["parameters"] = _without(given, _BESIDE)
-    converted: dict[str, Any] = convert_to_openai_tool(tool, strict=strict)
+    converted = _converted(tool, partial(convert_to_openai_tool, strict=strict))
     asked = tool if isinstance(tool, type) else getattr(tool, "tool_call_schema", None)
     if (schema := _recursive(asked)) is not None:
         converted["function"]["parameters"] = _without(schema, _BESIDE)
     _check_object(converted.get("function"))
     return converted
+
+
+def _converted(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Have LangChain convert a schema or a tool.
+
+    Of a TypedDict it takes every key as required, and raises at those marked with `NotRequired`;
+    where it says nothing of itself, LangChain takes what Python says of `dict`.
+
+    Raises:
+        ValueError: It cannot be converted.
+    """
+    try:
+        if isinstance(schema, type) and issubclass(schema, Enum):
+            raise TypeError("an Enum is a value, no object")  # noqa: TRY301 - as its own errors are
+        if not is_typeddict(schema):
+            return convert(schema)
+        plain, optional = _unmarked(schema)
+        converted = convert(plain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"no JSON schema can be made of {schema!r}: {error}. Take a pydantic class, a "
+            f"TypedDict, a function or a JSON schema; a class can hold what is no object as a field"
+        ) from error
+    described = converted.get("function", converted)
+    if not schema.__doc__:
+        described["description"] = ""
+    parameters = described.get("parameters", converted)
+    if optional and "required" in parameters:
+        parameters["required"] = [key for key in parameters["required"] if key not in optional]
+    return converted
+
+
+def _unmarked(schema: Any) -> tuple[Any, set[str]]:
+    """Return a TypedDict without `Required` and `NotRequired`, and the keys it may lack."""
+    fields: dict[str, Any] = get_type_hints(schema, include_extras=True)
+    optional: set[str] = set()
+    for key, kind in fields.items():
+        mark: Any = get_origin(kind)
+        if mark in (Required, NotRequired):
+            fields[key] = get_args(kind)[0]
+        if mark is NotRequired or (mark is not Required and key in schema.__optional_keys__):
+            optional.add(key)
+    if not optional:
+        return schema, optional
+    plain = TypedDict(schema.__name__, fields)  # type: ignore[misc]  # known only now
+    plain.__doc__ = schema.__doc__
+    return plain, optional
 
 
 def to_tool_choice(choice: Any) -> str:

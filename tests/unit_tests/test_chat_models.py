@@ -65,14 +65,12 @@ def test_agents_are_told_the_window_where_it_is_known() -> None:
 
 def test_a_copy_tells_agents_its_own_window() -> None:
     chat = ChatGPU(model="no/such-model", n_ctx=4096)
+    small: ModelProfile = {"max_input_tokens": 512}
     for deep in (False, True):
-        assert chat.model_copy(update={"n_ctx": 512}, deep=deep).profile == {
-            "max_input_tokens": 512
-        }
+        assert chat.model_copy(update={"n_ctx": 512}, deep=deep).profile == small
     assert chat.model_copy(update={"n_ctx": None}).profile is None
-    assert chat.model_copy().profile == chat.profile == {"max_input_tokens": 4096}
-    unknown = ChatGPU(model="no/such-model")
-    assert unknown.model_copy(update={"n_ctx": 512}).profile == {"max_input_tokens": 512}
+    assert chat.model_copy().profile == {"max_input_tokens": 4096}
+    assert ChatGPU(model="no/such-model").model_copy(update={"n_ctx": 512}).profile == small
     mine: ModelProfile = {"max_input_tokens": 100}
     assert chat.model_copy(update={"n_ctx": 512, "profile": mine}).profile == mine
     own = ChatGPU(model="no/such-model", n_ctx=4096, profile=mine)

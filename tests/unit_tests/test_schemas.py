@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import Enum
+from typing import Annotated, Any, NotRequired, Required
 
 import pytest
 from langchain_core.runnables import RunnableBinding, RunnableSequence
 from pydantic import BaseModel, RootModel
+from typing_extensions import TypedDict
 
 from langchain_gpu import ChatGPU
 from langchain_gpu.language_models.messages import response_format
@@ -22,6 +24,22 @@ class Part(BaseModel):
 
 class Numbers(RootModel[list[int]]):
     """A list."""
+
+
+class Joke(TypedDict):
+    """A joke."""
+
+    setup: Annotated[str, ..., "How it begins."]
+    rating: NotRequired[Annotated[int, ..., "From 1 to 10."]]
+
+
+class Loose(TypedDict, total=False):
+    n: Required[int]
+    t: str
+
+
+class Color(Enum):
+    RED = "red"
 
 
 @pytest.mark.parametrize(
@@ -106,3 +124,25 @@ def test_a_schema_without_a_title_can_be_called() -> None:
     (tool,) = bound.kwargs["tools"]
     assert tool["function"]["name"] == "answer"
     assert tool["function"]["parameters"] == NUMBER
+
+
+def test_a_typed_dict_may_lack_what_it_says() -> None:
+    found = to_json_schema(Joke)
+    assert (found["title"], found["required"]) == ("Joke", ["setup"])
+    assert found["properties"] == {
+        "setup": {"type": "string", "description": "How it begins."},
+        "rating": {"type": "integer", "description": "From 1 to 10."},
+    }
+    called = to_tool(Joke)["function"]
+    assert (called["name"], called["description"]) == ("Joke", "A joke.")
+    assert called["parameters"]["required"] == ["setup"]
+    loose = to_json_schema(Loose)
+    assert (list(loose["properties"]), loose["required"]) == (["n", "t"], ["n"])
+    assert (loose["description"], to_tool(Loose)["function"]["description"]) == ("", "")
+
+
+@pytest.mark.parametrize("schema", [Color, int, list[int], "x", 3])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_what_is_no_schema_is_named(schema: Any, method: Any) -> None:
+    with pytest.raises(ValueError, match=r"(?s)no JSON schema can be made of .*: .*pydantic class"):
+        ChatGPU(model="no/such-model").with_structured_output(schema, method=method)

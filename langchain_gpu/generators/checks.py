@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -95,7 +95,7 @@ def check_tools(tools: Sequence[Any], choice: Any) -> None:
     Raises:
         ValueError: A tool is not, or there is no tool of that name.
     """
-    if isinstance(tools, (str, Mapping)):
+    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Iterable):
         raise ValueError(f"tools must be a list of tool definitions, not {tools!r}")
     for at, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, Mapping) else None

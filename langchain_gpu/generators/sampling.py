@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from langchain_gpu.generators.base import Request
+from langchain_gpu.generators.checks import check_number
 from langchain_gpu.generators.rows import Row
 
 _INFINITE = float("-inf")
@@ -136,6 +137,11 @@ class Rules:
             scores = self._history(ids, scores)
         never = self._suppressed + (self._ends if len(row.tokens) < self._least else [])
         if never:
+            if max(never) >= scores.shape[-1]:  # a GPU would be lost to the whole process
+                raise ValueError(
+                    f"suppress_tokens names token {max(never)}, and the model has "
+                    f"{scores.shape[-1]}"
+                )
             scores[:, never] = _INFINITE
         if self._grammar is not None:
             scores = self._grammar.mask(scores)
@@ -207,7 +213,24 @@ def _settings(request: Request, config: Any) -> dict[str, Any]:
         settings["do_sample"] = False
     elif _WARPERS.keys() & given.keys():
         settings["do_sample"] = True
+    _check(settings)
     return settings
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Check what would fail only inside a forward, or without a name."""
+    if settings["repetition_penalty"] is not None:
+        check_number("repetition_penalty", settings["repetition_penalty"])
+    for name in ("no_repeat_ngram_size", "min_new_tokens"):
+        if settings[name] is not None:
+            check_number(name, settings[name], whole=True)
+    suppressed = settings["suppress_tokens"] or ()
+    if not isinstance(suppressed, (list, tuple)):
+        raise ValueError(f"suppress_tokens must be a list of token ids, not {suppressed!r}")  # noqa: TRY004 - as every wrong setting
+    for at, token in enumerate(suppressed):
+        check_number(f"suppress_tokens[{at}]", token, whole=True)
+        if token < 0:
+            raise ValueError(f"suppress_tokens[{at}] must not be negative, not {token}")
 
 
 def _history(settings: Mapping[str, Any], ends: list[int]) -> LogitsProcessorList:

@@ -32,6 +32,7 @@ F = {"type": "function", "function": {"name": "f"}}
         ({"stop": ("a\ud800",)}, "stop string 0: character 1 is half of a surrogate pair"),
         ({"extra": {"n": 2}}, r"n=2: one call gives one answer; call batch\(\)"),
         ({"tools": "f"}, "tools must be a list"),
+        ({"tools": 3}, "tools must be a list of tool definitions, not 3"),
         ({"tools": [{"name": "f"}]}, "tool 0 is no definition in the OpenAI format"),
         ({"tools": [F, {"type": "function", "function": {}}]}, "tool 1 is no definition"),
         (

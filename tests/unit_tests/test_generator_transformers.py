@@ -110,6 +110,25 @@ def test_the_rules_of_a_chat_are_kept(engine: TransformersGenerator) -> None:
         engine.generate([ask("hello", temperature=1.0, extra={"top_k": -3})])
 
 
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        ({"repetition_penalty": "a"}, "repetition_penalty must be a number, not 'a'"),
+        ({"no_repeat_ngram_size": "a"}, "no_repeat_ngram_size must be a whole number"),
+        ({"min_new_tokens": "a"}, "min_new_tokens must be a whole number, not 'a'"),
+        ({"suppress_tokens": "a"}, "suppress_tokens must be a list of token ids, not 'a'"),
+        ({"suppress_tokens": [1, "a"]}, r"suppress_tokens\[1\] must be a whole number, not 'a'"),
+        ({"suppress_tokens": [-1]}, r"suppress_tokens\[0\] must not be negative, not -1"),
+        ({"suppress_tokens": [10**9]}, r"suppress_tokens names token 1000000000, .* has \d+"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(
+    engine: TransformersGenerator, extra: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        engine.generate([ask("hello", extra=extra)])
+
+
 def test_log_probabilities_are_the_models_own(engine: TransformersGenerator) -> None:
     wanted = {"logprobs": True, "top_logprobs": 3}
     (answer,) = engine.generate([ask("hello", max_tokens=4, extra=wanted)])

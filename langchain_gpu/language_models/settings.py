@@ -115,6 +115,12 @@ class GeneratorSettings(BaseModel):
         check_name(backend)
         return backend
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, stop: Any) -> Any:
+        """A single text is one stop string, as with a call and in other models' classes."""
+        return [stop] if isinstance(stop, str) else stop
+
     @field_validator("keep_alive")
     @classmethod
     def _duration(cls, keep_alive: float | str | None) -> float | str | None:

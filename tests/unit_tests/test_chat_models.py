@@ -63,6 +63,13 @@ def test_agents_are_told_the_window_where_it_is_known() -> None:
     assert ChatGPU(model="no/such-model").profile is None
 
 
+def test_a_single_stop_string_is_one() -> None:
+    given: dict[str, Any] = {"model": "no/such-model", "stop": "END"}
+    assert ChatGPU(**given).stop == GPULLM(**given).stop == ["END"]
+    with pytest.raises(ValidationError, match="stop"):
+        ChatGPU(**{**given, "stop": 5})
+
+
 def test_a_copy_tells_agents_its_own_window() -> None:
     chat = ChatGPU(model="no/such-model", n_ctx=4096)
     small: ModelProfile = {"max_input_tokens": 512}

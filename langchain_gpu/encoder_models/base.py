@@ -12,12 +12,13 @@ from contextlib import (
 )
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 from typing_extensions import override
 
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.keeper import Held, Keeper
 from langchain_gpu.events import Fallback, Listener
+from langchain_gpu.hardware.names import as_names, check_names
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
@@ -97,6 +98,11 @@ class RunsModel(BaseModel):
         hide_input_in_errors=True,  # what was given beside the wrong item may be a secret
     )
 
+    @field_validator("device", mode="before")
+    @classmethod
+    def _named(cls, device: Any) -> Any:
+        return as_names(device)
+
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -138,6 +144,7 @@ class RunsModel(BaseModel):
         """Read the settings.
 
         Raises:
+            TypeError: The device in `model_kwargs` is no name.
             ValueError: The device is named in two places, and they disagree.
         """
         options = dict(self.model_kwargs)
@@ -145,7 +152,10 @@ class RunsModel(BaseModel):
         where["remote_code"] = bool(options.get("trust_remote_code", False))
         where["cache_folder"] = options.pop("cache_folder", None) or self.cache_folder
         backend = options.pop("backend", self.backend)
-        device = options.pop("device", None) or self.device
+        device = as_names(options.pop("device", None))
+        if device is None:
+            device = self.device
+        check_names("model_kwargs['device']", device)
         if self.device not in ("auto", device):
             raise ValueError(
                 f"device={self.device!r} and model_kwargs['device']={device!r} disagree"

@@ -10,6 +10,7 @@ from typing import overload
 from langchain_gpu.hardware.dtypes import choose_dtype
 from langchain_gpu.hardware.facts import Facts, read_facts
 from langchain_gpu.hardware.gpu import GPU, Kind, visible_amd, visible_nvidia
+from langchain_gpu.hardware.names import as_names
 from langchain_gpu.hardware.traps import (
     Problem,
     amd_arch,
@@ -112,6 +113,7 @@ def select_device(
         ValueError: `device` is none of the forms above.
     """
     facts = facts or read_facts()
+    device = as_names(device)
     if isinstance(device, str):
         return _select(device, facts)
     if not device:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from langchain_gpu.events import Fallback, Listener
 from langchain_gpu.generators.registry import SERVERS, Options, check_name
+from langchain_gpu.hardware.names import as_names
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
@@ -120,6 +121,11 @@ class GeneratorSettings(BaseModel):
     def _listed(cls, stop: Any) -> Any:
         """A single text is one stop string, as with a call and in other models' classes."""
         return [stop] if isinstance(stop, str) else stop
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _named(cls, device: Any) -> Any:
+        return as_names(device)
 
     @field_validator("keep_alive")
     @classmethod

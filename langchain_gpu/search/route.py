@@ -14,6 +14,7 @@ from typing import Literal
 from langchain_gpu.events import Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, device_of, select_device
 from langchain_gpu.hardware.gpu import visible_nvidia
+from langchain_gpu.hardware.names import as_names
 from langchain_gpu.hardware.nvidia import read_nvidia
 from langchain_gpu.search.base import (
     EFFORT,
@@ -68,6 +69,7 @@ class Route:
         Raises:
             ValueError: `device` is none of these, or there is no such dtype.
         """
+        device = as_names(device)
         names = [device] if isinstance(device, str) else list(device)
         for name in names:
             if not _NAMES.fullmatch(name):

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from langchain_gpu.hardware.amd import Amd
 from langchain_gpu.hardware.cpu import CPU
@@ -254,3 +255,8 @@ def test_auto_works_on_this_machine() -> None:
     assert select_device("auto").reason
     assert select_device("cpu").kind == "cpu"
     assert list_devices()[-1].kind == "cpu"
+
+
+def test_a_device_of_torch_is_a_name() -> None:
+    device = torch.device("cuda", 1)
+    assert str(select_device(device, facts=NVIDIA)) == "cuda:1"  # type: ignore[call-overload]

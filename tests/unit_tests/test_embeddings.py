@@ -437,6 +437,24 @@ class TestDevices:
         with pytest.raises(ValueError, match="disagree"):
             wrong.embed_query("one")
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"device": torch.device("cpu")},
+            {"device": [torch.device("cpu")]},
+            {"model_kwargs": {"device": torch.device("cpu")}},
+            {"device": "cpu", "model_kwargs": {"device": torch.device("cpu")}},
+        ],
+    )
+    def test_a_device_of_torch_is_a_name(self, tiny: Tiny, given: dict[str, Any]) -> None:
+        with GPUEmbeddings(model=tiny("bert"), **given) as embeddings:
+            assert [str(device) for device in embeddings.devices] == ["cpu"]
+
+    def test_a_device_that_is_no_name(self, tiny: Tiny) -> None:
+        wrong = GPUEmbeddings(model=tiny("bert"), model_kwargs={"device": 0})
+        with pytest.raises(TypeError, match=r"model_kwargs\['device'\] must be a name.*not 0"):
+            wrong.embed_query("one")
+
     def test_a_model_that_does_not_fit_is_loaded_on_the_cpu(
         self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
     ) -> None:

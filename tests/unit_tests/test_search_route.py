@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_gpu.events import Event, FallbackWarning, FellBack
@@ -33,6 +34,7 @@ def test_the_cpu_build_asks_nobody_for_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_cpu_can_be_asked_for() -> None:
     assert Route("cpu").device.kind == "cpu"
+    assert Route(torch.device("cpu")).device.kind == "cpu"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["cuad", "cpu:1", "cuda:", "cuda:-1", "", "CUDA"])

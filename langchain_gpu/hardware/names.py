@@ -1,0 +1,31 @@
+"""What a device is called where the program was written for torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def as_names(device: Any) -> Any:
+    """Return the name of a `torch.device`, or of each in a list.
+
+    Anything else comes back as it is. Torch need not be imported to tell.
+    """
+    if isinstance(device, list | tuple):
+        return [as_names(each) for each in device]
+    kind = type(device)
+    return str(device) if (kind.__module__, kind.__name__) == ("torch", "device") else device
+
+
+def check_names(called: str, device: Any) -> None:
+    """Refuse what is neither a name nor a list of names.
+
+    Raises:
+        TypeError: It is neither; the message begins with what the argument is `called`.
+    """
+    names = device if isinstance(device, list) else [device]
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{called} must be a name, as 'cpu' or 'cuda:0', not {name!r}")
+
+
+__all__ = ["as_names", "check_names"]

@@ -121,6 +121,8 @@ class RunsEmbedder(RunsModel):
         kwargs = EncodeKwargs.of(
             (self.query_encode_kwargs if kind == "query" else {}) or self.encode_kwargs
         )
+        if (default := self.model_kwargs.get("default_prompt_name")) is not None:
+            kwargs = kwargs.with_default_prompt(default)
         output = self._output()
         if kwargs.precision != "float32" and output.precision != "float32":
             raise ValueError("precision and encode_kwargs['precision'] are both given; take one")

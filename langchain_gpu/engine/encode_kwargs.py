@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -91,6 +91,11 @@ class EncodeKwargs:
             known = ", ".join(_PRECISIONS)
             raise ValueError(f"precision {found.precision!r} is not one of {known}")
         return found
+
+    def with_default_prompt(self, name: str) -> EncodeKwargs:
+        """Take the prompt of this name where none is given or named."""
+        told = self.prompt is not None or self.prompt_name is not None
+        return self if told else replace(self, prompt_name=name)
 
     def resolve_prompt(self, encoder: TextEncoder, kind: Kind) -> str:
         """Choose the prompt: given, named, the model's own for this kind of text, its default.

@@ -82,8 +82,8 @@ def resolve(
         raise ModelNotFoundError(f"a model is a path or a name, not {name!r}")
     if remote_code and not (revision and _COMMIT.fullmatch(revision)):
         raise ValueError(
-            f"{name}: remote code runs only from a pinned commit; pass revision= with the full "
-            f"40-digit commit you have read"
+            f"{name}: remote code runs only from a pinned commit; give `revision` beside "
+            f"trust_remote_code, the full 40-digit commit you have read"
         )
     path = Path(name).expanduser()
     if path.exists():

@@ -130,6 +130,12 @@ class TestResults:
             (given.embed_query(text), theirs.encode([text], prompt="fast: ")[0]),
         ]:
             assert np.allclose(ours, reference, atol=1e-5)
+        default: dict[str, Any] = {"default_prompt_name": "query"}
+        told = GPUEmbeddings(model=tiny("bert"), dtype="float32", model_kwargs=default)
+        theirs = SentenceTransformer(tiny("bert"), device="cpu", **default)
+        with told:  # as HuggingFaceEmbeddings: named by the user, for documents too
+            assert np.allclose(told.embed_query(text), theirs.encode([text])[0], atol=1e-5)
+            assert np.allclose(told.embed_documents([text]), theirs.encode([text]), atol=1e-5)
         with pytest.raises(ValueError, match="no prompt named 'x'; it has: .*passage, query"):
             embeddings.model_copy(update={"encode_kwargs": {"prompt_name": "x"}}).embed_query("a")
 
@@ -195,6 +201,8 @@ class TestResults:
                 {"torch_dtype": "float16"},
                 r"\['torch_dtype'\] is unknown .* dtype=, .*\{'model_kwargs': \{'torch_dtype': ",
             ),
+            ({"normalize_embeddings": True}, "say encode_kwargs={'normalize_embeddings': ...}"),
+            ({"max_seq_length": 9}, "say model_kwargs={'processor_kwargs': {'model_max_length'"),
             ({"model_kwargs": {"no": 1}}, r"model_kwargs\['model_kwargs'\]\['no'\] is unknown"),
         ],
     )

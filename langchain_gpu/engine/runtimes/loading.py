@@ -29,6 +29,15 @@ _NO_EMBEDDERS = {
     "SparseEncoder": "its vectors are sparse; take an embedder, and hybrid search for words",
 }
 
+# What is taken for an argument of sentence-transformers' class, and how it is said.
+_ELSEWHERE = {
+    "batch_size": "max_batch_tokens=",
+    "max_seq_length": "model_kwargs={'processor_kwargs': {'model_max_length': ...}}",
+    "normalize_embeddings": "encode_kwargs={'normalize_embeddings': ...}",
+    "prompt": "encode_kwargs={'prompt': ...}",
+    "prompt_name": "encode_kwargs={'prompt_name': ...}",
+}
+
 
 def load_embedder(path: Path, options: Mapping[str, Any]) -> Any:
     """Load a `SentenceTransformer` on the CPU; see `Task.load`.
@@ -99,6 +108,8 @@ def _unknown(
     if (found := re.search(r"unexpected keyword argument '(\w+)'", str(error))) is None:
         return None
     name = found[1]
+    if name in options and name in _ELSEWHERE:
+        return f"model_kwargs[{name!r}] is unknown ({error}); say {_ELSEWHERE[name]}"
     if name in options:
         return (
             f"model_kwargs[{name!r}] is unknown ({error}); the precision is dtype=, the device "

@@ -22,7 +22,7 @@ from langchain_gpu.store.batch import check
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.pickled import Limits
-from langchain_gpu.vectorstores.arguments import check_settings
+from langchain_gpu.vectorstores.arguments import check_settings, refuse
 from langchain_gpu.vectorstores.core import embed_text
 from langchain_gpu.vectorstores.hybrid import Hybrid
 
@@ -63,6 +63,7 @@ class Moving(Hybrid):
         *,
         overwrite: bool | None = None,
         timeout: float = TIMEOUT,
+        **kwargs: Any,
     ) -> None:
         """Save to a folder; a store that is there is replaced, and stays whole until the end.
 
@@ -75,12 +76,15 @@ class Moving(Hybrid):
             overwrite: True replaces what another has saved there since; False replaces nothing that
                 this store was neither loaded from nor saved as, also where it is new there.
             timeout: Seconds to wait for another writer.
+            **kwargs: There are no further arguments; one that is named is an error.
 
         Raises:
             OSError: The folder cannot be written; what was there is untouched.
             StoreError: Another writer has saved there since, or is still saving, or what is there
                 is a store that cannot be read; it is not overwritten.
+            TypeError: An argument is unknown.
         """
+        refuse(kwargs)
         self._collection.save(
             Path(folder_path), self._identify(), overwrite=overwrite, timeout=timeout
         )

@@ -74,6 +74,10 @@ def test_arguments_nobody_knows_are_refused() -> None:
             lambda _: store(*COMPASS).search("1 0", "similarity", score_threshold=0.5),
             "'score_threshold': similarity_search_with_relevance_scores takes it",
         ),
+        (
+            lambda folder: store(*COMPASS).save_local(folder, index_name="faiss"),
+            "'index_name': leave it out, as a folder holds one store",
+        ),
         (lambda folder: FAISSVectorStore.load_local(folder, Plane(), fliter=1), "'fliter'$"),
     ],
 )

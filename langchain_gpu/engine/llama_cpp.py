@@ -82,7 +82,19 @@ class LlamaCppEncoder(LlamaCppModel):
     def _look(self) -> int:
         """Learn what the model wants around a text; return the width of its vectors."""
         self._before, self._after = self._special_tokens()
-        return int(self._open.embed([self._wrap(self._open.tokenize("a"))]).shape[1])
+        probe = [self._wrap(self._open.tokenize("a"))]
+        try:
+            return int(self._open.embed(probe).shape[1])
+        except LlamaError as error:
+            said = str(error.details.get("message"))
+            if "Pooling type 'none'" not in said:
+                raise
+            message = (
+                f"{self._path.name} names no pooling, as chat models do not. If it is an embedder, "
+                "say what its authors take, 'mean', 'cls' or 'last': "
+                "model_kwargs={'pooling': 'mean'}"
+            )
+            raise LlamaError({**error.details, "message": message}) from error
 
     def _special_tokens(self) -> tuple[Ids, Ids]:
         """Return what the model wants before and after a text."""

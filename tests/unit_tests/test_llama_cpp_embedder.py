@@ -13,6 +13,7 @@ import pytest
 import xllamacpp
 from sentence_transformers import SentenceTransformer
 
+from langchain_gpu import GPUEmbeddings
 from langchain_gpu.engine import llama_cpp_model
 from langchain_gpu.engine.backends import create
 from langchain_gpu.engine.config import EmbedderConfig
@@ -142,6 +143,8 @@ def test_a_file_that_names_no_pooling(folder: Path, file: Path, tmp_path: Path) 
     bare = write_gguf(folder, tmp_path / "bare.gguf", pooling=None)
     with pytest.raises(LlamaError, match="pooling"):
         encoder(bare)
+    with pytest.raises(LlamaError, match=r"bare\.gguf names no pooling.*\{'pooling': 'mean'\}"):
+        GPUEmbeddings(model=str(bare)).embed_query("a")
     chosen = load(config(bare, pooling="mean")).engine.run(TEXTS, EmbedOptions()).vectors
     assert np.allclose(
         chosen, load(config(file)).engine.run(TEXTS, EmbedOptions()).vectors, atol=1e-5

@@ -102,8 +102,8 @@ def _named(path: Path) -> Iterator[None]:
     except (SafetensorError, JSONDecodeError, ArithmeticError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}"
     except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise  # the device's fault, not that of the files
         reason = str(error)
     except ValueError as error:
         if str(path) in str(error):

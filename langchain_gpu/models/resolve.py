@@ -80,12 +80,13 @@ def resolve(
     """
     if not isinstance(name, str) or not name.strip():
         raise ModelNotFoundError(f"a model is a path or a name, not {name!r}")
+    path = Path(name).expanduser()
     if remote_code and not (revision and _COMMIT.fullmatch(revision)):
+        which = "you have read" if not path.exists() else "its files come from, once you read them"
         raise ValueError(
             f"{name}: remote code runs only from a pinned commit; give `revision` beside "
-            f"trust_remote_code, the full 40-digit commit you have read"
+            f"trust_remote_code, the full 40-digit commit {which}"
         )
-    path = Path(name).expanduser()
     if path.exists():
         return Resolved(name, _check_local(path, kind), "local", f"{name} is a local path")
     tried = [f"local path {name}: does not exist"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from langchain_gpu import GPULLM, ChatGPU
@@ -77,6 +78,17 @@ def test_options_that_are_not_safe_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=named):
         ChatGPU(model=str(path), load_kwargs=load, **SETTINGS).invoke("hello")
+
+
+def test_a_fault_of_the_device_is_not_blamed_on_the_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", broken)
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        ChatGPU(model=str(path), **SETTINGS).invoke("hello")
 
 
 def test_an_embedder_writes_no_text(tiny: Callable[[str], str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
@@ -12,7 +12,15 @@ from contextlib import (
 )
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import override
 
 from langchain_gpu.engine.config import EmbedderConfig
@@ -22,6 +30,7 @@ from langchain_gpu.hardware.names import as_names, check_names
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
+from langchain_gpu.utils.arguments import check_arguments
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
@@ -88,6 +97,14 @@ class RunsModel(BaseModel):
     """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
 
     _role: ClassVar[str] = "embedder"  # what a plan calls it
+    _elsewhere: ClassVar[Mapping[str, str]] = {  # what other classes call our settings
+        **dict.fromkeys(("model_id", "model_path", "repo_id"), "model=..."),
+        "batch_size": "max_batch_tokens=..., or nothing: batches are measured out in tokens",
+        "torch_dtype": "dtype=...",
+        "num_gpu": "device=...",
+        "trust_remote_code": "model_kwargs={'trust_remote_code': True, 'revision': ...}",
+        "revision": "model_kwargs={'revision': ...}",
+    }
     _loaded: Loaded = PrivateAttr(default_factory=Loaded)
 
     model_config = ConfigDict(
@@ -97,6 +114,13 @@ class RunsModel(BaseModel):
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,  # what was given beside the wrong item may be a secret
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_ours(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], cls._elsewhere)
+        return values
 
     @field_validator("device", mode="before")
     @classmethod

@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import override
 
 from langchain_gpu.events import Fallback, Listener
@@ -15,6 +23,7 @@ from langchain_gpu.hardware.names import as_names
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
+from langchain_gpu.utils.arguments import check_arguments
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
@@ -29,6 +38,31 @@ _PLACING = (
     "n_threads",
     "keep_alive",
 )
+# What ChatOllama, ChatOpenAI, ChatLlamaCpp and HuggingFacePipeline call our settings.
+_ELSEWHERE = {
+    **dict.fromkeys(("model_id", "model_path", "repo_id"), "model=..."),
+    **dict.fromkeys(("num_ctx", "max_model_len", "max_length"), "n_ctx=..."),
+    **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "num_predict"), "max_tokens=..."),
+    **dict.fromkeys(("openai_api_base", "openai_base_url", "server_url"), "base_url=..."),
+    **dict.fromkeys(("request_timeout", "client_kwargs"), "timeout=..., in seconds"),
+    "num_gpu": "n_gpu_layers=...",
+    "num_thread": "n_threads=...",
+    "batch_size": "n_parallel=...",
+    "openai_api_key": "api_key=...",
+    "device_map": "load_kwargs={'device_map': ...}",
+    "torch_dtype": "dtype=...",
+    "format": "with_structured_output(...)",
+    "reasoning": "model_kwargs={'think': ...}",
+    "pipeline_kwargs": "model_kwargs={...}",
+    **{
+        name: f"model_kwargs={{{name!r}: ...}}"
+        for name in (
+            *("top_k", "min_p", "typical_p", "do_sample", "logprobs", "top_logprobs"),
+            *("repeat_penalty", "repetition_penalty", "frequency_penalty", "presence_penalty"),
+            *("logit_bias", "extra_body", "mirostat", "grammar", "repeat_last_n"),
+        )
+    },
+}
 # Seconds a server may take for an answer when nobody said: the openai client's own default.
 _SERVER_SECONDS = 600.0
 
@@ -109,6 +143,13 @@ class GeneratorSettings(BaseModel):
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,  # what was given beside the wrong item may be a secret
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_ours(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], _ELSEWHERE)
+        return values
 
     @field_validator("backend")
     @classmethod

@@ -141,8 +141,8 @@ def test_wrong_answers(server: ScriptedTriton, builds: Builds, scores: Any, matc
     [
         ({"base_url": None}, "needs base_url"),
         ({"on_long": "error"}, "cannot be promised"),
-        ({"on_long": "window"}, "reads pairs its own way"),
-        ({"max_length": 8}, "reads pairs its own way"),
+        ({"on_long": "window"}, "in its own way: leave out on_long='window'"),
+        ({"max_length": 8}, "in its own way: leave out max_length"),
     ],
 )
 def test_what_cannot_be(builds: Builds, settings: dict[str, Any], match: str) -> None:

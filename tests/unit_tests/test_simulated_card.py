@@ -1,0 +1,98 @@
+"""The package on a card that is simulated, in a process of its own: see `simulated_card`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.unit_tests.simulated_card.guard import compile_guard, missing
+
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=missing() or "a card can be simulated"),
+    pytest.mark.timeout(600),
+]
+# transformers looks at the mask of a padded batch. A packed one waits for nothing.
+_MASK = {"aten::_local_scalar_dense"}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    guard = compile_guard(tmp_path_factory.mktemp("guard"))
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "tests.unit_tests.simulated_card.cases", str(guard)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # what is computed is tiny
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def found_in(cases: Any, name: str) -> Any:
+    found = cases[name]
+    assert "failed" not in found, found["failed"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta-cls", "modernbert", "qwen3-last-token"])
+def test_packed_rows_are_recorded_and_wait_for_nothing(cases: Any, name: str) -> None:
+    found = found_in(cases, f"embed {name} bfloat16")
+    assert found["cosine"] >= 0.995
+    assert found["waits"] == {}
+    assert "packed (varlen_attn)" in found["said"]
+    assert "1 shapes recorded" in found["said"]
+    assert found["held"] > 0
+    assert found["left"] == 0
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("mpnet", "bfloat16"), ("bert", "float32")])
+def test_padded_rows(cases: Any, name: str, dtype: str) -> None:
+    found = found_in(cases, f"embed {name} {dtype}")
+    assert found["cosine"] >= (0.99999 if dtype == "float32" else 0.995)
+    assert found["waits"].keys() <= _MASK
+    assert "padded: " in found["said"]
+    assert found["left"] == 0
+
+
+def test_a_model_without_a_transformer(cases: Any) -> None:
+    assert found_in(cases, "embed static float32")["cosine"] >= 0.99999
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3"])
+def test_a_reranker(cases: Any, name: str) -> None:
+    found = found_in(cases, f"rerank {name}")
+    assert found["off"] < 1e-4 * found["spread"] + 1e-5
+
+
+def test_memory_that_runs_out_while_embedding(cases: Any) -> None:
+    found = found_in(cases, "out of memory")
+    assert min(found["cosines"]) >= 0.995
+    assert {"BudgetChanged", "FellBack"} <= set(found["events"])
+    assert found["devices"][0] == "cuda:0"
+    assert found["devices"][-1] == "cpu"
+    assert found["left"] == 0
+
+
+def test_search(cases: Any) -> None:
+    found = found_in(cases, "search")
+    assert found["same"]
+    assert found["held"] > 0
+    assert found["after"] == "one more"
+    assert any("search runs on cpu, not cuda:0" in each for each in found["told"])
+
+
+def test_a_chat(cases: Any) -> None:
+    found = found_in(cases, "chat")
+    assert found["whole"]
+    assert found["parted"]
+    assert found["ruled"]
+    assert (found["device"], found["moved"]) == ("cuda:0", "cpu")
+    assert found["after"]
+    assert found["left"] == 0

@@ -134,7 +134,7 @@ class HFModel:
 
     def _to_cpu(self, model: Any, reason: str) -> Any:
         source, cpu = self.device, select_device("cpu")
-        self.device = replace(cpu, reason=f"{source} ran out of memory: {reason}")
+        self.device = replace(cpu, reason=f"not on {source}: {reason}")
         warn_fallback(
             self._options.listener, what="chat", source=str(source), target="cpu", reason=reason
         )

@@ -30,6 +30,8 @@ from langchain_gpu.language_models.messages import BrokenCalls, to_chunk, to_dic
 from langchain_gpu.language_models.schemas import to_tool, to_tool_choice
 from langchain_gpu.language_models.structured_output import StructuredChat
 
+_CHARACTERS_PER_TOKEN = 4  # English has 4 to 5
+
 
 class ChatGPU(AnswersBatches, StructuredChat):
     """Chat with a model on the GPU, or on the CPU where there is none, and know which and why.
@@ -280,7 +282,8 @@ class ChatGPU(AnswersBatches, StructuredChat):
 
 def _estimated(chat: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> int:
     """Tokens of a chat whose characters alone are known."""
-    return (len(json.dumps(chat, ensure_ascii=False)) + len(json.dumps(tools))) // 4
+    characters = len(json.dumps([chat, tools], ensure_ascii=False))
+    return characters // _CHARACTERS_PER_TOKEN
 
 
 __all__ = ["ChatGPU"]

@@ -101,7 +101,6 @@ class RunsModel(BaseModel):
         **dict.fromkeys(("model_id", "model_path", "repo_id"), "model=..."),
         "batch_size": "max_batch_tokens=..., or nothing: batches are measured out in tokens",
         "torch_dtype": "dtype=...",
-        "num_gpu": "device=...",
         "trust_remote_code": "model_kwargs={'trust_remote_code': True, 'revision': ...}",
         "revision": "model_kwargs={'revision': ...}",
     }

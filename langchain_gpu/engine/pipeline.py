@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.batching import Plan
 from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
 from langchain_gpu.engine.ladder import Ladder
-from langchain_gpu.engine.prefetch import prefetch
+from langchain_gpu.engine.prefetch import prefetch, submit
 from langchain_gpu.engine.report import Tally
 from langchain_gpu.engine.work import Finished, Work
 
@@ -87,7 +87,7 @@ class Pipeline:
                     futures = [
                         future
                         for each in self.ladders
-                        if (future := _submit(pool, self._share, feed, each)) is not None
+                        if (future := submit(pool, self._share, feed, each)) is not None
                     ]
                     if not futures:
                         self._pull(feed, self.ladders[0])
@@ -146,16 +146,6 @@ class Pipeline:
                 chunk.result[:] = self.encoder.merge(chunk.tokens, chunk.vectors)
         if self.progress is not None and items:
             self.progress(items)
-
-
-def _submit(
-    pool: ThreadPoolExecutor, call: Callable[..., object], *arguments: Any
-) -> Future[object] | None:
-    """Run a call in the pool; None while Python shuts down, when a pool takes no work."""
-    try:
-        return pool.submit(call, *arguments)
-    except RuntimeError:
-        return None
 
 
 class _Feed:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,8 +29,8 @@ def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
         pending: deque[Future[Any]] = deque()
 
         def ask() -> None:
-            with suppress(RuntimeError):  # Python shuts down
-                pending.append(feeder.submit(next, iterator, end))
+            if (future := submit(feeder, next, iterator, end)) is not None:
+                pending.append(future)
 
         for _ in range(depth):
             ask()
@@ -45,9 +44,16 @@ def prefetch(source: Iterable[T], depth: int) -> Generator[T, None, None]:
             for future in pending:
                 future.cancel()
             close = getattr(iterator, "close", None)
-            if close is not None:
-                try:
-                    feeder.submit(close)
-                except RuntimeError:
-                    wait(pending)  # a generator that runs cannot be closed
-                    close()
+            if close is not None and submit(feeder, close) is None:
+                wait(pending)  # a generator that runs cannot be closed
+                close()
+
+
+def submit(
+    pool: ThreadPoolExecutor, call: Callable[..., Any], *arguments: Any
+) -> Future[Any] | None:
+    """Run a call in a pool; return None while Python shuts down, when a pool takes no work."""
+    try:
+        return pool.submit(call, *arguments)
+    except RuntimeError:
+        return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import compress, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
@@ -219,10 +219,14 @@ class RemoteScorer:
         self, pairs: Sequence[Pair], options: ScoreOptions, activation: Activation | None
     ) -> Scored:
         """See `Scorer.score`. A server takes one query at a time, and many requests."""
-        if options.max_length or options.instruction or options.on_long == "window":
-            given = [options.max_length, options.instruction, options.on_long == "window"]
-            names = ", ".join(compress(("max_length", "instruction", "on_long='window'"), given))
-            raise ValueError(f"a server reads pairs in its own way: leave out {names}")
+        refused = {
+            "max_length": options.max_length,
+            "instruction": options.instruction,
+            "on_long='window'": options.on_long == "window",
+        }
+        given = [name for name, value in refused.items() if value]
+        if given or options.on_long == "window":
+            raise ValueError(f"a server reads pairs in its own way: leave out {', '.join(given)}")
         groups = [
             (query, [text for _, text in group])
             for query, group in groupby(pairs, key=lambda pair: pair[0])

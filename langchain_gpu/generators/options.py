@@ -106,7 +106,7 @@ def check_transformers(options: Options) -> None:
     if options.load.get("trust_remote_code") and not _COMMIT.fullmatch(commit):
         raise ValueError(
             "trust_remote_code runs only from a pinned commit: give revision= in load_kwargs with "
-            "the full 40-digit commit you have read"
+            "the full 40-digit commit you have read (a folder's: where it is from)"
         )
 
 

@@ -82,10 +82,10 @@ def resolve(
         raise ModelNotFoundError(f"a model is a path or a name, not {name!r}")
     path = Path(name).expanduser()
     if remote_code and not (revision and _COMMIT.fullmatch(revision)):
-        which = "you have read" if not path.exists() else "its files come from, once you read them"
         raise ValueError(
             f"{name}: remote code runs only from a pinned commit; give `revision` beside "
-            f"trust_remote_code, the full 40-digit commit {which}"
+            f"trust_remote_code, the full 40-digit commit you have read (a folder's: where it is "
+            f"from)"
         )
     if path.exists():
         return Resolved(name, _check_local(path, kind), "local", f"{name} is a local path")

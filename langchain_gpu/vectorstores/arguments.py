@@ -8,6 +8,8 @@ from typing import Any
 
 from langchain_core.documents import Document
 
+from langchain_gpu.utils.arguments import unknown_argument
+
 # Of langchain-community's FAISS, from which most who name them come.
 _REMEDIES = {
     "allow_dangerous_deserialization": "leave it out, as nothing in the folder can run",
@@ -27,8 +29,7 @@ def refuse(kwargs: dict[str, Any]) -> None:
     """
     if kwargs:
         name = next(iter(kwargs))
-        remedy = f": {_REMEDIES[name]}" if name in _REMEDIES else ""
-        raise TypeError(f"FAISSVectorStore does not know the argument {name!r}{remedy}")
+        raise TypeError(unknown_argument("FAISSVectorStore", name, _REMEDIES.get(name, "")))
 
 
 def check_settings(store: type, kwargs: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import model_validator
 
+from langchain_gpu.utils.arguments import unknown_argument
 from langchain_gpu.vectorstores.core import unscored
 from langchain_gpu.vectorstores.hybrid import SEARCH_TYPES, Hybrid
 
@@ -51,10 +52,8 @@ class FAISSRetriever(VectorStoreRetriever):
         # The base class would drop it in silence, and a filter that is not applied finds too much.
         if unknown := values.keys() - cls.model_fields.keys():
             name = min(unknown)
-            raise TypeError(
-                f"{cls.__name__} does not know the argument {name!r}; those of the search go into "
-                f"search_kwargs={{{name!r}: ...}}"
-            )
+            remedy = f"those of the search go into search_kwargs={{{name!r}: ...}}"
+            raise TypeError(unknown_argument(cls.__name__, name, remedy))
         return values
 
     def _get_relevant_documents(

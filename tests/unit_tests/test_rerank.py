@@ -307,7 +307,7 @@ def test_settings_are_checked() -> None:
     for wrong in ({"top_n": 0}, {"backend": "magic"}, {"activation": "relu"}, {"max_length": 3}):
         with pytest.raises(ValidationError):
             GPURerank(**wrong)
-    with pytest.raises(ValidationError, match="no 'topn': say top_n="):
+    with pytest.raises(ValidationError, match="the argument 'topn': say top_n="):
         GPURerank(topn=3)  # type: ignore[call-arg]
     assert GPURerank(model_name="mine").model == "mine"  # type: ignore[call-arg]
     assert "secret" not in repr(GPURerank(api_key="secret"))

@@ -69,7 +69,10 @@ class _Stream:
 
 
 class _Event:
-    """A point in time. The second of two measures little: a repeated graph is always faster."""
+    """A point in time, on a clock that runs faster and faster.
+
+    What is timed first is the faster: a graph, which is then kept.
+    """
 
     _times = iter(range(10**9))
 
@@ -82,7 +85,7 @@ class _Event:
     def synchronize(self) -> None: ...
 
     def elapsed_time(self, other: _Event) -> float:
-        return float(other._at**2 - self._at**2)  # grows: what is timed first is the faster
+        return float(other._at**2 - self._at**2)
 
 
 def _cuda() -> dict[str, Callable[..., Any]]:

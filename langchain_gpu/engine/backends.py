@@ -140,6 +140,12 @@ def require_local() -> None:
     require("sentence_transformers", extra="local")
 
 
+def check_local() -> None:
+    """Do the same as `require_local` without importing it, which takes seconds."""
+    check_installed("torch", extra="local")
+    check_installed("sentence_transformers", extra="local")
+
+
 def _folder(config: EmbedderConfig) -> Path:
     return resolve(config.model, **config.where).path
 
@@ -163,7 +169,7 @@ def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
 @register("openvino", scores=True)
 def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
     require("openvino", extra="openvino")
-    require_local()
+    check_local()
     if config.dtype == "int8":
         check_installed("nncf", extra="openvino-int8")
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
@@ -173,7 +179,7 @@ def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
         device,
         dtype=config.dtype,
         options=config.options,
-        task=_task(config),
+        task=config.task,
         calibration=config.calibration,
     )
 

@@ -10,12 +10,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from langchain_gpu.engine.backends import require_triton
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.embedder import Embedder, load
 from langchain_gpu.engine.encoder import Vectors
+from langchain_gpu.engine.tasks.activations import Scores, sigmoid
 from langchain_gpu.engine.tasks.score import Pair, ScoreOptions
 from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from langchain_gpu.engine.remote.reranker import Reranker
 
 Activation = Literal["sigmoid", "identity"]
-Scores = NDArray[np.float32]
 T = TypeVar("T")
 SourceT = TypeVar("SourceT")
 # Pairs of a call up to which it is merged with others that wait.
@@ -253,9 +252,3 @@ def _remote(config: EmbedderConfig) -> Reranker:
     from langchain_gpu.engine.remote.rerank import RemoteReranker
 
     return RemoteReranker(config.model, config.server)
-
-
-def sigmoid(logits: Scores) -> Scores:
-    """Return 1 / (1 + exp(-logits)) without overflow."""
-    positive = 1 / (1 + np.exp(-np.abs(logits)))
-    return np.where(logits >= 0, positive, 1 - positive).astype(np.float32)

@@ -19,7 +19,7 @@ from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.torch_models.progress_bars import no_bars
 from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.extras import require
-from langchain_gpu.utils.forking import loading_with_torch
+from langchain_gpu.utils.forking import loading_model
 
 # Not for `from_pretrained`: the files are found before, and these are said to `generate`.
 _ELSEWHERE = frozenset({"cache_implementation", "compile", *WHERE})
@@ -65,7 +65,7 @@ def load_model(path: Path, dtype: torch.dtype, load: Mapping[str, Any]) -> Any:
     if options.get("device_map") is not None:
         require("accelerate", extra="local-gguf")
     try:
-        with loading_with_torch(), _named(path), no_bars(), judged_here():
+        with loading_model(), _named(path), no_bars(), judged_here():
             model, info = AutoModelForCausalLM.from_pretrained(
                 *positional, dtype=dtype, output_loading_info=True, **named
             )

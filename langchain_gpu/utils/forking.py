@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _REMEDY = 'Start processes with the method "spawn", or load nothing before they are forked'
-_torch_in: int | None = None
+_loaded_in: int | None = None
 
 
 def check_process(loaded_in: int) -> None:
@@ -27,23 +27,23 @@ def check_process(loaded_in: int) -> None:
 
 
 @contextmanager
-def loading_with_torch() -> Iterator[None]:
-    """Note that torch is loaded with a model here, and refuse that where a parent did the same.
+def loading_model() -> Iterator[None]:
+    """Note that a model is loaded here, and refuse that where a parent did the same.
 
-    What torch has computed with in the parent are threads that stayed there; a new model would
-    wait for them at its first step, forever.
+    What torch or OpenVINO has computed with in the parent are threads that stayed there; a new
+    model would wait for them at its first step, forever.
 
     Raises:
         RuntimeError: This process was forked from one that loaded a model.
     """
-    global _torch_in  # noqa: PLW0603 - it is one for the process, as torch's threads are
-    if _torch_in not in (None, os.getpid()):
+    global _loaded_in  # noqa: PLW0603 - it is one for the process, as torch's threads are
+    if _loaded_in not in (None, os.getpid()):
         raise RuntimeError(
-            f"a model was loaded in process {_torch_in}, from which this one was forked: torch's "
+            f"a model was loaded in process {_loaded_in}, from which this one was forked: its "
             f"threads stayed there, and another model would wait for them forever. {_REMEDY}"
         )
     yield
-    _torch_in = os.getpid()
+    _loaded_in = os.getpid()
 
 
-__all__ = ["check_process", "loading_with_torch"]
+__all__ = ["check_process", "loading_model"]

@@ -174,7 +174,6 @@ def test_closing_lets_everything_go(tiny: Tiny) -> None:
     encoder = OpenVINOEncoder(Path(tiny("bert")), CPU, dtype="float32")
     tokens = encoder.tokenize(["gpu"], EmbedOptions())
     encoder.forward(encoder.prepare(tokens, np.arange(1)))()
-    assert all(each.is_meta for each in encoder._model[0].model.parameters()), "torch's weights"
     compiled = weakref.ref(encoder._compiled)
     encoder.close()
     encoder.close()

@@ -14,7 +14,7 @@ import pytest
 from langchain_gpu.embeddings import GPUEmbeddings
 from langchain_gpu.engine import backends
 from langchain_gpu.engine.backends import NotConvertibleError
-from langchain_gpu.engine.runtimes import openvino_int8, quantization_loss
+from langchain_gpu.engine.runtimes import calibration, openvino_int8, quantization_loss
 from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 
 Tiny = Callable[[str], str]
@@ -27,7 +27,7 @@ def integers(model: str, **kwargs: Any) -> GPUEmbeddings:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_int8, "_DRAWN", 16)
+    monkeypatch.setattr(calibration, "_DRAWN", 16)
 
 
 class TestEmbedding:
@@ -80,16 +80,16 @@ class TestEmbedding:
 
 class TestSamples:
     def test_drawn_ones_are_the_same_every_time_and_of_all_lengths(self) -> None:
-        drawn = openvino_int8.samples([])
-        assert drawn == openvino_int8.samples([])
+        drawn = calibration.samples([])
+        assert drawn == calibration.samples([])
         assert {len(text.split()) for text in drawn} == {3, 8, 20, 60, 150}
 
     def test_given_ones_come_first_and_alone_when_there_are_enough(self) -> None:
         many = [f"text {number}" for number in range(40)]
-        assert openvino_int8.samples(many) == many
-        assert openvino_int8.samples(many[:3])[:3] == many[:3]
-        assert len(openvino_int8.samples(many[:3])) == 3 + openvino_int8._DRAWN
-        assert len(openvino_int8.samples([str(number) for number in range(5000)])) == 512
+        assert calibration.samples(many) == many
+        assert calibration.samples(many[:3])[:3] == many[:3]
+        assert len(calibration.samples(many[:3])) == 3 + calibration._DRAWN
+        assert len(calibration.samples([str(number) for number in range(5000)])) == 512
 
 
 class TestTelemetry:

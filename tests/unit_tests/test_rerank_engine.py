@@ -16,7 +16,7 @@ from langchain_gpu.engine.encoder import Pending
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.engine.runtimes.tasks import SCORE
 from langchain_gpu.engine.runtimes.torch import TorchEncoder
-from langchain_gpu.engine.scorer import sigmoid
+from langchain_gpu.engine.tasks.activations import sigmoid
 from langchain_gpu.events import BatchDone, BudgetChanged, FallbackWarning, FellBack
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError, select_device
 from tests.unit_tests.fake_encoder import GPU

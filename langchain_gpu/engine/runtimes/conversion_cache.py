@@ -10,10 +10,9 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -28,12 +27,11 @@ def conversion_folder(kind: str) -> Path:
     return Path(base) / "langchain-gpu" / kind
 
 
-def fingerprint(path: Path, options: Mapping[str, Any], tools: tuple[ModuleType, ...]) -> str:
+def fingerprint(path: Path, options: Mapping[str, Any], versions: Sequence[str]) -> str:
     """Return a name for all that a conversion depends on: files, options, versions of the tools."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    versions = [tool.__version__ for tool in tools]
-    text = json.dumps([stats, sorted(options.items()), versions], default=str)
+    text = json.dumps([stats, sorted(options.items()), list(versions)], default=str)
     return f"{path.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -19,7 +19,7 @@ from langchain_gpu.engine.runtimes.truncate_dim import TruncateDim
 from langchain_gpu.torch_models.progress_bars import no_bars
 from langchain_gpu.torch_models.weights import incomplete, judged_here
 from langchain_gpu.utils.errors import first_line
-from langchain_gpu.utils.forking import loading_with_torch
+from langchain_gpu.utils.forking import loading_model
 
 _HEAD = "ForSequenceClassification"
 # Kinds of models that sentence-transformers would load as embedders, and what to do.
@@ -82,7 +82,7 @@ def _load(kind: Callable[..., Any], path: Path, options: Mapping[str, Any]) -> A
     weights = {"use_safetensors": True, "ignore_mismatched_sizes": True}  # `_check_complete` sees
     weights |= options.pop("model_kwargs", {})
     try:
-        with loading_with_torch(), no_bars(), judged_here():
+        with loading_model(), no_bars(), judged_here():
             model = kind(
                 str(path), device="cpu", local_files_only=True, model_kwargs=weights, **options
             )

@@ -18,11 +18,12 @@ from sentence_transformers.base.modules import Normalize
 
 from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.runtimes.dtypes import NAMES, check_dtype
 from langchain_gpu.engine.runtimes.tasks import EMBED, Score, Task, window_of
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer
 from langchain_gpu.hardware.devices import Device
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {name: getattr(torch, name) for name in NAMES}
 
 
 class ModulesEncoder:
@@ -50,11 +51,7 @@ class ModulesEncoder:
         options: Mapping[str, Any] | None,
         task: Task = EMBED,
     ) -> None:
-        if dtype != "auto" and dtype not in DTYPES:
-            known = ", ".join(["auto", *DTYPES])
-            integers = dtype == "int8" and task is EMBED
-            beside = "; backend='openvino' and 'onnx' compute it" if integers else ""
-            raise ValueError(f"dtype {dtype!r} is not one of {known}{beside}")
+        check_dtype(dtype, task.name)
         self._task = task
         self._wanted_dtype = dtype
         self._device = device

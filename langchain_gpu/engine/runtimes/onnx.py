@@ -37,7 +37,8 @@ from langchain_gpu.engine.runtimes.providers import (
     open_session,
 )
 from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
-from langchain_gpu.engine.runtimes.tasks import EMBED, FastTokenizer, Task
+from langchain_gpu.engine.runtimes.tasks import EMBED, Task
+from langchain_gpu.engine.tasks.model_settings import FastTokenizer
 from langchain_gpu.events import Fallback, Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
 

@@ -30,7 +30,9 @@ from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss, ch
 from langchain_gpu.engine.runtimes.tasks import Task
 from langchain_gpu.hardware.devices import Device
 
-_TOOLS = (onnx, onnxruntime, torch, transformers, sentence_transformers)
+_VERSIONS = [
+    tool.__version__ for tool in (onnx, onnxruntime, torch, transformers, sentence_transformers)
+]
 # Counts up when the same model would be made into another file.
 _FORM = 1
 # CPU features that multiply bytes and add them up without overflow.
@@ -64,7 +66,7 @@ class Conversion:
 
     def place(self, what: str) -> Path:
         """Return where something made of this model belongs in the cache."""
-        name = fingerprint(self.path, {**self.options, "form": _FORM}, _TOOLS)
+        name = fingerprint(self.path, {**self.options, "form": _FORM}, _VERSIONS)
         return conversion_folder("onnx") / f"{name}-{what}"
 
     def make(self, dtype: str) -> Path:
@@ -76,7 +78,7 @@ class Conversion:
         """
         make: Callable[[Path], None]
         if dtype == "int8":
-            check_embeds(self.task)
+            check_embeds(self.task.name)
             # CPUs differ in how many bits of a weight they take without overflow.
             exact = bool(_EXACT_BYTES.intersection(self.device.isa))
             place = self.place(f"int8-weights{8 if exact else 7}")

@@ -21,7 +21,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.runtimes import quantization_loss
-from langchain_gpu.engine.runtimes.traced import LEAST_COSINE, Traced, cosines, quietly
+from langchain_gpu.engine.runtimes.likeness import LEAST_COSINE, cosines
+from langchain_gpu.engine.runtimes.traced import Traced, quietly
 from langchain_gpu.utils.errors import first_line
 
 Inputs = dict[str, NDArray[np.int64]]

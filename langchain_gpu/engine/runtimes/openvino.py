@@ -1,8 +1,9 @@
-"""Embedders on OpenVINO, the fastest runtime on a CPU.
+"""Embedders and rerankers on OpenVINO, the fastest runtime on a CPU.
 
-The traced module is sentence-transformers' own, pooling and normalization included; no export tool
-is needed. The converted model is kept in a cache and proven against the original before its first
-use: a model whose control flow does not survive tracing is refused, not run wrongly.
+What is traced are sentence-transformers' own modules, pooling and normalization included; no export
+tool is needed. The converted model is kept in a cache and proven against the original before its
+first use: a model whose control flow does not survive tracing is refused, not run wrongly. A later
+process starts from the cache, and imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -10,22 +11,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors
-from langchain_gpu.engine.runtimes.modules import ModulesEncoder
+from langchain_gpu.engine.runtimes.converted import ConvertedEncoder
+from langchain_gpu.engine.runtimes.dtypes import check_dtype
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu
 from langchain_gpu.engine.runtimes.openvino_programs import Program, Recipe, converted, quantized
-from langchain_gpu.engine.runtimes.tasks import EMBED, Task
-from langchain_gpu.engine.runtimes.traced import NAMES
+from langchain_gpu.engine.tasks.padding import Features
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
+from langchain_gpu.utils.forking import loading_model
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # A program of dynamic shapes prepares itself for every new one, so widths come in steps: more
@@ -34,20 +34,21 @@ _CPU_RULES = BatchRules(multiple_of=16, fine=True, in_flight=2)
 _GPU_RULES = BatchRules(multiple_of=64, in_flight=2)
 
 
-class OpenVINOEncoder(ModulesEncoder):
-    """A sentence-transformers model on OpenVINO: a CPU, or an Intel GPU; see `ModulesEncoder`.
+class OpenVINOEncoder(ConvertedEncoder):
+    """A sentence-transformers model on OpenVINO: a CPU, or an Intel GPU.
 
     Args:
         path: Folder of the model.
         device: Where to run.
-        dtype: As for `ModulesEncoder`, or `"int8"`: products in integers, the rest in what the
-            device prefers.
-        options: As for `ModulesEncoder`.
-        task: The same.
+        dtype: `"float32" | "bfloat16" | "float16"`, or `"auto"` for the device's own; or `"int8"`:
+            products in integers, the rest in what the device prefers.
+        options: More arguments of `SentenceTransformer` or `CrossEncoder`, for example `prompts`.
+        task: What it is asked to do.
         calibration: With `"int8"`, texts like those to come; empty for English prose.
 
     Attributes:
         loss: What integers cost, in words; empty where none are used.
+        dimension: Width of a row.
 
     Raises:
         NotConvertibleError: The model has no plain tokenizer, excludes prompts from its pooling, or
@@ -63,25 +64,28 @@ class OpenVINOEncoder(ModulesEncoder):
         *,
         dtype: str = "auto",
         options: Mapping[str, Any] | None = None,
-        task: Task = EMBED,
+        task: Literal["embed", "score"] = "embed",
         calibration: Sequence[str] = (),
     ) -> None:
         self._integers = dtype == "int8"
-        wanted = "auto" if self._integers else dtype
-        super().__init__(path, device, dtype=wanted, options=options, task=task)
-        self._path = path
-        self._names = self._inputs()
-        recipe = Recipe(path, dict(options or {}), task, self._features, self._names, device.cores)
+        self._wanted_dtype = "auto" if self._integers else dtype
+        check_dtype(self._wanted_dtype, task)
+        self._device = device
         place(device)  # before minutes are spent on a program for it
-        self._program: Program | None = (
-            quantized(recipe, self._model, calibration, self._hint)
-            if self._integers
-            else converted(recipe, self._model)
-        )
+        recipe = Recipe(path, dict(options or {}), task, device.cores)
+        with loading_model():
+            self._program: Program | None = (
+                quantized(recipe, calibration, self._hint) if self._integers else converted(recipe)
+            )
+        super().__init__(self._program.settings)
         self.loss = self._program.loss
-        self._model[0].model.to("meta")  # the tokenizer and the prompts stay, the weights go
         self.to(device)
         self.dimension = int(self._compiled.output(0).partial_shape[1].get_length())
+
+    @property
+    def device(self) -> Device:
+        """Where `forward` runs now."""
+        return self._device
 
     @property
     def details(self) -> str:
@@ -101,24 +105,25 @@ class OpenVINOEncoder(ModulesEncoder):
     @property
     def _rest(self) -> str:
         """What is computed in where no integers are."""
-        if self._wanted_dtype == "auto" and self._device.kind == "xpu":
-            return "float16"  # what the GPU plugin has kernels for
-        return super().dtype
+        if self._wanted_dtype != "auto":
+            return self._wanted_dtype
+        # What the GPU plugin has kernels for.
+        return "float16" if self._device.kind == "xpu" else self._device.dtype
 
     @property
     def _hint(self) -> str:
         return _HINTS[self._rest]
 
-    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> dict[str, Any]:
+    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Features:
         """See `Encoder.prepare`."""
-        assert self._tokenizer is not None  # noqa: S101 - else the model was refused
         return self._tokenizer.batch(tokens, rows, self.rules)
 
-    def forward(self, features: dict[str, Any]) -> Pending:
+    def forward(self, features: Features) -> Pending:
         """See `Encoder.forward`."""
         free = self._free
         request = free.pop() if free else self._compiled.create_infer_request()
-        request.start_async({name: features[name] for name in self._names}, share_inputs=True)
+        inputs = {name: features[name] for name in self._settings.inputs}
+        request.start_async(inputs, share_inputs=True)
 
         def wait() -> Vectors:
             try:
@@ -154,24 +159,10 @@ class OpenVINOEncoder(ModulesEncoder):
     def close(self) -> None:
         """Drop the weights; the encoder cannot be used after that."""
         scratch = None if self._program is None else self._program.scratch
-        self._model = self._tokenizer = self._compiled = self._program = None
+        self._compiled = self._program = None
         self._free = []
         if scratch is not None:
             scratch.cleanup()
-
-    def _inputs(self) -> tuple[str, ...]:
-        if self._tokenizer is None:
-            raise NotConvertibleError(f"{self._path.name} prepares its texts in its own way")
-        if self._leaves_prompts_out:
-            raise NotConvertibleError(f"{self._path.name} leaves prompts out of its pooling")
-        features = self._features(self._task.example[:1])
-        return tuple(name for name in NAMES if name in features)
-
-    def _features(self, items: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """Features as the model's own preprocessing makes them: no wider than needed."""
-        tokens = self.tokenize(items, self._task.options)
-        features: dict[str, torch.Tensor] = super().prepare(tokens, np.arange(len(items)))
-        return features
 
 
 def place(device: Device) -> str:

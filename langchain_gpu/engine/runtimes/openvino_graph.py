@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
-import torch
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.runtimes.openvino_first_token import first_token_only
@@ -203,11 +202,17 @@ def round_tables(program: Any) -> None:
             continue
         size = int(np.prod(table.get_shape())) * table.get_element_type().size
         if len(table.get_shape()) == _MATRIX and size <= _LARGE_TABLE:
-            values = torch.tensor(table.get_node().data).bfloat16()
             rounded = ov.Tensor(ov.Type.bf16, table.get_shape())
-            rounded.data[:] = values.view(torch.float16).numpy()  # bits: numpy has no bfloat16
+            # Bits of another type: numpy has no bfloat16.
+            rounded.data[:] = _upper_halves(table.get_node().data).view(np.float16)
             found = ops.gather(ov.op.Constant(rounded), node.input_value(1), node.input_value(2))
             _replace(node, ops.convert(found, "f32"))
+
+
+def _upper_halves(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round to bfloat16, to the nearest and of two to the even one; any shape, none of it NaN."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 def _of(program: Any, kind: str) -> Iterator[Any]:

@@ -7,11 +7,9 @@ texts a quarter of their cosine, and gained no time that could be measured.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -26,34 +24,10 @@ with without_telemetry():
     import nncf
     from nncf.common.logging import nncf_logger, track_progress
 
-VERSION: str = nncf.__version__
-# Texts of these many words are drawn in equal parts: questions, sentences, passages.
-_WORDS = (3, 8, 20, 60, 150)
-_DRAWN = 128
-_FEWEST = 32  # given texts, below which drawn ones are added
-_MOST = 512  # given texts that are used
 _BATCH = 4
 _HELD_OUT = 4  # every so many texts are kept to measure the loss with
 
 Inputs = Mapping[str, NDArray[Any]]
-
-
-def samples(given: Sequence[str]) -> list[str]:
-    """Return the texts to calibrate and to measure with: those given, or drawn ones.
-
-    The drawn ones are English prose of several lengths, out of Python's own language reference.
-    """
-    texts = list(given)
-    if len(texts) > _MOST:
-        texts = random.Random(0).sample(texts, _MOST)  # noqa: S311 - the same every time
-    if len(texts) >= _FEWEST:
-        return texts
-    words = " ".join(topics[name] for name in sorted(topics)).split()
-    draw = random.Random(0)  # noqa: S311 - the same every time
-    for number in range(_DRAWN):
-        start = draw.randrange(len(words) - max(_WORDS))
-        texts.append(" ".join(words[start : start + _WORDS[number % len(_WORDS)]]))
-    return texts
 
 
 def quantize(

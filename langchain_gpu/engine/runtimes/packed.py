@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.attention import NAME, NotPackableError
-from langchain_gpu.engine.runtimes.traced import cosines
+from langchain_gpu.engine.runtimes.likeness import cosines
 from langchain_gpu.engine.tasks.padding import Packed
 from langchain_gpu.hardware.memory import is_out_of_memory
 from langchain_gpu.utils.errors import first_line

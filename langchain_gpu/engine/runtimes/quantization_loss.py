@@ -8,21 +8,23 @@ from pathlib import Path
 
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
-from langchain_gpu.engine.runtimes.tasks import EMBED, Task
-from langchain_gpu.engine.runtimes.traced import cosines
+from langchain_gpu.engine.runtimes.likeness import cosines
 
 # Below this it is no rounding any more: neighbors change places.
 LEAST_COSINE = 0.9
 _FILE = "loss.json"
 
 
-def check_embeds(task: Task) -> None:
+def check_embeds(task: str) -> None:
     """Refuse int8 for a reranker: what it costs a single score is not measured.
+
+    Args:
+        task: `EmbedderConfig.task`.
 
     Raises:
         NotConvertibleError: The task is not embedding.
     """
-    if task.output != EMBED.output:
+    if task != "embed":
         raise NotConvertibleError("dtype='int8' is for embedders; take 'auto' for a reranker")
 
 

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from sentence_transformers.base.modules import Transformer
 from tokenizers import Tokenizer
 
-from langchain_gpu.engine.batching import PADDED, BatchRules
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.loading import load_embedder, load_reranker
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer, check_texts
-from langchain_gpu.engine.tasks.padding import Features
-from langchain_gpu.engine.tasks.score import Frame, PairTokenizer, ScoreOptions, check_pairs
+from langchain_gpu.engine.tasks.model_settings import FastTokenizer
+from langchain_gpu.engine.tasks.score import PairTokenizer, ScoreOptions, check_pairs
 from langchain_gpu.engine.tasks.yes_no import INSTRUCTION, QWEN3, PromptTokenizer
 
 logger = logging.getLogger(__name__)
@@ -33,25 +32,11 @@ _PROBES = ("", " ", "A Probe.", "naïve  café\n\tÅ 漢字 🙂 \x00 don't")
 _NO_LIMIT = 10**9  # what a tokenizer without a limit says is far above
 
 
-class FastTokenizer(Protocol):
-    """Items to rows of tokens, and rows to padded features, without a Python step per token."""
-
-    def count(self, items: Sequence[Any], /) -> list[int]:
-        """Return the tokens of each item, nothing cut off."""
-
-    def tokenize(self, items: Sequence[Any], options: Any, /, *, start: int = 0) -> Tokenized:
-        """See `Encoder.tokenize`."""
-
-    def batch(
-        self, tokens: Tokenized, rows: NDArray[np.int64], rules: BatchRules = PADDED
-    ) -> Features:
-        """Pad some rows to the longest of them."""
-
-
 class Task(Protocol):
     """What a model is asked to do.
 
     Attributes:
+        name: What `EmbedderConfig.task` calls it.
         work: What messages call it.
         output: Where its modules leave the result.
         options: How items are read where nothing else is said.
@@ -59,6 +44,7 @@ class Task(Protocol):
         proofs: Batches of others, to compare results with.
     """
 
+    name: ClassVar[str]
     work: ClassVar[str]
     output: ClassVar[str]
     options: ClassVar[Any]
@@ -87,6 +73,7 @@ class Task(Protocol):
 class Embed:
     """Texts to vectors, with `SentenceTransformer`."""
 
+    name: ClassVar[str] = "embed"
     work: ClassVar[str] = "embedding"
     output: ClassVar[str] = "sentence_embedding"
     options: ClassVar[EmbedOptions] = EmbedOptions()
@@ -158,6 +145,7 @@ class Score:
     knows queries and documents, else in the words of Qwen3-Reranker.
     """
 
+    name: ClassVar[str] = "score"
     work: ClassVar[str] = "reranking"
     output: ClassVar[str] = "scores"
     options: ClassVar[ScoreOptions] = ScoreOptions()
@@ -186,20 +174,15 @@ class Score:
             return PromptTokenizer(_copy(hugging_face), QWEN3, window=window, pad_id=pad_id)
         if "message" in getattr(model[0], "modality_config", {}):
             return None
-        copy = _copy(hugging_face)
-        copy.no_truncation()
-        copy.no_padding()  # it would be read as special tokens behind the document
-        frame = Frame.of(copy)
-        if frame is None:
-            return None
-        fast = PairTokenizer(
-            copy,
-            frame,
+        fast = PairTokenizer.framed(
+            _copy(hugging_face),
             window=window,
             inputs=hugging_face.model_input_names,
             pad_id=hugging_face.pad_token_id or 0,
             left=hugging_face.padding_side == "left",
         )
+        if fast is None:
+            return None
         long = _beyond(window)
         probes = [(left, right) for left in (*_PROBES[1:], long) for right in (*_PROBES, long)]
         return fast if _same(fast, probes, self, model) else None
@@ -292,4 +275,4 @@ def _same(fast: FastTokenizer, probes: Sequence[Any], task: Task, model: Any) ->
     return True
 
 
-__all__ = ["EMBED", "INSTRUCTION", "SCORE", "FastTokenizer", "Task", "window_of"]
+__all__ = ["EMBED", "INSTRUCTION", "SCORE", "Score", "Task", "window_of"]

@@ -1,7 +1,7 @@
-"""A sentence-transformers model as one function of tensors, and the check of a converted copy.
+"""A sentence-transformers model as one function of tensors.
 
 For runtimes that compile a model they did not write: what is traced holds the pooling and the
-normalization too, and nothing that came out of a conversion runs before it was compared.
+normalization too.
 """
 
 from __future__ import annotations
@@ -9,16 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 from transformers.utils import logging as transformers_logging
 
-from langchain_gpu.engine.encoder import Vectors
-
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-LEAST_COSINE = 0.99999
 
 
 class Traced(torch.nn.Module):
@@ -75,20 +70,4 @@ def quietly() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def likeness(left: Vectors, right: Vectors) -> float:
-    """Return how alike two results are, 1.0 for the same: the least cosine of their rows.
-
-    A single number per row has no direction: there it is 1 less a hundredth of the largest
-    difference, so that `LEAST_COSINE` means a thousandth.
-    """
-    if left.shape[1] > 1:
-        return float(cosines(left, right).min())
-    return 1.0 - float(np.abs(left.astype(np.float64) - right).max()) / 100
-
-
-def cosines(left: Vectors, right: Vectors) -> Any:
-    """Return the cosine of each pair of rows, shape (rows,); NaN where a row is NaN or zero."""
-    left, right = left.astype(np.float64), right.astype(np.float64)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (left * right).sum(axis=1) / norms
+__all__ = ["NAMES", "Traced", "quietly"]

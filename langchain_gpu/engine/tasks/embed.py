@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,8 @@ class TextTokenizer:
         cut_left: Cut long texts on the left, and keep their end.
     """
 
+    kind: ClassVar[str] = "texts"
+
     def __init__(
         self,
         tokenizer: Any,
@@ -120,6 +122,21 @@ class TextTokenizer:
         else:
             side = "left" if cut_left else "right"
             tokenizer.enable_truncation(max_length=window, direction=side)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `FastTokenizer.settings`."""
+        return {
+            "window": self.window,
+            "inputs": self._inputs,
+            "pad_id": self._padding.token,
+            "left": self._padding.left,
+            "cut_left": self._cut_left,
+        }
+
+    def to_json(self) -> str:
+        """See `FastTokenizer.to_json`."""
+        return str(self._tokenizer.to_str())
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,8 @@ class PairTokenizer:
         left: Pad on the left.
     """
 
+    kind: ClassVar[str] = "pairs"
+
     def __init__(
         self,
         tokenizer: Any,
@@ -157,6 +159,28 @@ class PairTokenizer:
         self._padding = Padding(pad_id, left)
         tokenizer.no_padding()
         tokenizer.no_truncation()
+
+    @classmethod
+    def framed(cls, tokenizer: Any, **settings: Any) -> PairTokenizer | None:
+        """Read the special tokens off the tokenizer; None where `Frame.of` finds none."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()  # it would be read as special tokens behind the document
+        frame = Frame.of(tokenizer)
+        return None if frame is None else cls(tokenizer, frame, **settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `FastTokenizer.settings`."""
+        return {
+            "window": self.window,
+            "inputs": self._inputs,
+            "pad_id": self._padding.token,
+            "left": self._padding.left,
+        }
+
+    def to_json(self) -> str:
+        """See `FastTokenizer.to_json`."""
+        return str(self._tokenizer.to_str())
 
     def count(self, pairs: Sequence[Pair]) -> list[int]:
         """Return the tokens of each pair, special tokens included, nothing cut off."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,8 @@ class PromptTokenizer:
         pad_id: Token id that fills up shorter rows.
     """
 
+    kind: ClassVar[str] = "prompted"
+
     def __init__(self, tokenizer: Any, prompt: Prompt, *, window: int | None, pad_id: int) -> None:
         self.window = window
         self._tokenizer = tokenizer
@@ -83,6 +85,15 @@ class PromptTokenizer:
         )
         # From here on "<|im_end|>" in a document is text: it cannot end its own message.
         tokenizer.encode_special_tokens = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `FastTokenizer.settings`."""
+        return {"window": self.window, "pad_id": self._padding.token}
+
+    def to_json(self) -> str:
+        """See `FastTokenizer.to_json`."""
+        return str(self._tokenizer.to_str())
 
     def count(self, pairs: Sequence[Pair]) -> list[int]:
         """Return the tokens of each pair, the prompt included, nothing cut off."""

@@ -15,10 +15,10 @@ import torch
 
 from langchain_gpu import GPUEmbeddings, GPURerank
 from langchain_gpu.engine.backends import NotConvertibleError
+from langchain_gpu.engine.runtimes.model_settings import ModelSettings
 from langchain_gpu.engine.runtimes.tasks import EMBED, SCORE
 from langchain_gpu.engine.tasks.activations import activate, name_of
 from langchain_gpu.engine.tasks.embed import EmbedOptions
-from langchain_gpu.engine.tasks.model_settings import ModelSettings
 from langchain_gpu.engine.tasks.score import ScoreOptions
 
 Tiny = Callable[[str], str]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
+from langchain_gpu.engine.runtimes.model_settings import ModelSettings
 from langchain_gpu.engine.tasks.embed import TextTokenizer
-from langchain_gpu.engine.tasks.model_settings import ModelSettings
 from langchain_gpu.engine.tasks.padding import Features
 
 

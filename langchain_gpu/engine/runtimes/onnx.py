@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.batching import BatchRules
 from langchain_gpu.engine.encoder import Pending, Tokenized, Vectors, done
+from langchain_gpu.engine.runtimes.model_settings import FastTokenizer
 from langchain_gpu.engine.runtimes.modules import ModulesEncoder
 from langchain_gpu.engine.runtimes.onnx_conversion import Conversion
 from langchain_gpu.engine.runtimes.onnx_files import (
@@ -38,7 +39,6 @@ from langchain_gpu.engine.runtimes.providers import (
 )
 from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss
 from langchain_gpu.engine.runtimes.tasks import EMBED, Task
-from langchain_gpu.engine.tasks.model_settings import FastTokenizer
 from langchain_gpu.events import Fallback, Listener, warn_fallback
 from langchain_gpu.hardware.devices import Device, select_device
 

@@ -12,6 +12,7 @@ import torch
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.runtimes.fusible import Fusible, fusible
 from langchain_gpu.engine.runtimes.likeness import LEAST_COSINE, likeness
+from langchain_gpu.engine.runtimes.model_settings import ModelSettings
 from langchain_gpu.engine.runtimes.no_telemetry import without_telemetry
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu, rewrite
@@ -19,7 +20,6 @@ from langchain_gpu.engine.runtimes.openvino_programs import Recipe
 from langchain_gpu.engine.runtimes.tasks import EMBED, SCORE, Score, Task
 from langchain_gpu.engine.runtimes.traced import NAMES, Traced, quietly
 from langchain_gpu.engine.tasks.activations import name_of
-from langchain_gpu.engine.tasks.model_settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ import openvino
 from langchain_gpu.engine.backends import require_local
 from langchain_gpu.engine.runtimes.calibration import samples
 from langchain_gpu.engine.runtimes.conversion_cache import conversion_folder, fingerprint, make_once
+from langchain_gpu.engine.runtimes.model_settings import ModelSettings
 from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.quantization_loss import QuantizationLoss, check_embeds
 from langchain_gpu.engine.tasks.embed import EmbedOptions
-from langchain_gpu.engine.tasks.model_settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 # Counts up when the same model would be converted to another program.

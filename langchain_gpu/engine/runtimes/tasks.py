@@ -20,8 +20,8 @@ from tokenizers import Tokenizer
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.loading import load_embedder, load_reranker
+from langchain_gpu.engine.runtimes.model_settings import FastTokenizer
 from langchain_gpu.engine.tasks.embed import EmbedOptions, TextTokenizer, check_texts
-from langchain_gpu.engine.tasks.model_settings import FastTokenizer
 from langchain_gpu.engine.tasks.score import PairTokenizer, ScoreOptions, check_pairs
 from langchain_gpu.engine.tasks.yes_no import INSTRUCTION, QWEN3, PromptTokenizer
 

@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test integration lint format bench bench-rerank bench-search bench-generate bench-gpu clean
+.PHONY: install demo test integration lint format bench bench-start bench-rerank bench-search bench-generate bench-gpu clean
 .DEFAULT_GOAL := demo
 
 install: $(STAMP)
@@ -49,6 +49,9 @@ format: install
 
 bench: install
 	$(BIN)/python -m benchmarks.bench_embed $(ARGS)
+
+bench-start: install
+	$(BIN)/python -m benchmarks.bench_start $(ARGS)
 
 bench-rerank: install
 	$(BIN)/python -m benchmarks.bench_rerank $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks import start_tables
 from benchmarks.marked import table
 
 Found = dict[str, Any]
@@ -12,10 +13,21 @@ _AT_ONCE = 16
 _Line = tuple[str, str, float]
 
 
-def summary(reranked: Sequence[Found], searched: Sequence[Found], written: Sequence[Found]) -> str:
+def summary(
+    started: Sequence[Found],
+    reranked: Sequence[Found],
+    searched: Sequence[Found],
+    written: Sequence[Found],
+) -> str:
     """Return a table for each machine; nothing where nothing was measured."""
     lines: dict[str, list[_Line]] = {}
-    for records, read in ((reranked, _rerank), (searched, _search), (written, _write)):
+    kinds = (
+        (started, start_tables.lines),
+        (reranked, _rerank),
+        (searched, _search),
+        (written, _write),
+    )
+    for records, read in kinds:
         for record in records:
             lines.setdefault(_place(record), []).extend(read(record))
     return "\n".join(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generate_tables, search_tables
+from benchmarks import generate_tables, search_tables, start_tables
 from benchmarks.marked import NONE, left_out, table
 from benchmarks.summary import summary
 
@@ -25,7 +25,7 @@ Found = dict[str, Any]
 
 def readme_speed(results: Path) -> str:
     """Return the text of README's section on speed: embedding, and the rest in a line each."""
-    others = (_records(results, name) for name in ("rerank", "search", "generate"))
+    others = (_records(results, name) for name in ("start", "rerank", "search", "generate"))
     return "\n".join([*_embedding(_whole(results, "embed")), summary(*others)]).rstrip() + "\n"
 
 
@@ -59,6 +59,7 @@ def speed_page(results: Path) -> str:
     """Return all tables, for docs/speed.md."""
     sections = ["## Embedding\n", *_embedding(_records(results, "embed"))]
     for name, title, section in (
+        ("start", "Starting", start_tables.section),
         ("rerank", "Reranking", rerank),
         ("search", "Search", search_tables.section),
         ("generate", "Writing text", generate_tables.section),

@@ -7,6 +7,15 @@ from typing import Any
 from benchmarks.summary import summary
 
 HERE = {"device": {"cores": 2, "name": "A CPU"}}
+STARTED = {
+    **HERE,
+    "embedders": [
+        {"name": "HuggingFaceEmbeddings", "ratio": 1.0},
+        {"name": "GPUEmbeddings, torch", "ratio": 1.15},
+        {"name": "GPUEmbeddings", "ratio": 5.8},
+    ],
+    "rerankers": [],
+}
 RERANKED = {
     **HERE,
     "queries": 2,
@@ -58,9 +67,10 @@ WRITTEN = {
 
 
 def test_each_kind_of_work_has_its_lines() -> None:
-    text = summary([RERANKED], [SEARCHED], [WRITTEN])
+    text = summary([STARTED], [RERANKED], [SEARCHED], [WRITTEN])
     assert text.startswith("Other work, on 2 cores of A CPU ([all figures](docs/speed.md)):")
     assert text.splitlines()[4:] == [
+        "| start a process, up to its first vector | HuggingFaceEmbeddings | 5.80 |",
         "| rerank 2 x 50 pairs | CrossEncoder | 5.96 |",
         "| search, one query over 100,000 vectors | FAISS | 2.50 |",
         "| search, 256 queries over 100,000 vectors | community FAISS | 3.00 |",
@@ -73,5 +83,5 @@ def test_each_kind_of_work_has_its_lines() -> None:
 
 def test_machines_have_a_table_each_and_nothing_measured_none() -> None:
     other = {**RERANKED, "device": {"cores": 8, "name": "B CPU"}}
-    assert summary([RERANKED, other], [], []).count("times as fast") == 2
-    assert summary([], [], []) == ""
+    assert summary([], [RERANKED, other], [], []).count("times as fast") == 2
+    assert summary([], [], [], []) == ""

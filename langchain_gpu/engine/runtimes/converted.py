@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from langchain_gpu.engine.encoder import Tokenized, Vectors
 from langchain_gpu.engine.runtimes.model_settings import ModelSettings
 from langchain_gpu.engine.tasks.embed import TextTokenizer
-from langchain_gpu.engine.tasks.padding import Features
 
 
 class ConvertedEncoder:
-    """A converted model up to its `forward`.
+    """A converted model up to its `prepare` and `forward`.
 
     Args:
         settings: The model without its weights.
@@ -66,10 +62,6 @@ class ConvertedEncoder:
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:
         """See `Encoder.merge`."""
         return self._tokenizer.merge(tokens, vectors)
-
-    def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Features:
-        """See `Encoder.prepare`."""
-        return self._tokenizer.batch(tokens, rows)
 
 
 __all__ = ["ConvertedEncoder"]

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Counts up when the same model would be converted to another program.
 _FORM = 6
 _FILE = "model.xml"
-_TOOLS = ("openvino", "torch", "transformers", "sentence-transformers")
+_TOOLS = ("openvino", "torch", "transformers", "sentence-transformers", "tokenizers")
 
 Scratch = tempfile.TemporaryDirectory[str]
 

@@ -464,3 +464,21 @@ class TestMemory:
 def test_the_threads_are_the_devices_cores(tiny: Tiny) -> None:
     encoder = OnnxEncoder(Path(tiny("bert")), CPU)
     assert encoder._session.get_session_options().intra_op_num_threads == CPU.cores
+
+
+class TestProofOfScores:
+    """A single score has no direction; what counts is by how much it differs."""
+
+    WANTED = np.array([[0.0004], [-3.0], [7.5]], np.float32)
+
+    def prove(self, off: float, dtype: str) -> None:
+        onnx_files.prove(lambda _: self.WANTED + np.float32(off), [{}], [self.WANTED], dtype)
+
+    @pytest.mark.parametrize(("off", "dtype"), [(5e-4, "float32"), (0.02, "float16")])
+    def test_rounding_is_none_even_beside_zero(self, off: float, dtype: str) -> None:
+        self.prove(off, dtype)
+
+    @pytest.mark.parametrize(("off", "dtype"), [(0.02, "float32"), (0.5, "float16")])
+    def test_another_score_is_refused(self, off: float, dtype: str) -> None:
+        with pytest.raises(NotConvertibleError, match="computes something else than the model"):
+            self.prove(off, dtype)

@@ -21,7 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.runtimes import quantization_loss
-from langchain_gpu.engine.runtimes.likeness import LEAST_COSINE, cosines
+from langchain_gpu.engine.runtimes.likeness import LEAST_COSINE, likeness
 from langchain_gpu.engine.runtimes.traced import Traced, quietly
 from langchain_gpu.utils.errors import first_line
 
@@ -183,9 +183,10 @@ def prove(run: Run, examples: Sequence[Inputs], wanted: Sequence[Vectors], dtype
             raise NotConvertibleError(
                 f"the ONNX file returns the shape {ours.shape}, not {theirs.shape}"
             )
-        least = min(least, float(cosines(ours, theirs).min()))
-        ratio = np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
-        longest = max(longest, float(np.abs(ratio - 1).max()))
+        least = min(least, likeness(ours, theirs))
+        if theirs.shape[1] > 1:  # a single score may be next to zero
+            ratio = np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+            longest = max(longest, float(np.abs(ratio - 1).max()))
     if not least >= LEAST[dtype] or longest > 2 * (1 - LEAST[dtype]) ** 0.5:
         raise NotConvertibleError(
             f"the ONNX file computes something else than the model (cosine {least:.5f}, lengths "

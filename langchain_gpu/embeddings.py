@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
 from langchain_gpu.encoder_models.embedding import RunsEmbedder
-from langchain_gpu.engine.checks import as_list, check_buffer, check_on_error, iterate
+from langchain_gpu.engine.checks import as_list, check_buffer, check_on_error, chunks, iterate
 from langchain_gpu.engine.report import Rows
 from langchain_gpu.engine.skipping import spread_rows, texts_among
 from langchain_gpu.hardware.devices import Device
@@ -226,7 +225,8 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         """Embed an iterable of any length, as documents, in bounded memory.
 
         Args:
-            texts: Read lazily, `chunk` texts at a time.
+            texts: Read lazily, `chunk` texts at a time. Where reading fails, what was read before
+                is embedded first.
             chunk: Texts per result.
             on_error: As in `embed_with_report`. Positions count from the start of the chunk.
 
@@ -235,8 +235,8 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         """
         chunk = at_least_one("chunk", chunk)
         check_on_error(on_error)
-        iterator, start = iterate(texts), 0
-        while group := list(islice(iterator, chunk)):
+        start = 0
+        for group in chunks(iterate(texts), chunk):
             try:
                 yield self.embed_with_report(group, on_error=on_error)
             except (TypeError, ValueError) as error:

@@ -83,6 +83,12 @@ def _field(name: str, condition: Any) -> Predicate:
         )
     if isinstance(condition, Mapping) and any(str(key).startswith("$") for key in condition):
         return _all([_test(name, key, operand) for key, operand in condition.items()])
+    if isinstance(condition, Mapping) and condition and all(map(_lacks_dollar, condition)):
+        key = next(iter(condition))
+        raise ValueError(
+            f"filter field {name!r} holds {key!r}: say {{'${key}': ...}} for the operator, or "
+            f"{{'$eq': {{{key!r}: ...}}}} for this very dictionary"
+        )
     return _test(name, "$eq", condition)
 
 
@@ -101,6 +107,11 @@ def _test(name: str, key: str, operand: Any) -> Predicate:
         raise _unknown(key)
     test = _TESTS[key]
     return lambda metadata: test(metadata.get(name), operand)
+
+
+def _lacks_dollar(key: Any) -> bool:
+    """Whether a key is an operator's name but for the dollar sign, as it is written elsewhere."""
+    return f"${key}" in OPERATORS
 
 
 def _sequence(key: str, operand: Any) -> Sequence[Any]:

@@ -304,6 +304,20 @@ class TestReports:
         whole = embeddings.embed_to_array([f"one {number}" for number in range(50)])
         assert np.allclose(vectors, whole, atol=1e-6)
 
+    def test_a_source_that_fails_loses_nothing_of_what_was_read(
+        self, embeddings: GPUEmbeddings
+    ) -> None:
+        def source() -> Iterator[str]:
+            yield from ("one", "two", "the gpu")
+            raise OSError("the disk is gone")
+
+        stream = embeddings.stream(source(), chunk=2)
+        whole = embeddings.embed_to_array(["one", "two", "the gpu"])
+        assert np.allclose(next(stream).vectors, whole[:2], atol=1e-6)
+        assert np.allclose(next(stream).vectors, whole[2:], atol=1e-6)
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(stream)
+
     @pytest.mark.parametrize("texts", ["one text", b"one text"])
     def test_a_stream_of_one_text_is_no_stream_of_letters(
         self, embeddings: GPUEmbeddings, texts: Any

@@ -98,6 +98,13 @@ def test_a_field_operator_at_the_top_is_refused_with_its_place() -> None:
         compile_filter({"$gt": 3})
 
 
+def test_an_operator_without_its_dollar_is_refused_with_both_ways() -> None:
+    with pytest.raises(ValueError, match=r"'year' holds 'gte': say \{'\$gte': \.\.\.\} for the op"):
+        compile_filter({"year": {"gte": 2020, "lt": 2025}})
+    assert compile_filter({"tag": {"$eq": {"in": 1}}})({"tag": {"in": 1}})
+    assert compile_filter({"tag": {"in": 1, "stock": 2}})({"tag": {"in": 1, "stock": 2}})
+
+
 def test_a_bare_list_is_ambiguous() -> None:
     with pytest.raises(ValueError, match=r"'lang' holds a bare list.*\$in"):
         compile_filter({"lang": ["en", "de"]})

@@ -23,6 +23,7 @@ from langchain_gpu.generators.base import (
     PromptTooLongError,
     Request,
 )
+from langchain_gpu.generators.images import without_images
 from langchain_gpu.generators.streams import collect
 from langchain_gpu.language_models.batches import AnswersBatches, Configs
 from langchain_gpu.language_models.callbacks import langchain_errors
@@ -117,7 +118,8 @@ class ChatGPU(AnswersBatches, StructuredChat):
         """Count the tokens of the prompt that the chat becomes in the model's own template.
 
         Ollama and Triton count only what they can read: of a chat that is longer than the window
-        the count is an estimate, and more than the window. No messages are no tokens.
+        the count is an estimate, and more than the window. No messages are no tokens. Images are
+        not counted: what they take is known to the server alone.
 
         Raises:
             ContextOverflowError: The chat is too long for a server that does not say how long its
@@ -127,7 +129,8 @@ class ChatGPU(AnswersBatches, StructuredChat):
             return 0
         if self.custom_get_token_ids is not None:
             return super().get_num_tokens_from_messages(messages, tools)
-        chat, definitions = to_dicts(messages), [to_tool(tool) for tool in tools or ()]
+        chat = without_images(to_dicts(messages))
+        definitions = [to_tool(tool) for tool in tools or ()]
         with self._hold() as generator, langchain_errors():
             try:
                 return generator.count_chat_tokens(chat, definitions)

@@ -17,7 +17,9 @@ from langchain_gpu.generators.checks import (
 from langchain_gpu.hardware.devices import Device
 
 Message = Mapping[str, Any]
-"""`{"role", "content"}` and, with tools, `tool_calls` or `tool_call_id`: the OpenAI chat format."""
+"""`{"role", "content"}` and, with tools, `tool_calls` or `tool_call_id`: the OpenAI chat format.
+
+Content is a text, or a list where it holds images: see `generators.images`."""
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
+from langchain_gpu.generators.images import check_images
 from langchain_gpu.generators.ollama_form import LOAD_OPTIONS, Pieces, body_of, path_of
 from langchain_gpu.generators.ollama_models import Model, fetch, missing
 from langchain_gpu.generators.ollama_placement import (
@@ -105,13 +106,17 @@ class OllamaGenerator(RemoteGenerator):
             ServerTimeoutError: The answer was not complete in time.
             ServerError: The server did not give it, although it was asked several times, or broke
                 off in the middle.
-            ValueError: An option that Ollama does not have, or tools for a model without them.
+            ValueError: An option that Ollama does not have, tools for a model without them, or an
+                image for one that reads none or that Ollama would have to fetch.
         """
         return self._streamed(request)
 
     def _streamed(self, request: Request, *, counting: bool = False) -> Deltas:
         if request.tools and self._model.tools is False:
             raise no_tools(f"the chat template of {self._model.name}")
+        if self._model.vision is False:
+            remedy = "take a model with the capability 'vision'; `ollama show MODEL` lists them"
+            check_images(request.messages, self._model.name, remedy)
         body = body_of(self._model.name, request, self._load, self._options.keep_alive)
         attempt = partial(self._attempt, path_of(request), body, counting)
         return self._started(request, partial(self._answer, attempt))

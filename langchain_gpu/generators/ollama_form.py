@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_gpu.generators.base import Delta, FinishReason, Message, Request, ToolCall, Usage
 from langchain_gpu.generators.constraints import constraint_of, schema_of
+from langchain_gpu.generators.images import split
 from langchain_gpu.generators.toolcalls import new_call_id, with_objects
 from langchain_gpu.servers.errors import BadAnswerError
 
@@ -91,19 +92,34 @@ def _asked(request: Request, beside: Mapping[str, Any]) -> dict[str, Any]:
 def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Return the chat with arguments as objects, and results of tools under the tool's name.
 
+    The images of a message stand beside its text, in their order.
+
     Raises:
-        ValueError: Arguments of a call are no JSON; the message is named by its position.
+        ValueError: Arguments of a call are no JSON, or an image is elsewhere; the message is named
+            by its position.
     """
     names: dict[str, str] = {}
     found = []
     for index, message in enumerate(messages):
         result = with_objects(message, index)
+        if isinstance(result["content"], list):
+            result["content"], urls = split(result["content"])
+            result["images"] = [_base64(url, f"message {index} ({result['role']})") for url in urls]
         if calls := result.get("tool_calls"):
             names |= {call["id"]: call["function"]["name"] for call in calls if call.get("id")}
         if name := names.get(result.get("tool_call_id", "")):
             result.setdefault("tool_name", name)
         found.append(result)
     return found
+
+
+def _base64(url: str, where: str) -> str:
+    if not url.startswith("data:"):
+        raise ValueError(
+            f"{where}: Ollama fetches no images: read {url[:_SHOWN]} yourself, and give its bytes "
+            "as {'type': 'image', 'base64': ..., 'mime_type': ...}"
+        )
+    return url.partition(",")[2]
 
 
 class Pieces:

@@ -33,6 +33,7 @@ class Model:
         asked_window: `num_ctx` of its Modelfile.
         layers: Its layers.
         tools: Whether its template describes tools; None where the server does not say.
+        vision: Whether it reads images; the same.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Model:
     asked_window: int | None
     layers: int | None
     tools: bool | None
+    vision: bool | None
 
 
 async def fetch(client: OllamaClient, name: str, seconds: float, *, pull: bool) -> Model:
@@ -76,12 +78,14 @@ def _model(name: str, shown: dict[str, Any]) -> Model:
     # One line each: "num_ctx    8192".
     asked = re.search(r"^num_ctx\s+(\d+)\s*$", str(shown.get("parameters") or ""), re.MULTILINE)
     can = shown.get("capabilities")
+    can = can if isinstance(can, list) and can else None
     return Model(
         name,
         _number(info.get(f"{kind}.context_length")),
         int(asked[1]) if asked else None,
         _number(info.get(f"{kind}.block_count")),
-        "tools" in can if isinstance(can, list) and can else None,
+        None if can is None else "tools" in can,
+        None if can is None else "vision" in can,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.hermes import calls_in_text
+from langchain_gpu.generators.images import check_images
 from langchain_gpu.generators.options import Options, check_load, refuse
 from langchain_gpu.generators.remote import Put, RemoteGenerator, Take, put_all
 from langchain_gpu.generators.streams import Stage, collect
@@ -140,6 +141,8 @@ class TritonGenerator(RemoteGenerator):
                 f"template makes it, with load_kwargs={{'tokenizer': FOLDER_OR_NAME}}; a plain "
                 f"prompt (GPULLM) needs none"
             )
+        remedy = "serve a model that sees and takes `messages`"
+        check_images(request.messages, f"{self._name}, which takes text", remedy)
         return self._template.render(request.messages, request.callable_tools, request.timeout)
 
     def _reader(self, request: Request) -> Stage:

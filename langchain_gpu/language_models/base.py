@@ -20,6 +20,7 @@ from langchain_gpu.engine.keeper import Keeper
 from langchain_gpu.generators.base import Delta, Deltas, Generator, Request
 from langchain_gpu.generators.cancel_group import current_group
 from langchain_gpu.generators.checks import check_text
+from langchain_gpu.generators.images import check_images, first_image
 from langchain_gpu.generators.pump import pulled_async
 from langchain_gpu.generators.registry import SERVERS, Choice, Options, choose, create
 from langchain_gpu.hardware.devices import Device
@@ -126,11 +127,14 @@ class RunsGenerator(GeneratorSettings):
     def _hold(self, *requests: Request) -> Iterator[Generator]:
         """Use the engine while the context is open, loaded now if necessary.
 
-        Missing packages that the requests need are reported before a model is downloaded.
+        Missing packages that the requests need are reported before a model is downloaded, and so
+        are images that no model here could read.
         """
         loaded = self._current()
         if _lacks_grammars(loaded, requests):
             self._choose(loaded, constrained=True)
+        if _hold_images(requests):
+            self._check_images(loaded, requests)
         with loaded.keeper.use(partial(self._load, loaded)) as generator:
             loaded.announced.tell(generator)
             yield generator
@@ -141,9 +145,17 @@ class RunsGenerator(GeneratorSettings):
         loaded = self._current()
         if _lacks_grammars(loaded, requests):
             await asyncio.to_thread(self._choose, loaded, constrained=True)
+        if _hold_images(requests):
+            await asyncio.to_thread(self._check_images, loaded, requests)
         async with loaded.keeper.use_async(partial(self._load, loaded)) as generator:
             loaded.announced.tell(generator)
             yield generator
+
+    def _check_images(self, loaded: Loaded, requests: Sequence[Request]) -> None:
+        choice = self._choose(loaded)
+        if choice.backend not in SERVERS:
+            for request in requests:
+                check_images(request.messages, f"the back end {choice.backend!r}")
 
     def _load(self, loaded: Loaded) -> Generator:
         choice = self._choose(loaded)
@@ -211,6 +223,10 @@ def _lacks_grammars(loaded: Loaded, requests: Sequence[Request]) -> bool:
     """
     constrained = any(request.constrained for request in requests)
     return constrained and loaded.keeper.loaded is None and not is_installed("llguidance")
+
+
+def _hold_images(requests: Sequence[Request]) -> bool:
+    return any(first_image(request.messages) is not None for request in requests)
 
 
 def check_plain(generator: Generator) -> None:

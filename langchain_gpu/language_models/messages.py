@@ -22,6 +22,7 @@ from langchain_core.utils.json import parse_partial_json
 
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.checks import check_text
+from langchain_gpu.language_models import images
 from langchain_gpu.language_models.schemas import to_json_schema
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
@@ -49,11 +50,11 @@ _MARKS = ("", "]", "}", '"]', '"}', '""]', '""}')
 
 
 def to_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Return the chat in the format that chat templates read.
+    """Return the chat in the format that chat templates read; `Message` says where images stand.
 
     Raises:
-        ValueError: A message of an unknown kind, content that is not text, or text that cannot be
-            encoded; the message is named by its position.
+        ValueError: A message of an unknown kind, content that is neither text nor an image, or text
+            that cannot be encoded; the message is named by its position.
     """
     return [_to_dict(message, f"message {index}") for index, message in enumerate(messages)]
 
@@ -152,7 +153,7 @@ def _named(answer: Completion | Delta) -> dict[str, Any]:
 def _to_dict(message: BaseMessage, where: str) -> dict[str, Any]:
     role = _role(message, where)
     where = f"{where} ({role})"
-    result: dict[str, Any] = {"role": role, "content": _text(message.content, where)}
+    result: dict[str, Any] = {"role": role, "content": _content(message, where)}
     if message.name:
         result["name"] = _encodable(message.name, where)
     if isinstance(message, AIMessage) and message.tool_calls:
@@ -190,20 +191,37 @@ def _role(message: BaseMessage, where: str) -> str:
     raise ValueError(f"{where}: a {type(message).__name__} has no place in a chat with a model")
 
 
-def _text(content: Any, where: str) -> str:
+def _content(message: BaseMessage, where: str) -> str | list[dict[str, Any]]:
+    """Return the text of a message, or its parts where it holds images."""
+    content: Any = message.content
     if isinstance(content, str):
         return _encodable(content, where)
-    parts = []
-    for block in content:
+    parts: list[dict[str, Any]] = []
+    for at, block in enumerate(content):
         kind = "text" if isinstance(block, str) else block.get("type")
         if kind in _TEXTS:
             text = block if isinstance(block, str) else block.get(_TEXTS[kind])
             if not isinstance(text, str):
                 raise ValueError(f"{where}: a block of text holds no text but {text!r}")
-            parts.append(text)
+            _add_text(parts, _encodable(text, where))
+        elif kind in images.KINDS and not isinstance(message, AIMessage | SystemMessage):
+            parts.append(images.image_part(block, f"{where}, block {at}"))
+        elif kind in images.KINDS:
+            raise ValueError(f"{where}: block {at} is an image: put it into a HumanMessage")
         elif kind not in _SILENT_BLOCKS:
-            raise ValueError(f"{where}: content of type {kind!r} cannot be read, only text")
-    return _encodable("".join(parts), where)
+            raise ValueError(
+                f"{where}: content of type {kind!r} cannot be read, only text and images"
+            )
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _add_text(parts: list[dict[str, Any]], text: str) -> None:
+    if parts and parts[-1]["type"] == "text":
+        parts[-1]["text"] += text
+    else:
+        parts.append({"type": "text", "text": text})
 
 
 def _encodable(text: str, where: str) -> str:

@@ -222,7 +222,7 @@ def test_wrong_settings_are_named(settings: dict[str, Any], named: str) -> None:
         (None, ValueError, "NoneType"),
         (7, ValueError, "int"),
         ("a\ud800b", ValueError, "message 0"),
-        ([("user", [{"type": "image_url", "image_url": "x"}])], ValueError, "image_url"),
+        ([("user", [{"type": "image_url", "image_url": "x"}])], ValueError, "URL of an image"),
         ("x" * 1000, ContextOverflowError, f"window holds {WINDOW}"),
     ],
 )

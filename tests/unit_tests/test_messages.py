@@ -80,9 +80,9 @@ def test_text_blocks_are_joined_and_silent_ones_left_out() -> None:
 
 
 def test_content_that_is_no_text_is_named() -> None:
-    picture = HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}])
-    with pytest.raises(ValueError, match=r"message 1 \(user\): content of type 'image_url'"):
-        to_dicts([SystemMessage("x"), picture])
+    sound = HumanMessage([{"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}])
+    with pytest.raises(ValueError, match=r"message 1 \(user\): content of type 'audio'"):
+        to_dicts([SystemMessage("x"), sound])
 
 
 @pytest.mark.parametrize("message", [FunctionMessage(name="f", content="x"), RemoveMessage(id="1")])

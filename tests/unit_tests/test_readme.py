@@ -101,6 +101,7 @@ def test_what_a_page_shows_of_other_models_runs(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llama.gguf").write_bytes(gguf(*decoder()))
+    (tmp_path / "cat.png").write_bytes(b"pixels")
     session = {"ChatGPU": ChatGPU, "GPUEmbeddings": GPUEmbeddings, "key": "k"}
     for code in blocks(page, "py"):
         run(code, page, session)

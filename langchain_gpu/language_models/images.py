@@ -1,0 +1,61 @@
+"""Images in LangChain's messages, to the OpenAI form."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import HumanMessage, convert_to_openai_messages
+
+KINDS = frozenset({"image", "image_url"})
+_DATA = re.compile(r"data:image/[\w.+-]+;base64,")
+_FORM = "{'type': 'image', 'base64': ..., 'mime_type': 'image/png'}, or 'url' in their place"
+
+
+def image_part(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return `{"type": "image_url", "image_url": {"url": ...}}` for any block that LangChain knows.
+
+    Nothing is fetched. No message of an error holds the image.
+
+    Args:
+        block: Of a type in `KINDS`: LangChain's own, OpenAI's or Anthropic's.
+        where: What messages call it.
+
+    Raises:
+        ValueError: It holds no image, or one that cannot be decoded.
+    """
+    try:
+        (part,) = convert_to_openai_messages([HumanMessage([dict(block)])])[0]["content"]
+        shown = part["image_url"]
+        url = shown if isinstance(shown, str) else shown["url"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{where}: an image is given as {_FORM}") from None
+    if not isinstance(url, str) or not re.match(r"[a-z][a-z0-9+.-]*:", url):
+        raise ValueError(
+            f"{where}: the URL of an image begins with 'https:' or the like, or, for base64, with "
+            "'data:image/png;base64,'"
+        )
+    if url.startswith("data:"):
+        _check_data(url, where)
+    more = {} if isinstance(shown, str) else dict(shown)
+    return {"type": "image_url", "image_url": {**more, "url": url}}
+
+
+def _check_data(url: str, where: str) -> None:
+    head = _DATA.match(url)
+    if head is None:
+        raise ValueError(
+            f"{where}: {url[:40]!r} is no image in base64, as 'data:image/png;base64,...' is"
+        )
+    try:
+        empty = not base64.b64decode(url[head.end() :], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{where}: the base64 of an image cannot be decoded: {error}") from None
+    if empty:
+        raise ValueError(f"{where}: the image is empty")
+
+
+__all__ = ["KINDS", "image_part"]

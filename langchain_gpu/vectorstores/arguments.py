@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, ParamSpec
 
 from langchain_core.documents import Document
 
 from langchain_gpu.utils.arguments import unknown_argument
 
+P = ParamSpec("P")
+
 # Of langchain-community's FAISS, from which most who name them come.
 _REMEDIES = {
     "allow_dangerous_deserialization": "leave it out, as nothing in the folder can run",
+    "docstore": "leave it out, as the store keeps the documents; from_community takes them over",
+    "embedding_function": "embedding=... says it",
+    "embeddings": "embedding=... says it",
     "distance_strategy": 'metric="l2", "ip" or "cosine" says it',
     "fetch_k": "leave it out, as filters come before the cut at k",
+    "index_to_docstore_id": "leave it out, as the store keeps the ids itself",
     "index_name": "leave it out, as a folder holds one store",
     "normalize_L2": 'metric="cosine" does it',
     "score_threshold": "similarity_search_with_relevance_scores takes it, as a relevance",
@@ -43,6 +50,21 @@ def check_settings(store: type, kwargs: dict[str, Any]) -> None:
         refuse({name: value for name, value in kwargs.items() if name not in known})
 
 
+def refusing(init: Callable[P, None]) -> Callable[P, None]:
+    """Have a constructor refuse unknown arguments with their remedies.
+
+    Python would tell of them, or of the argument that they stand for, without a remedy.
+    """
+    known = signature(init).parameters
+
+    @wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        refuse({name: value for name, value in kwargs.items() if name not in known})
+        init(*args, **kwargs)
+
+    return checked
+
+
 def documents_of(documents: Iterable[object]) -> list[Document]:
     """Return what is to be stored as a list.
 
@@ -61,4 +83,4 @@ def documents_of(documents: Iterable[object]) -> list[Document]:
     return found
 
 
-__all__ = ["check_settings", "documents_of", "refuse"]
+__all__ = ["check_settings", "documents_of", "refuse", "refusing"]

@@ -40,7 +40,7 @@ from langchain_gpu.store.batch import decode_metadata
 from langchain_gpu.store.collection import Collection
 from langchain_gpu.store.contracts import Hits
 from langchain_gpu.utils.integers import at_least_one
-from langchain_gpu.vectorstores.arguments import refuse
+from langchain_gpu.vectorstores.arguments import refuse, refusing
 
 T = TypeVar("T")
 Scored = list[tuple[Document, float]]
@@ -68,6 +68,7 @@ class Core(VectorStore):
             f"and {type(self).__name__}.load_local(FOLDER, EMBEDDING) reads it"
         )
 
+    @refusing
     def __init__(
         self,
         embedding: Embeddings,
@@ -108,6 +109,7 @@ class Core(VectorStore):
 
         Raises:
             ImportError: FAISS is not installed.
+            TypeError: There is no such argument, or the embedding is none.
             ValueError: There is no such metric, device or index kind, a number does not go with
                 the kind, or the plan has no index.
         """
@@ -151,6 +153,10 @@ class Core(VectorStore):
     def __len__(self) -> int:
         """Count the documents."""
         return len(self._collection)
+
+    def __bool__(self) -> bool:
+        """Be true even while empty: `store or make()` asks whether there is a store."""
+        return True
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return self._relevance

@@ -208,3 +208,26 @@ def test_faiss_that_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "langchain_gpu.search.kinds.flat", raising=False)
     with pytest.raises(ImportError, match=r'pip install "langchain-gpu\[faiss\]"'):
         FAISSVectorStore(Plane())
+
+
+def test_an_empty_store_is_a_store() -> None:
+    empty = store()
+    assert len(empty) == 0
+    assert (empty or None) is empty
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        ({"embedding_function": Plane()}, "'embedding_function': embedding=... says it"),
+        ({"embeddings": Plane()}, "'embeddings': embedding=... says it"),
+        ({"embedding": Plane(), "docstore": {}}, "'docstore': leave it out"),
+        ({"embedding": Plane(), "index_to_docstore_id": {}}, "'index_to_docstore_id': leave it"),
+        ({"embedding": Plane(), "metrik": "l2"}, "FAISSVectorStore does not know the argument"),
+    ],
+)
+def test_the_constructor_names_what_community_calls_otherwise(
+    arguments: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(TypeError, match=remedy):
+        FAISSVectorStore(**arguments)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
-from typing import Any, NotRequired, Required, get_args, get_origin
+from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
-from typing_extensions import (
-    TypedDict,
-    get_type_hints,
-    is_typeddict,
-)
+from typing_extensions import is_typeddict
+
+from langchain_gpu.language_models.typed_dicts import unmarked
 
 _DEFINITIONS = ("$defs", "definitions")
 # What a dictionary that describes a tool holds, and a JSON schema does not.
@@ -81,7 +79,7 @@ def _converted(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[st
             raise TypeError("an Enum is a value, no object")  # noqa: TRY301 - as its own errors are
         if not is_typeddict(schema):
             return convert(schema)
-        plain, optional = _unmarked(schema)
+        plain, optional = unmarked(schema)
         converted = convert(plain)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -95,23 +93,6 @@ def _converted(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[st
     if optional and "required" in parameters:
         parameters["required"] = [key for key in parameters["required"] if key not in optional]
     return converted
-
-
-def _unmarked(schema: Any) -> tuple[Any, set[str]]:
-    """Return a TypedDict without `Required` and `NotRequired`, and the keys it may lack."""
-    fields: dict[str, Any] = get_type_hints(schema, include_extras=True)
-    optional: set[str] = set()
-    for key, kind in fields.items():
-        mark: Any = get_origin(kind)
-        if mark in (Required, NotRequired):
-            fields[key] = get_args(kind)[0]
-        if mark is NotRequired or (mark is not Required and key in schema.__optional_keys__):
-            optional.add(key)
-    if not optional:
-        return schema, optional
-    plain = TypedDict(schema.__name__, fields)  # type: ignore[misc]  # known only now
-    plain.__doc__ = schema.__doc__
-    return plain, optional
 
 
 def to_tool_choice(choice: Any) -> str:

@@ -38,6 +38,14 @@ class Loose(TypedDict, total=False):
     t: str
 
 
+class Jokes(TypedDict):
+    """Some jokes."""
+
+    best: Joke
+    others: NotRequired[list[Joke]]
+    loose: Loose | None
+
+
 class Color(Enum):
     RED = "red"
 
@@ -146,3 +154,15 @@ def test_a_typed_dict_may_lack_what_it_says() -> None:
 def test_what_is_no_schema_is_named(schema: Any, method: Any) -> None:
     with pytest.raises(ValueError, match=r"(?s)no JSON schema can be made of .*: .*pydantic class"):
         ChatGPU(model="no/such-model").with_structured_output(schema, method=method)
+
+
+def test_a_typed_dict_within_another_keeps_what_it_may_lack() -> None:
+    joke = {"setup": {"type": "string"}, "rating": {"type": "integer"}}
+    for made in (to_json_schema(Jokes), to_tool(Jokes)["function"]["parameters"]):
+        assert sorted(made["required"]) == ["best", "loose"]
+        best, others = made["properties"]["best"], made["properties"]["others"]["items"]
+        for each in (best, others):
+            assert each["required"] == ["setup"]
+            kinds = {name: {"type": field["type"]} for name, field in each["properties"].items()}
+            assert kinds == joke
+        assert "'required': ['n']" in str(made["properties"]["loose"])

@@ -112,7 +112,7 @@ def _offline() -> bool:
 
 def _candidates(name: str, kind: Format) -> Iterator[str]:
     """A bare name means sentence-transformers' organization first, as it does there."""
-    if "/" not in name and kind == "safetensors":
+    if "/" not in name and kind == "safetensors" and not is_gguf(name):
         yield f"sentence-transformers/{name}"
     yield name
 

@@ -178,3 +178,10 @@ def test_a_cached_gguf_is_found(tmp_path: Path) -> None:
     assert resolve("org/name", **options).path.name == "m-Q8_0.gguf"  # type: ignore[arg-type]
     with pytest.raises(ModelNotFoundError, match="holds 'Q2_K'"):
         resolve("org/name:Q2_K", **options)  # type: ignore[arg-type]
+
+
+def test_a_gguf_file_that_is_missing_is_looked_for_under_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolve("nofile.gguf", cache_folder=str(tmp_path), local_files_only=True)
+    assert "sentence-transformers" not in str(caught.value)
+    assert "local path nofile.gguf: does not exist" in str(caught.value)

@@ -101,7 +101,11 @@ def runners(setup: Setup) -> tuple[list[Runner], list[dict[str, str]]]:
             left_out.append(gone(name, error))
         else:
             found.append(Runner(peer.name, peer.dtype, partial(_texts_only, peer), peer.tune))
-    return [*found, *own(setup)], left_out
+    try:
+        found += own(setup)
+    except Exception as error:  # noqa: BLE001 - what the peers do is worth measuring too
+        left_out.append(gone("GPUEmbeddings", error))
+    return found, left_out
 
 
 def own(setup: Setup) -> list[Runner]:
@@ -124,6 +128,16 @@ def gone(name: str, error: Exception) -> dict[str, str]:
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     print(f"left out: {name}: {reason}", flush=True)
     return {"name": name, "reason": reason}
+
+
+def unless(left_out: list[dict[str, str]], name: str, ask: Callable[[], Any]) -> Any:
+    """Return what is not needed for the rows; None, with a line in `left_out`, if it fails."""
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001 - the rounds are measured: keep them
+        left_out.append(gone(name, error))
+    gpu_checks.clean()
+    return None
 
 
 def suitable(runner: Runner, texts: Texts, size: Size, device: str) -> int:
@@ -186,7 +200,12 @@ def case(name: str, setup: Setup, workload: Workload, size: Size, corpus: Corpus
             attempt(turn[place], partial(measure, turn[place], fresh, ids))
     if not here:
         raise RuntimeError("; ".join(f"{each['name']}: {each['reason']}" for each in left_out))
-    peaks = {dtype: machine.peak_rate(device, dtype) for dtype in {each.dtype for each in here}}
+
+    beside = partial(unless, left_out)
+    peaks: dict[str, float | None] = {
+        dtype: beside(f"peak of {dtype}", partial(machine.peak_rate, device, dtype))
+        for dtype in sorted({each.dtype for each in here})
+    }
     config = flops.read_config(setup.folder)
     everything = np.concatenate(lengths)
     tokens = int(everything.sum())
@@ -212,23 +231,23 @@ def case(name: str, setup: Setup, workload: Workload, size: Size, corpus: Corpus
         "workload": workload.name,
         "tokens_per_text": round(tokens / len(everything), 1),
         "mflop_per_token": round(flops.flops(config, everything) / tokens / 1e6, 1),
-        "peak_flops": {dtype: round(rate) for dtype, rate in peaks.items()},
-        "ours": said(setup, fresh),
+        "peak_flops": {dtype: round(rate) for dtype, rate in peaks.items() if rate},
+        "ours": beside("report of GPUEmbeddings", partial(said, setup, fresh)),
         "rows": rows,
         "left_out": left_out,
     }
 
 
 def _rates(
-    config: dict[str, Any], lengths: list[Lengths], seconds: list[float], peak: float
-) -> dict[str, float]:
+    config: dict[str, Any], lengths: list[Lengths], seconds: list[float], peak: float | None
+) -> dict[str, float | None]:
     """Return rates of one contestant: medians over rounds of texts of these lengths."""
     pairs = list(zip(lengths, seconds, strict=True))
     work = median([flops.flops(config, each) / spent for each, spent in pairs])
     return {
         "documents_per_second": round(median([len(each) / spent for each, spent in pairs]), 1),
         "tokens_per_second": round(median([int(each.sum()) / spent for each, spent in pairs])),
-        "peak_share": round(work / peak, 4),
+        "peak_share": round(work / peak, 4) if peak else None,
     }
 
 

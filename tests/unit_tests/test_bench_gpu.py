@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import bench_gpu, gpu_cases, gpu_checks, machine, tables, weights
-from benchmarks.contestants import BASE, HALF, NotHereError, Setup
+from benchmarks.contestants import BASE, HALF, Contestant, NotHereError, Setup
 from benchmarks.corpus import Corpus
 from benchmarks.gpu_cases import Runner, Size
 from benchmarks.weights import BERT_BASE, MINILM
@@ -133,6 +134,25 @@ class TestACase:
         assert [row["name"] for row in found["rows"]] == [BASE, "ours"]
         assert found["rows"][0]["ratio"] == 1.0
         assert found["left_out"] == [{"name": HALF, "reason": "RuntimeError: CUDA out of memory."}]
+
+    @pytest.mark.parametrize("part", ["said", "peak_rate", "own"])
+    def test_what_fails_beside_the_rounds_loses_no_row(
+        self, monkeypatch: pytest.MonkeyPatch, setup: Setup, part: str
+    ) -> None:
+        def fail(*_: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+
+        def load(_: Setup, name: str) -> Contestant:
+            return Contestant(name, "float32", lambda texts: np.zeros((len(texts), 3)), len)
+
+        monkeypatch.setattr(gpu_cases, "load", load)
+        monkeypatch.setattr(machine if part == "peak_rate" else gpu_cases, part, fail)
+        found = self.measured(setup)
+        names = [row["name"] for row in found["rows"]]
+        assert names == [BASE, HALF, *([] if part == "own" else ["ours"])]
+        assert found["left_out"][0]["reason"] == "OutOfMemoryError: CUDA out of memory."
+        assert (found["rows"][0]["peak_share"] is None) == (part == "peak_rate")
+        assert BASE in tables.plain_case(found)
 
 
 def len_of_words(words: Any) -> list[int]:

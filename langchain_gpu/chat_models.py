@@ -12,7 +12,7 @@ from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict
 from typing_extensions import override
 
 from langchain_gpu.generators.base import (
@@ -103,16 +103,6 @@ class ChatGPU(AnswersBatches, StructuredChat):
     def _resolve_model_profile(self) -> ModelProfile | None:
         """Tell agents the window, where it is known without loading the model."""
         return None if self.n_ctx is None else ModelProfile(max_input_tokens=self.n_ctx)
-
-    @model_validator(mode="after")
-    def _tell_own_window(self) -> Self:
-        """Tell agents the window of a copy that `configurable_fields` made from all the fields."""
-        told = (self.profile or {}).get("max_input_tokens")
-        if told in self.loaded.windows and self.profile == ModelProfile(max_input_tokens=told):
-            self.profile = self._resolve_model_profile()
-        if self.n_ctx is not None and self.profile == self._resolve_model_profile():
-            self.loaded.windows.add(self.n_ctx)
-        return self
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

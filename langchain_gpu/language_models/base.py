@@ -73,8 +73,6 @@ class Loaded:
         self.announced = Announced()
         self.settings: tuple[str, str, Options] | None = None
         self.choice: Choice | None = None
-        self.windows: set[int] = set()
-        """Values of `n_ctx` that agents are told of as the model's window."""
 
     def __reduce__(self) -> tuple[type[Loaded], tuple[()]]:
         return Loaded, ()

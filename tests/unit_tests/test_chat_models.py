@@ -84,18 +84,6 @@ def test_a_copy_tells_agents_its_own_window() -> None:
     assert own.model_copy(update={"n_ctx": 512}).profile == mine
 
 
-def test_a_window_that_a_call_configures_is_told_to_agents() -> None:
-    field = ConfigurableField(id="window")
-    chat = ChatGPU(model="no/such-model", n_ctx=4096)
-    mine: ModelProfile = {"max_input_tokens": 100}
-    own = ChatGPU(model="no/such-model", n_ctx=4096, profile=mine)
-    for model, told in ((chat, {"max_input_tokens": 512}), (own, mine)):
-        made = model.configurable_fields(n_ctx=field)
-        configured, _ = made.prepare({"configurable": {"window": 512}})
-        assert isinstance(configured, ChatGPU)
-        assert configured.profile == told
-
-
 def test_an_answer_says_what_it_took_and_where(chat: ChatGPU, path: str) -> None:
     answer = chat.invoke("hello")
     assert answer.content

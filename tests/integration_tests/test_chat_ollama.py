@@ -186,6 +186,9 @@ def test_what_is_wrong_is_said(make: Callable[..., ChatGPU], server: Running) ->
         make(model_kwargs={"top_k": "many"}, max_retries=0).invoke("Hi.")
     with pytest.raises(ServerError, match="does not support thinking"):
         make(model_kwargs={"think": True}).invoke("Hi.")
+    image = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
+    with pytest.raises(ValueError, match="holds an image, which smollm2 cannot read"):
+        make().invoke([HumanMessage(["What is this?", image])])
 
 
 async def test_plain_prompts_are_continued(server: Running) -> None:

@@ -170,6 +170,11 @@ class TestVLLM:
         with pytest.raises(RefusedError, match="top_k"):
             free.invoke("hi", top_k="many")
 
+    def test_an_image_for_a_model_that_does_not_see(self, chats: Chats) -> None:
+        image = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
+        with pytest.raises(RefusedError, match="multimodal"):
+            chats().invoke([HumanMessage(["What is this?", image])])
+
     def test_stop_strings(self, chats: Chats) -> None:
         answer = chats().invoke("Count from 1 to 9.", stop=["5"])
         assert "4" in answer.text

@@ -15,6 +15,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import RunnableLambda
 
 from langchain_gpu import GPULLM, ChatGPU
+from langchain_gpu.generators import collector
 from langchain_gpu.generators.transformers import TransformersGenerator
 from langchain_gpu.llama.server import LlamaServer
 from tests.unit_tests.chat_script import chat, chat_server, chunk
@@ -35,6 +36,12 @@ def soon(is_so: Callable[[], bool]) -> None:
         names = sorted(thread.name for thread in threading.enumerate())
         assert time.monotonic() < end, f"it never came about, with {names}"
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a batch wait for all that was announced, however busy the machine is."""
+    monkeypatch.setattr(collector, "_COMPANY_SECONDS", 2)
 
 
 @pytest.fixture

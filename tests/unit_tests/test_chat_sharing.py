@@ -18,7 +18,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.rate_limiters import InMemoryRateLimiter
 
 from langchain_gpu import ChatGPU
-from langchain_gpu.generators import hf_forward, hf_shared
+from langchain_gpu.generators import collector, hf_forward, hf_shared
 from langchain_gpu.generators.base import Generator
 from langchain_gpu.generators.registry import Choice, Options, create
 from langchain_gpu.generators.transformers import TransformersGenerator
@@ -40,6 +40,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 def chat(path: str) -> Iterator[ChatGPU]:
     with ChatGPU(model=path, **SETTINGS) as model:
         yield model
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a batch wait for all that was announced, however busy the machine is."""
+    monkeypatch.setattr(collector, "_COMPANY_SECONDS", 2)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_gpu.generators.base import Message
 
-_SERVERS = "a model that sees, behind backend='ollama' or a server of the OpenAI form (base_url=)"
+_SERVERS = "a vision model behind backend='ollama' or an OpenAI-compatible server (base_url=)"
 
 
 def first_image(messages: Sequence[Message]) -> int | None:

@@ -141,7 +141,7 @@ class TritonGenerator(RemoteGenerator):
                 f"template makes it, with load_kwargs={{'tokenizer': FOLDER_OR_NAME}}; a plain "
                 f"prompt (GPULLM) needs none"
             )
-        remedy = "serve a model that sees and takes `messages`"
+        remedy = "serve a vision model that takes `messages`"
         check_images(request.messages, f"{self._name}, which takes text", remedy)
         return self._template.render(request.messages, request.callable_tools, request.timeout)
 

@@ -29,13 +29,17 @@ _TOKENIZER, _SETTINGS = "tokenizer.json", "settings.json"  # names of files
 
 
 class FastTokenizer(Protocol):
-    """Items to rows of tokens, and rows to padded features, without a Python step per token."""
+    """Items to rows of tokens, and rows to padded features, without a Python step per token.
+
+    Attributes:
+        kind: By which `ModelSettings` finds its class again.
+    """
+
+    kind: ClassVar[str]
 
     @property
     def window(self) -> int | None:
         """Tokens the model reads at most, special tokens included; None where it has no limit."""
-
-    kind: ClassVar[str]
 
     @property
     def settings(self) -> dict[str, Any]:

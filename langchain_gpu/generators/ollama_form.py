@@ -116,8 +116,8 @@ def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _base64(url: str, where: str) -> str:
     if not url.startswith("data:"):
         raise ValueError(
-            f"{where}: Ollama fetches no images: read {url[:_SHOWN]} yourself, and give its bytes "
-            "as {'type': 'image', 'base64': ..., 'mime_type': ...}"
+            f"{where}: Ollama fetches no images: read {url.partition('?')[0][:_SHOWN]} yourself, "
+            "and give its bytes as {'type': 'image', 'base64': ..., 'mime_type': ...}"
         )
     return url.partition(",")[2]
 

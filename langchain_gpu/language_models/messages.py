@@ -202,7 +202,8 @@ def _content(message: BaseMessage, where: str) -> str | list[dict[str, Any]]:
         if kind in _TEXTS:
             text = block if isinstance(block, str) else block.get(_TEXTS[kind])
             if not isinstance(text, str):
-                raise ValueError(f"{where}: a block of text holds no text but {text!r}")
+                kind = type(text).__name__
+                raise ValueError(f"{where}: block {at} is of text and holds {kind}, not str")
             _add_text(parts, _encodable(text, where))
         elif kind in images.KINDS and not isinstance(message, AIMessage | SystemMessage):
             parts.append(images.image_part(block, f"{where}, block {at}"))
@@ -210,7 +211,8 @@ def _content(message: BaseMessage, where: str) -> str | list[dict[str, Any]]:
             raise ValueError(f"{where}: block {at} is an image: put it into a HumanMessage")
         elif kind not in _SILENT_BLOCKS:
             raise ValueError(
-                f"{where}: content of type {kind!r} cannot be read, only text and images"
+                f"{where}: block {at} is content of type {kind!r}, and only text and images can be "
+                "read"
             )
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)

@@ -80,6 +80,7 @@ class TestForms:
             {"type": "image", "source_type": "url", "url": FAR},
             {"type": "image_url", "image_url": {"url": FAR}},
             {"type": "image_url", "image_url": FAR},
+            {"type": "image", "source": {"type": "url", "url": FAR}},
         ],
     )
     def test_an_address_is_passed_on_and_not_fetched(self, block: dict[str, Any]) -> None:
@@ -88,6 +89,17 @@ class TestForms:
     def test_how_closely_it_is_looked_at_is_kept(self) -> None:
         block = {"type": "image_url", "image_url": {"url": URL, "detail": "low"}}
         assert to_dicts([seen(block)])[0]["content"][1]["image_url"]["detail"] == "low"
+
+    def test_line_breaks_and_capitals_do_no_harm(self) -> None:
+        broken = base64.encodebytes(b"\x89PNG pixels" * 9).decode()
+        whole = "".join(broken.split())
+        for url in (f"data:image/png;base64,{broken}", f"DATA:image/png;BASE64,{whole}"):
+            (found,) = to_dicts([HumanMessage([{"type": "image_url", "image_url": url}])])
+            assert found["content"][0]["image_url"] == {"url": f"data:image/png;base64,{whole}"}
+        shout = {"type": "image", "url": FAR.replace("https", "HTTPS")}
+        assert (
+            to_dicts([HumanMessage([shout])])[0]["content"][0]["image_url"]["url"][:6] == "HTTPS:"
+        )
 
     def test_tools_and_own_roles_may_hold_them_too(self) -> None:
         messages = [ToolMessage([BLOCK], tool_call_id="1"), ChatMessage([BLOCK], role="user")]
@@ -139,8 +151,15 @@ class TestWrong:
 
     @pytest.mark.parametrize("kind", ["audio", "video", "file"])
     def test_other_kinds_are_named(self, kind: str) -> None:
-        with pytest.raises(ValueError, match=f"content of type '{kind}' cannot be read"):
+        with pytest.raises(ValueError, match=f"block 2 is content of type '{kind}', and only text"):
             to_dicts([seen({"type": kind, "base64": PIXELS, "mime_type": "x/y"})])
+
+    def test_a_text_that_is_none_is_not_shown(self) -> None:
+        with pytest.raises(
+            ValueError, match="block 2 is of text and holds bytes, not str"
+        ) as caught:
+            to_dicts([seen({"type": "text", "text": b"\x89PNG" * 10_000})])
+        assert len(str(caught.value)) < 100
 
 
 class TestOpenAI:
@@ -182,6 +201,8 @@ class TestOllama:
         fake.capabilities = ["completion", "vision"]
         with pytest.raises(ValueError, match=r"Ollama fetches no images: read https://far\.exam"):
             chat.invoke([seen({"type": "image", "url": FAR})])
+        with pytest.raises(ValueError, match=r"read https://far\.example/cat\.png yourself"):
+            chat.invoke([seen({"type": "image", "url": f"{FAR}?signature=secret"})])
 
     def test_text_alone_is_counted(self, chat: ChatGPU, ollama: Scripted) -> None:
         messages: list[BaseMessage] = [seen(BLOCK), AIMessage("A cat."), HumanMessage("Sure?")]

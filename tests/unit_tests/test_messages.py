@@ -81,7 +81,7 @@ def test_text_blocks_are_joined_and_silent_ones_left_out() -> None:
 
 def test_content_that_is_no_text_is_named() -> None:
     sound = HumanMessage([{"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}])
-    with pytest.raises(ValueError, match=r"message 1 \(user\): content of type 'audio'"):
+    with pytest.raises(ValueError, match=r"message 1 \(user\): block 0 is content of type 'audio'"):
         to_dicts([SystemMessage("x"), sound])
 
 
@@ -304,9 +304,9 @@ def test_refusals_and_plain_documents_are_text() -> None:
 @pytest.mark.parametrize(
     ("message", "named"),
     [
-        (HumanMessage([{"type": "text-plain", "url": "http://x"}]), "holds no text but None"),
-        (HumanMessage([{"type": "text"}]), r"message 0 \(user\): a block of text holds no text"),
-        (HumanMessage([{"type": "text", "text": None}]), "holds no text but None"),
+        (HumanMessage([{"type": "text-plain", "url": "http://x"}]), "holds NoneType, not str"),
+        (HumanMessage([{"type": "text"}]), r"message 0 \(user\): block 0 is of text"),
+        (HumanMessage([{"type": "text", "text": None}]), "holds NoneType, not str"),
         (ChatMessage(role=" ", content="x"), "message 0: a ChatMessage needs a role"),
         (ChatMessage(role="\ud800", content="x"), "message 0: character 0 is half"),
         (

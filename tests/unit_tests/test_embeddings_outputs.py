@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import time
@@ -195,13 +196,20 @@ def test_a_model_that_is_dropped_waits_for_no_garbage_collection(
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_closing_gives_the_memory_back_to_the_system(tiny: Tiny, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "starts"), [("torch", 1), ("openvino", 1), ("openvino", 2)])
+def test_closing_gives_the_memory_back_to_the_system(
+    tiny: Tiny, tmp_path: Path, backend: str, starts: int
+) -> None:
     from langchain_gpu.models.resolve import resolve
 
     large = str(resolve("sentence-transformers/all-MiniLM-L6-v2").path)
     command = [sys.executable, "-c", _FREED, large, backend, tiny("bert")]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
+    # A cache of its own: a model that was converted before is loaded without torch.
+    own = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    for _ in range(starts):
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, check=True, text=True, env=own
+        )
     start, full, after = map(int, done.stdout.split())
     assert full - start > 40_000_000, "of 90 MB weights; what lies in the file alone does not count"
     assert after - start < 0.25 * (full - start)

@@ -14,7 +14,7 @@ from benchmarks.measure import units
 from langchain_gpu import GPUEmbeddings
 from langchain_gpu.events import BudgetChanged, Event, FellBack
 
-# Bytes left free for the check of the ladder: enough for the weights, not for one large batch.
+# Bytes left free beside the weights for the check of the ladder: not enough for one large batch.
 _LEFT = 3 * 2**30
 _HUGE = 2**28  # tokens per batch
 _SINGLE = 32  # texts embedded one by one
@@ -50,8 +50,16 @@ def freed(setup: Setup, texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def out_of_memory(setup: Setup, texts: list[str]) -> dict[str, Any]:
+def out_of_memory(setup: Setup, texts: list[str], *, left: int = _LEFT) -> dict[str, Any]:
     """Fill the card, ask for a batch that cannot fit, and see that the work ends well.
+
+    The model is loaded before: on a full card it would be planned with smaller batches, and none
+    would fail.
+
+    Args:
+        setup: The model and the card.
+        texts: Take more than `left` in one batch.
+        left: Bytes that nothing fills.
 
     Returns:
         Whether all rows are there, what was said meanwhile, and the least cosine to the same texts
@@ -62,20 +70,21 @@ def out_of_memory(setup: Setup, texts: list[str]) -> dict[str, Any]:
     options: dict[str, Any] = {"model": str(setup.folder), "device": setup.device}
     with GPUEmbeddings(**options) as roomy:
         wanted = units(roomy.embed_to_array(texts))
-    clean()
     said: list[Event] = []
-    free = torch.cuda.mem_get_info(setup.torch_device)[0]
-    ballast = torch.empty(max(0, free - _LEFT), dtype=torch.uint8, device=setup.torch_device)
-    try:
-        with GPUEmbeddings(**options, max_batch_tokens=_HUGE, on_event=said.append) as ours:
-            rows = ours.embed_to_array(texts)
-    finally:
-        del ballast
+    with GPUEmbeddings(**options, max_batch_tokens=_HUGE, on_event=said.append) as ours:
+        ours.embed_query("load the model")
         clean()
+        free = torch.cuda.mem_get_info(setup.torch_device)[0]
+        ballast = torch.empty(max(0, free - left), dtype=torch.uint8, device=setup.torch_device)
+        try:
+            rows = ours.embed_to_array(texts)
+        finally:
+            del ballast
+    clean()
     return {
         "texts": len(texts),
         "max_batch_tokens": _HUGE,
-        "bytes_left": min(free, _LEFT),
+        "bytes_left": min(free, left),
         "finished": len(rows) == len(texts) and bool(np.isfinite(rows).all()),
         "budget_changes": [asdict(each) for each in said if isinstance(each, BudgetChanged)],
         "fallbacks": [asdict(each) for each in said if isinstance(each, FellBack)],

@@ -80,6 +80,15 @@ def test_memory_that_runs_out_while_embedding(cases: Any) -> None:
     assert found["left"] == 0
 
 
+def test_the_benchmark_meets_the_end_of_memory(cases: Any) -> None:
+    found = found_in(cases, "benchmark")
+    assert found["finished"]
+    assert found["min_cosine"] >= 0.995
+    assert found["budget_changes"][0]["old_tokens"] > 100_000  # not what a plan made smaller
+    assert found["fallbacks"] == []
+    assert found["held"] == 0
+
+
 def test_search(cases: Any) -> None:
     found = found_in(cases, "search")
     assert found["same"]

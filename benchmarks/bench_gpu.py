@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import gpu_checks, machine, results, tables
+from benchmarks import gpu_checks, gpu_tables, machine, results
 from benchmarks.contestants import Setup
 from benchmarks.corpus import Corpus, WordCounter
 from benchmarks.gpu_cases import CASES, QUICK, Size, case, release
@@ -112,7 +112,7 @@ class Run:
             found = self._part(name, _CASE, measure)
             if found is not None:
                 record["cases"].append(found)
-                print(tables.plain_case(found), flush=True)
+                print(gpu_tables.plain_case(found), flush=True)
             gpu_checks.clean()
             self._keep(record)
         if best.kind in {"cuda", "rocm"}:

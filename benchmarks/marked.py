@@ -19,4 +19,14 @@ def left_out(skipped: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"Left out of this run: {named}."] if named else []
 
 
-__all__ = ["NONE", "left_out", "table"]
+def number(value: float | None, form: str) -> str:
+    """Return a number in a format; `NONE` where there is none."""
+    return NONE if value is None else format(value, form)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent; `NONE` where there is none."""
+    return number(value, ".0%")
+
+
+__all__ = ["NONE", "left_out", "number", "percent", "table"]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generate_tables, search_tables, start_tables
-from benchmarks.marked import NONE, left_out, table
+from benchmarks import generate_tables, gpu_tables, search_tables, start_tables
+from benchmarks.marked import NONE, left_out, number, percent, table
 from benchmarks.summary import summary
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,10 @@ def _whole(results: Path, name: str) -> list[Found]:
 
 
 def _embedding(found: Sequence[Found]) -> list[str]:
-    sections = [_gpu(each) if each["benchmark"] == "embed-gpu" else _cpu(each) for each in found]
+    sections = [
+        gpu_tables.section(each) if each["benchmark"] == "embed-gpu" else _cpu(each)
+        for each in found
+    ]
     if not any(each["benchmark"] == "embed-gpu" for each in found):
         sections.append("On a GPU: not measured yet (`make bench-gpu`).\n")
     return sections
@@ -96,8 +99,8 @@ def plain(workload: Found) -> str:
     )
     lines = [
         f"{row['name']:34}{row['documents_per_second']:>9,.0f}{row['tokens_per_second']:>10,}"
-        f"{row['ratio']:>7.2f}x{_number(row['padding'], '.2f'):>9}"
-        f"{_percent(row['peak_share']):>9}{row['min_cosine']:>12.5f}"
+        f"{row['ratio']:>7.2f}x{number(row['padding'], '.2f'):>9}"
+        f"{percent(row['peak_share']):>9}{row['min_cosine']:>12.5f}"
         for row in workload["rows"]
     ]
     return "\n".join([head, *lines])
@@ -108,7 +111,7 @@ def plain_contestants(record: Found) -> str:
     lines = [f"\n{'':34}{'query p50':>10}{'p95':>8}{'p99':>8}{'memory':>10}"]
     for each in record["contestants"]:
         spent = each["query_ms"] or {}
-        cells = [_number(spent.get(name), ".2f") for name in ("p50", "p95", "p99")]
+        cells = [number(spent.get(name), ".2f") for name in ("p50", "p95", "p99")]
         lines.append(
             f"{each['name']:34}{cells[0]:>10}{cells[1]:>8}{cells[2]:>8}{_memory(each):>10}"
         )
@@ -116,21 +119,6 @@ def plain_contestants(record: Found) -> str:
     lines.append(
         f"import: {more['base']} s of CPU for the base, {more['more']} s more for the class"
     )
-    return "\n".join(lines)
-
-
-def plain_case(found: Found) -> str:
-    """Return the table of one case of the GPU's benchmark for a terminal."""
-    lines = [
-        f"\n{found['model']}: {found['tokens_per_text']} tokens",
-        f"{'':34}{'texts':>8}{'docs/s':>10}{'tok/s':>12}{'ratio':>8}{'of peak':>9}",
-    ]
-    lines += [
-        f"{row['name']:34}{row['texts']:>8,}{row['documents_per_second']:>10,.0f}"
-        f"{row['tokens_per_second']:>12,}{_number(row['ratio'], '.2f'):>7}x"
-        f"{_percent(row['peak_share']):>9}"
-        for row in found["rows"]
-    ]
     return "\n".join(lines)
 
 
@@ -186,31 +174,9 @@ def _rates(found: Found) -> str | None:
         if row is None or row.get("tokens_per_second") is None:
             return None
         cells = [each["name"], f"{row['documents_per_second']:,.0f}"]
-        cells += [f"{row['tokens_per_second']:,}", _number(row["padding"], ".2f")]
-        lines.append([*cells, _percent(row["peak_share"])])
+        cells += [f"{row['tokens_per_second']:,}", number(row["padding"], ".2f")]
+        lines.append([*cells, percent(row["peak_share"])])
     return table(lines)
-
-
-def _gpu(found: Found) -> str:
-    """Return the section of a file that `bench_gpu.py` wrote."""
-    device, versions = found["device"], found["versions"]
-    intro = (
-        f"On {_place(device)}; torch {versions['torch']}, sentence-transformers "
-        f"{versions['sentence-transformers']}, {found['date']}. Medians of {found['rounds']} "
-        "rounds of fresh texts; ratios against HuggingFaceEmbeddings in the same run."
-    )
-    parts = [intro]
-    for case in found["cases"]:
-        lines = [["", "documents/s", "tokens/s", "ratio", "of the matrix peak"]]
-        for row in case["rows"]:
-            cells = [row["name"], f"{row['documents_per_second']:,.0f}"]
-            cells += [f"{row['tokens_per_second']:,}", _number(row["ratio"], ".1f")]
-            lines.append([*cells, _percent(row["peak_share"])])
-        parts += [f"{case['model']}, {case['tokens_per_text']:.0f} tokens:", table(lines)]
-    if (parity := found.get("parity")) is not None:
-        least = "; ".join(f"{name} {value:.5f}" for name, value in parity["min_cosine"].items())
-        parts.append(f"Least cosine to float32 over {parity['texts']} texts: {least}.")
-    return "\n\n".join(parts) + "\n"
 
 
 def rerank(found: Found) -> str:
@@ -237,7 +203,7 @@ def rerank(found: Found) -> str:
             NONE if name not in times else f"{times[name]:,.1f} ms"
             for name in ("p50", "p95", "p99")
         ]
-        lines.append(cells + [_number(gained.get(row["name"]), ".3f")] * (quality is not None))
+        lines.append(cells + [number(gained.get(row["name"]), ".3f")] * (quality is not None))
     texts.append(table(lines))
     if quality is not None:
         texts.append(
@@ -273,14 +239,6 @@ def _memory(contestant: Found) -> str:
 
 def _peaks(taken: Sequence[Found]) -> str:
     return " and ".join(_memory({"peak_memory": each}) for each in taken)
-
-
-def _number(value: float | None, form: str) -> str:
-    return NONE if value is None else format(value, form)
-
-
-def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{value:.0%}"
 
 
 def main() -> None:

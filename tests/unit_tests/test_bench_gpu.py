@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_gpu, gpu_cases, gpu_checks, machine, tables, weights
+from benchmarks import bench_gpu, gpu_cases, gpu_checks, gpu_tables, machine, weights
 from benchmarks.contestants import BASE, HALF, Contestant, NotHereError, Setup
 from benchmarks.corpus import Corpus
 from benchmarks.gpu_cases import Runner, Size
@@ -121,7 +121,7 @@ class TestACase:
         assert [row["name"] for row in found["rows"]] == ["ours"]
         assert found["rows"][0]["ratio"] is None
         assert [each["name"] for each in found["left_out"]] == [BASE, HALF]
-        assert "ours" in tables.plain_case(found)
+        assert "ours" in gpu_tables.plain_case(found)
 
     @pytest.mark.parametrize("after", [0, 3])
     def test_a_peer_that_fails(
@@ -152,7 +152,7 @@ class TestACase:
         assert names == [BASE, HALF, *([] if part == "own" else ["ours"])]
         assert found["left_out"][0]["reason"] == "OutOfMemoryError: CUDA out of memory."
         assert (found["rows"][0]["peak_share"] is None) == (part == "peak_rate")
-        assert BASE in tables.plain_case(found)
+        assert BASE in gpu_tables.plain_case(found)
 
 
 def len_of_words(words: Any) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import machine, memory, results, scaling, tables
+from benchmarks import gpu_tables, machine, memory, results, scaling, tables
 from benchmarks.contestants import BASE, REFERENCE, Contestant, Padding
 from benchmarks.corpus import Corpus
 from benchmarks.flops import flops, linear_weights
@@ -285,7 +285,11 @@ def test_a_run_with_fewer_instructions_stands_beside_the_whole_one(
 def test_readme_shows_a_gpu_from_its_file_only(tmp_path: Path) -> None:
     row = {"name": "GPUEmbeddings, to array", "texts": 9, "documents_per_second": 40_000.0}
     row |= {"tokens_per_second": 5_200_000, "ratio": 21.04, "peak_share": 0.147}
-    case = {"model": "all-MiniLM-L6-v2", "tokens_per_text": 130.0, "rows": [row]}
+    row |= {"dtype": "bfloat16"}
+    base = row | {"name": "HuggingFaceEmbeddings", "dtype": "float32"}
+    case = {"model": "all-MiniLM-L6-v2", "tokens_per_text": 130.0, "rows": [base, row]}
+    case |= {"peak_flops": {"bfloat16": 7.9e14, "float32": 5.2e13}}
+    case |= {"left_out": [{"name": "a peer", "reason": "CUDA out of memory."}]}
     found = {
         "benchmark": "embed-gpu",
         "date": "2030-01-01",
@@ -294,14 +298,19 @@ def test_readme_shows_a_gpu_from_its_file_only(tmp_path: Path) -> None:
         "rounds": 3,
         "cases": [case],
         "parity": {"texts": 5, "min_cosine": {"GPUEmbeddings": 0.9991}},
+        "left_out": [{"name": "bert-base, 50 tokens", "reason": "1.2 minutes were left"}],
     }
     (tmp_path / "embed-gpu-a-card.json").write_text(json.dumps(found))
     text = tables.readme_speed(tmp_path)
     assert "| GPUEmbeddings, to array | 40,000 | 5,200,000 | 21.0 | 15% |" in text
     assert "On A Card;" in text
     assert "GPUEmbeddings 0.99910" in text
+    assert "790 TFLOP/s in bfloat16 (GPUEmbeddings, to array)" in text
+    assert "52 TFLOP/s in float32 (HuggingFaceEmbeddings)" in text
+    assert "a peer (CUDA out of memory.)" in text
+    assert "bert-base, 50 tokens (1.2 minutes were left)" in text
     assert "not measured yet" not in text
-    assert "21.04x" in tables.plain_case(case)
+    assert "21.04x" in gpu_tables.plain_case(case)
 
 
 def test_terminal_tables_have_a_line_for_everybody() -> None:

@@ -20,6 +20,8 @@ _GPU_SHAPES = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 4096, 4096))
 _ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
 _PACKAGES = (
     "faiss-cpu",
+    "faiss-gpu",
+    "faiss-gpu-cuvs",
     "flash-attn",
     "langchain-gpu",
     "langchain-huggingface",

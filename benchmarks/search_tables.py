@@ -12,9 +12,10 @@ Found = dict[str, Any]
 def section(found: Found) -> str:
     """Return the text of one result of `bench_search.py`."""
     device, versions = found["device"], found["versions"]
+    wheel = next(name for name in versions if name.startswith("faiss-"))
     intro = (
-        f"Search on {device['cores']} cores of {device['name']}; faiss-cpu "
-        f"{versions['faiss-cpu']}, langchain-community {versions['langchain-community']}, "
+        f"Search on {device['cores']} cores of {device['name']}; {wheel} "
+        f"{versions[wheel]}, langchain-community {versions['langchain-community']}, "
         f"{found['date']}. Vectors of {found['dimension']} numbers with texts, k = {found['k']}; "
         f"medians, by turns. FAISS returns numbers, the stores documents, and "
         f"FAISSVectorStore ids too."

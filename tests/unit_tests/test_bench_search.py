@@ -51,6 +51,10 @@ def test_a_run_is_printed_and_kept(
     for each in record["approximate"]:
         assert [row["name"] for row in each["rows"]] == [RAW, OURS, IDS]
         assert all(row["recall"] >= bench_search.RECALL for row in each["rows"])
+    versions = record["versions"]
+    gpu = versions | {"faiss-gpu-cuvs": versions["faiss-cpu"]}
+    del gpu["faiss-cpu"]
+    assert "faiss-gpu-cuvs 1." in search_tables.section(record | {"versions": gpu})
     text = search_tables.section(record)
     for name in (*NAMES, IDS):
         assert f"| 200 | {name} |" in text

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,18 @@ def test_a_run_with_fewer_instructions_stands_beside_the_whole_one(
     assert "no more than AVX512_CORE_BF16" in tables.speed_page(tmp_path)
     assert "AVX512_CORE_BF16" not in tables.readme_speed(tmp_path)
     assert "| GPUEmbeddings | 6.50 |" in tables.readme_speed(tmp_path)
+
+
+@pytest.mark.parametrize("wheel", ["faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"])
+def test_a_record_names_the_faiss_that_is_here(monkeypatch: pytest.MonkeyPatch, wheel: str) -> None:
+    def version(name: str) -> str:
+        if name.startswith("faiss-") and name != wheel:
+            raise PackageNotFoundError(name)
+        return "1.15.1"
+
+    monkeypatch.setattr(machine, "version", version)
+    found = [name for name in machine.versions() if name.startswith("faiss-")]
+    assert found == [wheel]
 
 
 def test_readme_shows_a_gpu_from_its_file_only(tmp_path: Path) -> None:

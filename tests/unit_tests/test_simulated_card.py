@@ -89,6 +89,12 @@ def test_the_benchmark_meets_the_end_of_memory(cases: Any) -> None:
     assert found["held"] == 0
 
 
+def test_the_benchmark_gives_memory_back_each_time(cases: Any) -> None:
+    found = found_in(cases, "benchmark")["freed"]
+    assert found["loaded"] == found["loaded_again"] > found["before"]
+    assert found["after_close"] == found["after_close_again"] == 0
+
+
 def test_search(cases: Any) -> None:
     found = found_in(cases, "search")
     assert found["same"]

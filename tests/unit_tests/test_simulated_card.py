@@ -80,6 +80,17 @@ def test_memory_that_runs_out_while_embedding(cases: Any) -> None:
     assert found["left"] == 0
 
 
+def test_memory_that_runs_out_on_one_card_of_two(cases: Any) -> None:
+    found = found_in(cases, "two cards")
+    assert min(found[name]["cosine"] for name in ("roomy", "little", "none")) >= 0.995
+    assert found["roomy"]["devices"] == found["little"]["devices"] == ["cuda:0", "cuda:1"]
+    assert found["roomy"]["smaller"] == found["roomy"]["fell"] == found["little"]["fell"] == []
+    assert found["little"]["smaller"] == ["cuda:1"]
+    assert found["none"]["fell"] == [["cuda:1", "cpu"]]
+    assert {"cuda:0", "cpu"} == set(found["none"]["devices"])
+    assert found["left"] == [0, 0]
+
+
 def test_the_benchmark_meets_the_end_of_memory(cases: Any) -> None:
     found = found_in(cases, "benchmark")
     assert found["finished"]

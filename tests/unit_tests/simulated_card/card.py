@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tests.unit_tests.simulated_card.kernels import varlen_attention
-from tests.unit_tests.simulated_card.memory import MEMORY
+from tests.unit_tests.simulated_card.memory import MEMORIES
 
-CARD = torch.device("cuda", 0)
 WAITS: Counter[str] = Counter()
 """Operations for which the CPU waited for the card, by name."""
 
@@ -33,13 +32,13 @@ _thread = threading.local()
 
 
 class Card(torch.Tensor):
-    """A tensor on the card; `on_cpu` holds its values."""
+    """A tensor on a card; `on_cpu` holds its values."""
 
     on_cpu: torch.Tensor
 
     @staticmethod
-    def __new__(cls: Any, inner: torch.Tensor, **_: Any) -> Any:
-        """Wrap a tensor of the CPU; a parameter is made of a tensor of the card."""
+    def __new__(cls: Any, inner: torch.Tensor, index: int = 0, **_: Any) -> Any:
+        """Wrap a tensor of the CPU; a parameter is made of a tensor of a card."""
         if isinstance(inner, Card):
             return inner
         made: Any = torch.Tensor._make_wrapper_subclass(
@@ -48,9 +47,9 @@ class Card(torch.Tensor):
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=CARD,
+            device=torch.device("cuda", index),
         )
-        MEMORY.hold(made, inner.untyped_storage())
+        MEMORIES[index].hold(made, inner.untyped_storage())
         made.on_cpu = inner
         return made
 
@@ -144,13 +143,13 @@ def run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     _check_devices(name, cards, flat)
     _check_waits(name, args, kwargs)
     if target is None:
-        target = args[0].device if name == "aten::copy_" else CARD
+        target = args[0].device if name == "aten::copy_" else cards[0].device
     inner = [_inner(each) for each in flat]
     plain_args, plain_kwargs = tree_unflatten(inner, layout)
     if "pin_memory" in plain_kwargs:
         plain_kwargs["pin_memory"] = False
     call = varlen_attention if name == "torch_attn::_varlen_attn" else func
-    return _wrapped(call, plain_args, plain_kwargs, flat, inner, here=_is_card(target))
+    return _wrapped(call, plain_args, plain_kwargs, flat, inner, target=torch.device(target))
 
 
 def _wrapped(
@@ -160,7 +159,7 @@ def _wrapped(
     given: Sequence[Any],
     inner: Sequence[Any],
     *,
-    here: bool,
+    target: torch.device,
 ) -> Any:
     """Call, and wrap what comes of it; what was given stays the same tensor."""
     results, layout = tree_flatten(call(*args, **kwargs))
@@ -174,22 +173,23 @@ def _wrapped(
             continue
         is_view = result.untyped_storage().data_ptr() in storages
         made.append(None if is_view else result)
-        found.append(known.get(id(result)) if id(result) in known else _placed(result, here=here))
+        found.append(known.get(id(result)) if id(result) in known else _placed(result, target))
     if is_recording():
         _thread.steps.append((call, args, kwargs, made))
     return tree_unflatten(found, layout)
 
 
-def _placed(result: torch.Tensor, *, here: bool) -> Any:
-    return Card(result) if here else result
+def _placed(result: torch.Tensor, target: torch.device) -> Any:
+    return Card(result, target.index or 0) if _is_card(target) else result
 
 
 def _check_devices(name: str, cards: Sequence[Card], flat: Sequence[Any]) -> None:
     others = [each for each in flat if _is_tensor(each) and not isinstance(each, Card)]
-    if cards and name not in _BETWEEN and any(each.dim() for each in others):
+    found = {str(each.device) for each in (*cards, *(each for each in others if each.dim()))}
+    if name not in _BETWEEN and len(found) > 1:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, "
-            f"cuda:0 and cpu! ({name})"
+            f"{' and '.join(sorted(found, reverse=True))}! ({name})"
         )
 
 

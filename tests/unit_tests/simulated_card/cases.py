@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.unit_tests.simulated_card.install import install
-from tests.unit_tests.simulated_card.memory import MEMORY
+from tests.unit_tests.simulated_card.memory import MEMORIES, MEMORY
 
 if __name__ == "__main__":
     install(Path(sys.argv[1]))
@@ -100,6 +100,32 @@ def out_of_memory(folder: Path) -> Found:
         "devices": [each.device for each in events if hasattr(each, "padded_tokens")],
         "left": MEMORY.allocated,
     }
+
+
+def two_cards(folder: Path) -> Found:
+    """Embed on both cards, with room, with little on the second one, and with none there."""
+    model, second = build(folder, "bert"), MEMORIES[1]
+    texts = [f"{text} {number}" for number in range(60) for text in TEXTS]
+    wanted = GPUEmbeddings(model=model, device="cpu", dtype="float32", backend="torch")
+    expected = wanted.embed_to_array(texts)
+    events: list[Any] = []
+    both = GPUEmbeddings(
+        model=model, device=["cuda:0", "cuda:1"], max_batch_tokens=512, on_event=events.append
+    )
+    found: Found = {}
+    for name, room in (("roomy", second.total), ("little", 60_000), ("none", 100)):
+        second.limit = min(second.total, second.allocated + room)
+        events.clear()
+        vectors = both.embed_to_array(texts)
+        found[name] = {
+            "cosine": _cosine(vectors, expected),
+            "devices": sorted({each.device for each in events if hasattr(each, "padded_tokens")}),
+            "smaller": sorted({each.device for each in events if hasattr(each, "new_tokens")}),
+            "fell": [(each.source, each.target) for each in events if hasattr(each, "source")],
+        }
+    both.close()
+    gc.collect()
+    return found | {"left": [memory.allocated for memory in MEMORIES]}
 
 
 def benchmark(folder: Path) -> Found:
@@ -188,6 +214,7 @@ CASES: dict[str, Callable[[Path], Found]] = {
     },
     **{f"rerank {name}": partial(rerank, name=name) for name in ("bert", "qwen3")},
     "out of memory": out_of_memory,
+    "two cards": two_cards,
     "benchmark": benchmark,
     "search": search,
     "chat": chat,
@@ -199,7 +226,8 @@ def main() -> None:
     found: dict[str, Found] = {}
     warnings.simplefilter("ignore")
     for name, case in CASES.items():
-        MEMORY.limit = MEMORY.total
+        for memory in MEMORIES:
+            memory.limit = memory.total
         with TemporaryDirectory() as scratch:
             try:
                 found[name] = case(Path(scratch))

@@ -1,4 +1,4 @@
-"""Puts the card into this process: into torch, and into what the package sees of the machine."""
+"""Puts the cards into this process: into torch, and into what the package sees of the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 import torch._dynamo  # reads torch's functions: before they change
 
 from tests.unit_tests.simulated_card.guard import load_guard
-from tests.unit_tests.simulated_card.memory import MEMORY
+from tests.unit_tests.simulated_card.memory import MEMORIES, Memory
+
+_NAMES = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe")
 
 
 def install(guard: Path) -> None:
@@ -90,18 +92,17 @@ class _Event:
 
 def _cuda() -> dict[str, Callable[..., Any]]:
     stream = _Stream()
-    card = SimpleNamespace(
-        name="NVIDIA H100 80GB HBM3", major=9, minor=0, total_memory=MEMORY.total
-    )
     nothing: Callable[..., None] = lambda *_: None  # noqa: E731
     return {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "device_count": lambda: 1,
+        "device_count": lambda: len(MEMORIES),
         "current_device": lambda: 0,
-        "get_device_properties": lambda _=None: card,
+        "get_device_properties": lambda device=None: SimpleNamespace(
+            name=_NAMES[_index(device)], major=9, minor=0, total_memory=_memory(device).total
+        ),
         "get_device_capability": lambda _=None: (9, 0),
-        "get_device_name": lambda _=None: card.name,
+        "get_device_name": lambda device=None: _NAMES[_index(device)],
         "is_bf16_supported": lambda *_, **__: True,
         "Stream": _Stream,
         "Event": _Event,
@@ -112,12 +113,22 @@ def _cuda() -> dict[str, Callable[..., Any]]:
         "current_stream": lambda _=None: stream,
         "synchronize": nothing,
         "empty_cache": nothing,
-        "reset_peak_memory_stats": lambda _=None: MEMORY.reset_peak(),
-        "memory_allocated": lambda _=None: MEMORY.allocated,
-        "memory_reserved": lambda _=None: MEMORY.allocated,
-        "max_memory_allocated": lambda _=None: MEMORY.peak,
-        "mem_get_info": lambda _=None: (MEMORY.limit - MEMORY.allocated, MEMORY.total),
+        "reset_peak_memory_stats": lambda device=None: _memory(device).reset_peak(),
+        "memory_allocated": lambda device=None: _memory(device).allocated,
+        "memory_reserved": lambda device=None: _memory(device).allocated,
+        "max_memory_allocated": lambda device=None: _memory(device).peak,
+        "mem_get_info": lambda device=None: _memory(device).info,
     }
+
+
+def _index(device: Any) -> int:
+    if device is None or isinstance(device, int):
+        return device or 0
+    return torch.device(device).index or 0
+
+
+def _memory(device: Any) -> Memory:
+    return MEMORIES[_index(device)]
 
 
 def _change_tensors() -> None:
@@ -165,12 +176,16 @@ def _change_threads() -> None:
 
 
 def _change_machine() -> None:
-    """Let the package see one H100."""
+    """Let the package see two cards, one smaller than the other."""
     from tests.unit_tests.machines import TWO_H100
 
     facts = importlib.import_module("langchain_gpu.hardware.facts")
     devices = importlib.import_module("langchain_gpu.hardware.devices")
-    gpus = replace(TWO_H100.nvidia, gpus=TWO_H100.nvidia.gpus[:1])
-    machine = replace(TWO_H100, nvidia=gpus, cpu=facts.read_facts().cpu)
+    cards = tuple(
+        replace(card, name=name, memory_total=memory.total, memory_free=memory.total)
+        for card, name, memory in zip(TWO_H100.nvidia.gpus, _NAMES, MEMORIES, strict=True)
+    )
+    nvidia = replace(TWO_H100.nvidia, gpus=cards)
+    machine = replace(TWO_H100, nvidia=nvidia, cpu=facts.read_facts().cpu)
     for module in (facts, devices):
         vars(module)["read_facts"] = lambda: machine

@@ -1,4 +1,4 @@
-"""The memory of the simulated card: counted by storage, with an end."""
+"""The memory of the simulated cards: counted by storage, with an end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ GIB = 2**30
 
 
 class Memory:
-    """Bytes that tensors of the card hold.
+    """Bytes that tensors of a card hold.
+
+    Args:
+        index: Of the card.
+        total: Its bytes.
 
     Attributes:
         total: Of the card.
@@ -21,8 +25,9 @@ class Memory:
         peak: The most since `reset_peak`.
     """
 
-    def __init__(self) -> None:
-        self.total = self.limit = 80 * GIB
+    def __init__(self, index: int, total: int) -> None:
+        self._index = index
+        self.total = self.limit = total
         self.allocated = self.peak = 0
         self._held: dict[int, list[int]] = {}  # address: tensors, bytes
         self._lock = threading.RLock()  # a tensor may be collected inside `hold`
@@ -41,15 +46,20 @@ class Memory:
                 if self.allocated + size > self.limit:
                     free = (self.limit - self.allocated) / 2**20
                     raise torch.OutOfMemoryError(
-                        f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. GPU 0 has "
-                        f"a total capacity of {self.total / GIB:.2f} GiB of which {free:.2f} MiB "
-                        f"is free."
+                        f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. "
+                        f"GPU {self._index} has a total capacity of {self.total / GIB:.2f} GiB "
+                        f"of which {free:.2f} MiB is free."
                     )
                 self._held[address] = [0, size]
                 self.allocated += size
                 self.peak = max(self.peak, self.allocated)
             self._held[address][0] += 1
         weakref.finalize(owner, self._drop, address)
+
+    @property
+    def info(self) -> tuple[int, int]:
+        """Bytes that are free, and all."""
+        return self.limit - self.allocated, self.total
 
     def reset_peak(self) -> None:
         """Forget the most so far."""
@@ -64,4 +74,5 @@ class Memory:
                 del self._held[address]
 
 
-MEMORY = Memory()
+MEMORIES = (Memory(0, 80 * GIB), Memory(1, 24 * GIB))
+MEMORY = MEMORIES[0]

@@ -96,6 +96,11 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def is_ollamas_port(url: str) -> bool:
+    """Say whether `url` has the port that Ollama listens on where nobody chose another."""
+    return urlsplit(url).port == OLLAMA_PORT
+
+
 def ollama_url(environ: Mapping[str, str] = os.environ) -> str:
     """Return where Ollama listens: OLLAMA_HOST as its own client reads it, or its usual port."""
     value = environ.get("OLLAMA_HOST", "").strip().strip("\"'")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from langchain_gpu.servers import address
-from langchain_gpu.servers.errors import RefusedError, ServerError
+from langchain_gpu.servers.errors import RefusedError, ServerError, ServerUnreachableError
 from langchain_gpu.servers.http import JsonClient
 from langchain_gpu.servers.server import Server
 
@@ -29,6 +29,12 @@ def detect(server: Server) -> tuple[Form, str]:
     client = JsonClient(url, replace(server, max_retries=min(1, server.max_retries)))
     try:
         answer = client.run(client.get(f"{url}/api/version"))
+    except ServerUnreachableError as error:
+        if not address.is_ollamas_port(url):
+            raise
+        raise ServerUnreachableError(
+            f"{error}. Is Ollama running? Start it: ollama serve"
+        ) from None
     except (RefusedError, ServerError) as error:
         if error.status is None:  # nothing came back that could be called an answer
             raise

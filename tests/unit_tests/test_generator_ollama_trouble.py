@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
@@ -16,6 +17,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
 from langchain_gpu.events import TruncationWarning
 from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.ollama import OllamaGenerator
+from langchain_gpu.servers import http
 from langchain_gpu.servers.errors import (
     BadAnswerError,
     RefusedError,
@@ -330,6 +332,25 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not server.path.exists() or server.closing.is_set()
     with pytest.raises(ServerUnreachableError, match=r"Is Ollama running\? Start it: ollama serve"):
         chat(max_retries=1).invoke("x")
+
+
+@pytest.mark.parametrize(
+    ("url", "asks"), [("http://127.0.0.1:11434", True), ("http://127.0.0.1:11435", False)]
+)
+def test_nobody_at_ollamas_usual_port_before_its_form_is_known(
+    url: str, *, asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(uds="/nobody/listens/here")
+
+    monkeypatch.setattr(http, "new_transport", refuse)
+    with (
+        chat(backend="auto", base_url=url, max_retries=0) as model,
+        pytest.raises(ServerUnreachableError) as raised,
+    ):
+        model.invoke("Hi.")
+    assert "cannot be reached" in str(raised.value)
+    assert ("Start it: ollama serve" in str(raised.value)) is asks
 
 
 def test_closing_after_the_server_has_died_is_quiet(

@@ -250,7 +250,9 @@ def test_a_notebook_runs_and_is_stripped(name: str, words: list[str], tmp_path: 
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(tmp_path)}}
     # One print may reach the notebook as two outputs, where the kernel flushes in between.
-    client = NotebookClient(notebook, timeout=240, resources=place, coalesce_streams=True)
+    client = NotebookClient(
+        notebook, timeout=240, startup_timeout=120, resources=place, coalesce_streams=True
+    )
     client.execute()
     text = json.dumps(notebook.cells)
     for word in words:

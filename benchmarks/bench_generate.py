@@ -62,6 +62,13 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--answers", type=int, default=16, help="at least, by each: more rounds of few chats"
     )
+    parser.add_argument(
+        "--level-seconds",
+        type=float,
+        default=900,
+        metavar="S",
+        help="as many chats at once begin no further round after so long",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch, llama.cpp and Ollama")
     parser.add_argument("--write", action="store_true", help="save under benchmarks/results/")
     return parser.parse_args(arguments)

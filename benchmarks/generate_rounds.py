@@ -71,7 +71,8 @@ def streamed(
 
     `cpu_us_per_token` is the CPU time of this process for a token, time to the first one included:
     what a client costs, where the engine is another process. A few chats at once take more rounds
-    than `chosen.rounds`, until there are `chosen.answers` of each contestant.
+    than `chosen.rounds`, until there are `chosen.answers` of each contestant. No further round
+    begins once a level has taken `chosen.level_seconds`.
 
     Raises:
         RuntimeError: Somebody gave an empty answer.
@@ -81,7 +82,10 @@ def streamed(
         rates: list[list[float]] = [[] for _ in here]
         spent: list[list[float]] = [[] for _ in here]
         rounds = max(chosen.rounds, math.ceil(chosen.answers / number))
+        latest = time.monotonic() + chosen.level_seconds
         for turn in range(number != levels[0], rounds + 1):  # 0 warms up
+            if turn > 1 and time.monotonic() > latest:
+                break
             for place in order(len(here), turn):
                 # Questions of their own, or the second to ask would find the first one's cached.
                 asked = prompts(number, number, turn, place)
@@ -100,7 +104,7 @@ def streamed(
             row = {
                 "name": who.name,
                 "concurrency": number,
-                "rounds": rounds,
+                "rounds": len(rates[place]),
                 "tokens_per_second": round(median(rates[place]), 2),
                 "ratio": round(median(ratios), 3),
                 "tokens": round(sum(a.count for a in answers[place]) / len(answers[place]), 1),

@@ -14,12 +14,10 @@ _TIMES = ("ttft", "itl", "tpot", "e2e")
 def section(found: Found) -> str:
     """Return the text of one result of `bench_generate.py`."""
     device, versions, threads = found["device"], found["versions"], found["threads"]
-    fewer = f" ({found['server_rounds']} with servers)" if found["servers"] else ""
     intro = (
         f"Writing text with `{found['model']}` on {device['cores']} cores of {device['name']}; "
         f"xllamacpp {versions['xllamacpp']}, transformers {versions['transformers']}, "
-        f"{found['date']}. {found['rounds']} rounds of fresh questions{fewer}, more of few "
-        f"chats until each gave {found['answers']} answers, {found['tokens']} tokens an answer, "
+        f"{found['date']}. Rounds of fresh questions, {found['tokens']} tokens an answer, "
         f"{threads} thread{'s' * (threads > 1)} for a model; ratios are medians against the first "
         "row of a table with as many chats in the same round, times p50."
     )
@@ -34,7 +32,7 @@ def section(found: Found) -> str:
     return "\n\n".join(parts)
 
 
-_OWN = ["at once", "tokens/s", "ratio", "TTFT", "ITL", "TPOT", "E2E"]
+_OWN = ["at once", "rounds", "tokens/s", "ratio", "TTFT", "ITL", "TPOT", "E2E"]
 _SERVED = [*_OWN, "client CPU a token"]
 
 
@@ -42,6 +40,7 @@ def _streams(rows: Sequence[Found], head: Sequence[str]) -> str:
     lines = [["streams", *head]]
     for row in rows:
         cells = _rates(row)
+        cells.insert(2, str(row["rounds"]))
         cells += [_ms(row["ms"].get(name)) for name in _TIMES]
         if head is _SERVED:
             cells.append(f"{row['cpu_us_per_token']:,.0f} µs")

@@ -86,6 +86,14 @@ def test_nobody_finds_the_question_of_another_cached() -> None:
     assert len(everything) == len(set(everything)) == 2 * (7 * 1 + 2 * 3)
 
 
+def test_a_level_that_took_too_long_begins_no_further_round() -> None:
+    late = bench_generate.options(
+        ["--rounds", "9", "--answers", "9", "--tokens", "4", "--level-seconds", "0"]
+    )
+    rows = list(generate_rounds.streamed([speaker("base", 0.001)], late, [1, 3]))
+    assert [row["rounds"] for row in rows] == [1, 1]
+
+
 def test_an_empty_answer_is_no_fast_one() -> None:
     silent = Streamer("silent", lambda _, __: Answer(1.0))
     with pytest.raises(RuntimeError, match="silent gave an empty answer"):
@@ -100,7 +108,7 @@ def test_questions_are_new_in_every_round() -> None:
 def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
     ms = {name: {"p50": 12.34} for name in ("ttft", "itl", "tpot", "e2e")}
     row = {"concurrency": 16, "tokens_per_second": 1234.5, "ratio": 0.987, "ms": ms}
-    row |= {"cpu_us_per_token": 151.4, "tokens": 32.0}
+    row |= {"cpu_us_per_token": 151.4, "tokens": 32.0, "rounds": 5}
     short = {**row, "name": "short answers", "ms": {"ttft": {"p50": 1.0}}}
     record = {
         "benchmark": "generate",
@@ -143,10 +151,10 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
     assert generate_tables.section(record) in text
     assert "`tiny` on 2 cores of A CPU; xllamacpp 9" in text
     times = "12.3 ms | 12.3 ms | 12.3 ms | 12.3 ms"
-    assert f"| xllamacpp | 16 | 1,234.5 | 0.99 | {times} |" in text
-    assert "| short answers | 16 | 1,234.5 | 0.99 | 1.0 ms | – | – | – |" in text  # noqa: RUF001
+    assert f"| xllamacpp | 16 | 5 | 1,234.5 | 0.99 | {times} |" in text
+    assert "| short answers | 16 | 5 | 1,234.5 | 0.99 | 1.0 ms | – | – | – |" in text  # noqa: RUF001
     assert "Ollama 1.2, `m`:\n\n| streams | at once |" in text
-    assert f"| ChatGPU(ollama) | 16 | 1,234.5 | 0.99 | {times} | 151 µs |" in text
+    assert f"| ChatGPU(ollama) | 16 | 5 | 1,234.5 | 0.99 | {times} | 151 µs |" in text
     assert "sends a first piece 200 ms after it was asked and another every 20 ms" in text
     assert "| openai | 64 | 35.8 ms | 80.0 ms | 291 µs |" in text
     assert "| GPULLM | 16 | 1,234.5 | 0.99 |" in text

@@ -130,6 +130,7 @@ def written(here: Sequence[Writer], chosen: argparse.Namespace) -> list[dict[str
         {
             "name": who.name,
             "concurrency": width,
+            "rounds": chosen.rounds,
             "tokens_per_second": round(median(rates[place]), 2),
             "ratio": round(
                 median(mine / base for mine, base in zip(rates[place], rates[0], strict=True)), 3

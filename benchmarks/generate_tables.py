@@ -17,23 +17,32 @@ def section(found: Found) -> str:
     intro = (
         f"Writing text with `{found['model']}` on {device['cores']} cores of {device['name']}; "
         f"xllamacpp {versions['xllamacpp']}, transformers {versions['transformers']}, "
-        f"{found['date']}. Rounds of fresh questions, {found['tokens']} tokens an answer, "
+        f"{_dates(found)}. Rounds of fresh questions, {found['tokens']} tokens an answer, "
         f"{threads} thread{'s' * (threads > 1)} for a model; ratios are medians against the first "
         "row of a table with as many chats in the same round, times p50."
     )
-    parts = [intro, _streams(found["llama_cpp"], _OWN)]
+    parts = [intro]
+    if "llama_cpp" in found:
+        parts += ["llama.cpp:", _streams(found["llama_cpp"], _OWN), _cost(found["own_cost"])]
     for each in found["servers"]:
         parts += [f"{each['name']}, `{each['model']}`:", _streams(each["rows"], _SERVED)]
-    if "clients" in found:  # older records have none
+    if "clients" in found:
         parts += _clients(found["clients"])
-    lines = [["whole answers", "at once", "tokens/s", "ratio"]]
-    lines += [_rates(row) for row in found["transformers"]]
-    parts += [table(lines), _cost(found["own_cost"]), *left_out(found["skipped"])]
-    return "\n\n".join(parts)
+    if "transformers" in found:
+        lines = [["whole answers", "at once", "tokens/s", "ratio"]]
+        parts.append(table([*lines, *(_rates(row) for row in found["transformers"])]))
+    return "\n\n".join([*parts, *left_out(found["skipped"])])
 
 
 _OWN = ["at once", "rounds", "tokens/s", "ratio", "TTFT", "ITL", "TPOT", "E2E"]
 _SERVED = [*_OWN, "client CPU a token"]
+
+
+def _dates(found: Found) -> str:
+    days = found.get("dates", {})
+    older = [f"{part} {day}" for part, day in days.items() if day != found["date"]]
+    note = f" ({', '.join(older)})" if older else ""
+    return f"{found['date']}{note}"
 
 
 def _streams(rows: Sequence[Found], head: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ def _search(found: Found) -> list[_Line]:
 
 def _write(found: Found) -> list[_Line]:
     lines: list[_Line] = []
-    tables = [("llama.cpp", found["llama_cpp"])]
+    tables = [("llama.cpp", found.get("llama_cpp", []))]
     tables += [(each["name"], each["rows"]) for each in found["servers"]]
     for engine, rows in tables:
         at_once = [row for row in rows if row["concurrency"] == _AT_ONCE]
@@ -92,7 +92,7 @@ def _write(found: Found) -> list[_Line]:
         if ours is not None:
             what = f"write {_AT_ONCE} streams, {engine}"
             lines.append((what, at_once[0]["name"], ours["ratio"]))
-    whole = found["transformers"]
+    whole = found.get("transformers", [])
     ours = _row(whole, name="GPULLM(transformers)")
     for peer in whole:
         if ours is not None and peer["name"].startswith("HuggingFacePipeline"):

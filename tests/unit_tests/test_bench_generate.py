@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench_generate, generate_rounds, generate_tables, results, tables
+from benchmarks import (
+    bench_generate,
+    generate_parts,
+    generate_rounds,
+    generate_tables,
+    results,
+    tables,
+)
 from benchmarks.generate_peers import Answer, Streamer, Writer
 
 SMALL = bench_generate.options(
@@ -94,6 +101,42 @@ def test_a_level_that_took_too_long_begins_no_further_round() -> None:
     assert [row["rounds"] for row in rows] == [1, 1]
 
 
+def shares(date: str, names: Sequence[str], **more: object) -> dict[str, object]:
+    here = [{"name": name, "model": "m", "rows": []} for name in names]
+    common = {"versions": {"ollama": "1"}, "tokens": 32, "threads": 1, "skipped": []}
+    return {**common, "date": date, "servers": here, **more}
+
+
+def test_what_was_not_measured_again_stays_with_its_date() -> None:
+    before = shares("2030-01-01", ["Ollama 1", "vLLM 1"], llama_cpp=[1], clients={"rows": [2]})
+    after = shares("2030-02-02", ["vLLM 2"], dates={"vLLM": "2030-02-02"})
+    found = generate_parts.completed(after, before)
+    assert [each["name"] for each in found["servers"]] == ["Ollama 1", "vLLM 2"]
+    assert (found["llama_cpp"], found["clients"]) == ([1], {"rows": [2]})
+    assert found["date"] == found["dates"]["vLLM"] == "2030-02-02"
+    assert found["dates"]["Ollama"] == found["dates"]["llama.cpp"] == "2030-01-01"
+    again = shares("2030-03-03", [], dates={"clients": "2030-03-03"}, clients={"rows": [3]})
+    third = generate_parts.completed(again, found)
+    assert third["clients"] == {"rows": [3]}
+    assert third["dates"]["vLLM"] == "2030-02-02"
+    assert len(third["servers"]) == 2
+
+
+def test_a_server_that_failed_this_time_is_named_once() -> None:
+    gone = [{"name": "vLLM after 4 at once", "reason": "old"}]
+    before = shares("2030-01-01", [], skipped=gone)
+    failed = [{"name": "vLLM", "reason": "new"}]
+    after = shares("2030-02-02", [], dates={"vLLM": "2030-02-02"}, skipped=failed)
+    assert generate_parts.completed(after, before)["skipped"] == failed
+
+
+def test_parts_measured_with_other_versions_are_not_put_together() -> None:
+    before = shares("2030-01-01", ["Ollama 1"])
+    after = shares("2030-02-02", [], dates={"vLLM": "2030-02-02"}, versions={"ollama": "2"})
+    with pytest.raises(ValueError, match="versions were .* measure all parts"):
+        generate_parts.completed(after, before)
+
+
 def test_an_empty_answer_is_no_fast_one() -> None:
     silent = Streamer("silent", lambda _, __: Answer(1.0))
     with pytest.raises(RuntimeError, match="silent gave an empty answer"):
@@ -116,7 +159,7 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
         "model": "tiny",
         "device": {"kind": "cpu", "name": "A CPU", "cores": 2},
         "versions": {"xllamacpp": "9", "transformers": "8"},
-        "rounds": 3,
+        "dates": {"llama.cpp": "2030-01-01", "Ollama": "2029-12-30"},
         "tokens": 32,
         "threads": 1,
         "llama_cpp": [{**row, "name": "xllamacpp"}, short],
@@ -125,8 +168,6 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
             "requests": 0,
             "rows": [{"name": "ChatGPU.stream", "first_us": 1880, "chunk_us": 90.6}],
         },
-        "server_rounds": 2,
-        "answers": 16,
         "clients": {
             "rounds": 9,
             "first_ms": 200.0,
@@ -150,6 +191,7 @@ def test_readme_shows_what_was_measured(tmp_path: Path) -> None:
     text = tables.speed_page(tmp_path)
     assert generate_tables.section(record) in text
     assert "`tiny` on 2 cores of A CPU; xllamacpp 9" in text
+    assert ", 2030-01-01 (Ollama 2029-12-30). Rounds of fresh" in text
     times = "12.3 ms | 12.3 ms | 12.3 ms | 12.3 ms"
     assert f"| xllamacpp | 16 | 5 | 1,234.5 | 0.99 | {times} |" in text
     assert "| short answers | 16 | 5 | 1,234.5 | 0.99 | 1.0 ms | – | – | – |" in text  # noqa: RUF001

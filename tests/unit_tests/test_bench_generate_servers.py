@@ -12,7 +12,7 @@ import httpx
 import httpx2
 import pytest
 
-from benchmarks import bench_generate, generate_clients
+from benchmarks import bench_generate, generate_clients, generate_parts
 from benchmarks.generate_peers import Answer, Streamer
 from benchmarks.generate_servers import (
     LeftOutError,
@@ -89,20 +89,16 @@ def test_clients_are_measured_beside_a_server_of_a_steady_pace(
 
 def test_servers_that_are_missing_are_left_out(tmp_path: Path) -> None:
     chosen = bench_generate.options(["--servers", str(tmp_path / "none")])
-    found, skipped = bench_generate.served(tmp_path / "m.gguf", chosen)
-    assert found == []
-    assert [each["name"] for each in skipped] == ["Ollama", "vLLM"]
-    for each in skipped:
+    found = generate_parts.measure(["Ollama", "vLLM"], tmp_path / "m.gguf", chosen)
+    assert found["servers"] == []
+    assert [each["name"] for each in found["skipped"]] == ["Ollama", "vLLM"]
+    for each in found["skipped"]:
         assert "in none" in each["reason"]
         assert ".ci/servers.sh" in each["reason"]
 
 
-def test_what_was_measured_stays_when_a_server_fails_later(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    chosen = bench_generate.options(
-        ["--servers", str(tmp_path), "--answers", "1", "--server-concurrency", "1", "2"]
-    )
+def test_what_was_measured_stays_when_a_server_fails_later() -> None:
+    chosen = bench_generate.options(["--answers", "1"])
 
     def stream(prompt: str, count: int) -> Answer:
         if "number 1" in prompt:
@@ -110,10 +106,9 @@ def test_what_was_measured_stays_when_a_server_fails_later(
         return Answer(1.0, [2.0])
 
     here = Served("Ollama 1", "m", [Streamer("Ollama directly", stream)])
-    monkeypatch.setattr(bench_generate, "run_ollama", lambda *_, **__: nullcontext(here))
-    found, skipped = bench_generate.served(tmp_path / "m.gguf", chosen)
-    assert [(each["name"], len(each["rows"])) for each in found] == [("Ollama 1", 1)]
-    assert skipped[0] == {"name": "Ollama after 1 at once", "reason": "too many"}
+    found = generate_parts.served("Ollama", nullcontext(here), chosen, [1, 2])
+    assert [(each["name"], len(each["rows"])) for each in found["servers"]] == [("Ollama 1", 1)]
+    assert found["skipped"] == [{"name": "Ollama after 1 at once", "reason": "too many"}]
 
 
 def test_a_server_without_its_model_is_left_out(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def _index(
     overlap: int | None,
 ) -> tuple[Summary, Found]:
     from langchain_gpu.cli.progress import IndexProgress
-    from langchain_gpu.cli.sync import Cut, stored_under, sync
+    from langchain_gpu.cli.stored_files import stored_under
+    from langchain_gpu.cli.sync import Cut, sync
     from langchain_gpu.loaders import Chunker, find_files
     from langchain_gpu.vectorstores import FAISSVectorStore
 

@@ -1,13 +1,12 @@
 """Synchronize a store with files: add, update and delete only what changed.
 
-The store itself remembers what it holds: each chunk's metadata has its file's `source` and
-`fingerprint`. There is no second file that could disagree with it after a crash.
+The store itself remembers what it holds (`stored_files`). There is no second file that could
+disagree with it after a crash.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,21 @@ from typing import Protocol
 
 from langchain_core.documents import Document
 
+from langchain_gpu.cli.stored_files import (
+    FINGERPRINT,
+    StoredFile,
+    chunk_id,
+    gone_files,
+    stored_files,
+)
 from langchain_gpu.engine.prefetch import prefetch
 from langchain_gpu.loaders import Chunker, Failure, Found, LoadError, load_file, source_name
 from langchain_gpu.loaders.reading import reason
 from langchain_gpu.vectorstores import FAISSVectorStore
 
-FINGERPRINT = "fingerprint"
 FORMAT = 1  # raise it when files are read or cut differently: all are indexed again then
-BATCH = 2048  # chunks embedded together; a file is never torn apart, so it may be more
+BATCH = 2048  # chunks embedded together, or more, as a file is seldom torn apart
+TORN = 8192  # more chunks go into the store in parts
 READ_AHEAD = 64  # files read and cut while others are embedded
 SAVE_AFTER = 60.0  # most seconds of work that an interruption costs ...
 SAVE_SHARE = 20  # ... unless saving itself would take more than a twentieth of the time
@@ -78,14 +84,6 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A file as the store holds it."""
-
-    fingerprint: str
-    ids: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Read:
     """A file that was looked at: its chunks, or neither where it is unchanged, or an error."""
 
@@ -105,70 +103,40 @@ def sync(
 ) -> Summary:
     """Index `found`, and delete from the store what is gone from under `paths`.
 
-    A file that cannot be read keeps the chunks it had. Batches of whole files go into the store,
-    which is saved now and then and at the end, if anything changed.
+    A file that cannot be read keeps the chunks it had, and of one that changed those are embedded
+    that did. Batches of whole files go into the store, very large ones in parts. It is saved now
+    and then and at the end, if anything changed.
     """
-    known = _known(store)
-    gone = _gone(known, found, paths)
+    known = stored_files(store)
+    gone = gone_files(known, found, paths)
     summary = Summary(failed=list(found.failed), deleted=len(gone))
     saver = _Saver(save)
     if gone:
-        store.delete([id_ for source in gone for id_ in known[source].ids])
+        store.delete([id_ for source in gone for id_ in known[source].chunks])
         saver.dirty = True
     with _reading_ahead(_read(found.files, known, cut)) as reads:
         for batch in _batches(reads, summary, watcher):
-            watcher.embedding(len(batch), sum(len(read.chunks or ()) for read in batch))
-            saver.dirty |= _put(store, batch, known, summary)
+            changed = [_changed(read, known) for read in batch]
+            watcher.embedding(len(batch), sum(map(len, changed)))
+            for part in _parts(store, changed):
+                saver.save_if_due()  # never between the last part and taking out what is stale
+                store.add_documents(part)
+                saver.dirty = True
+                summary.chunks += len(part)
+            saver.dirty |= _finish(store, batch, known, summary)
             watcher.done(len(batch))
-            saver.save_if_due()
     saver.save_if_dirty()
     return summary
 
 
-def stored_under(store: FAISSVectorStore, paths: Iterable[Path]) -> int:
-    """Count the stored files that are one of `paths` or lie under one."""
-    return len(_under(_known(store), paths))
-
-
-def _known(store: FAISSVectorStore) -> dict[str, _Known]:
-    """Return the files a store holds. Documents that were added by other means are not ours."""
-    known: dict[str, _Known] = {}
-    for document in store.iter_documents():
-        source, fingerprint = map(document.metadata.get, ("source", FINGERPRINT))
-        if isinstance(source, str) and isinstance(fingerprint, str) and document.id is not None:
-            known.setdefault(source, _Known(fingerprint, [])).ids.append(document.id)
-    return known
-
-
-def _under(known: Iterable[str], paths: Iterable[Path]) -> list[str]:
-    roots = [source_name(path) for path in paths]
-    folders = tuple(root.rstrip(os.sep) + os.sep for root in roots)
-    return [source for source in known if source in roots or source.startswith(folders)]
-
-
-def _gone(known: Iterable[str], found: Found, paths: Iterable[Path]) -> list[str]:
-    here = {source_name(path) for path in found.files}
-    return [source for source in _under(known, paths) if source not in here and _vanished(source)]
-
-
-def _vanished(source: str) -> bool:
-    try:
-        os.lstat(source)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # it may well be there, behind a folder that is closed to us
-        return False
-    return False
-
-
-def _read(files: Iterable[Path], known: dict[str, _Known], cut: Cut) -> Iterator[_Read]:
+def _read(files: Iterable[Path], known: dict[str, StoredFile], cut: Cut) -> Iterator[_Read]:
     chunker: Chunker | None = None
     for path in files:
         source = source_name(path)
         try:
             data = path.read_bytes()
             fingerprint = _fingerprint(data, cut.settings)
-            if source in known and known[source].fingerprint == fingerprint:
+            if source in known and known[source].is_whole(fingerprint):
                 yield _Read(source)
                 continue
             documents = load_file(path, data=data)
@@ -177,9 +145,11 @@ def _read(files: Iterable[Path], known: dict[str, _Known], cut: Cut) -> Iterator
             continue
         if documents and chunker is None:
             chunker = cut.make_chunker()
-        for document in documents:
-            document.metadata[FINGERPRINT] = fingerprint
-        yield _Read(source, chunks=chunker.split(documents) if chunker else [])
+        chunks = chunker.split(documents) if chunker else []
+        for number, chunk in enumerate(chunks):
+            chunk.id = chunk_id(source, number)
+            chunk.metadata[FINGERPRINT] = _fingerprint_of(chunk) if number else fingerprint
+        yield _Read(source, chunks=chunks)
 
 
 @contextmanager
@@ -196,6 +166,11 @@ def _fingerprint(data: bytes, settings: str) -> str:
     digest = hashlib.sha256(f"{FORMAT} {settings}\n".encode())
     digest.update(data)
     return digest.hexdigest()[:32]
+
+
+def _fingerprint_of(chunk: Document) -> str:
+    content = repr((chunk.page_content, sorted(chunk.metadata.items())))
+    return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _batches(reads: Iterable[_Read], summary: Summary, watcher: Watcher) -> Iterator[list[_Read]]:
@@ -219,20 +194,38 @@ def _batches(reads: Iterable[_Read], summary: Summary, watcher: Watcher) -> Iter
         yield batch
 
 
-def _put(
-    store: FAISSVectorStore, batch: list[_Read], known: dict[str, _Known], summary: Summary
+def _changed(read: _Read, known: dict[str, StoredFile]) -> list[Document]:
+    """Return the chunks that the store does not have as they are now."""
+    chunks = read.chunks or []
+    held = known[read.source].chunks if read.source in known else {}
+    return [chunk for chunk in chunks if held.get(str(chunk.id)) != chunk.metadata[FINGERPRINT]]
+
+
+def _parts(store: FAISSVectorStore, files: Sequence[list[Document]]) -> Iterator[list[Document]]:
+    """Yield what goes into the store together.
+
+    A store that has the first chunk of a file has all of it. So of a torn one that chunk goes first
+    and comes last: it may be the old one, and the file become again what it was.
+    """
+    together = [chunk for chunks in files for chunk in chunks]
+    if len(together) <= TORN:
+        yield from filter(None, [together])
+        return
+    store.delete([str(chunks[0].id) for chunks in files if chunks])
+    late = [chunk for chunks in files for chunk in (*chunks[1:], *chunks[:1])]
+    yield from (late[at : at + BATCH] for at in range(0, len(late), BATCH))
+
+
+def _finish(
+    store: FAISSVectorStore, batch: list[_Read], known: dict[str, StoredFile], summary: Summary
 ) -> bool:
-    """Put chunks in, take out those their files no longer have; say if anything changed."""
-    documents: list[Document] = []
+    """Take out chunks that their files no longer have, and count files; say if any went."""
     stale: list[str] = []
     for read in batch:
         chunks = read.chunks or []
-        for number, chunk in enumerate(chunks):
-            chunk.id = f"{read.source}#{number}"
-        documents += chunks
         old = known.get(read.source)
         if old is not None:
-            stale += set(old.ids).difference(str(chunk.id) for chunk in chunks)
+            stale += old.chunks.keys() - {str(chunk.id) for chunk in chunks}
         if chunks:
             if "encoding" in chunks[0].metadata:
                 summary.guessed.append(read.source)
@@ -241,12 +234,9 @@ def _put(
         else:
             summary.empty += old is None
             summary.deleted += old is not None
-    if documents:
-        store.add_documents(documents)
     if stale:
         store.delete(stale)
-    summary.chunks += len(documents)
-    return bool(documents or stale)
+    return bool(stale)
 
 
 class _Saver:

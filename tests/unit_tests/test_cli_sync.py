@@ -12,7 +12,8 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_gpu.cli import sync as module
-from langchain_gpu.cli.sync import Cut, Summary, stored_under, sync
+from langchain_gpu.cli.stored_files import stored_under
+from langchain_gpu.cli.sync import Cut, Summary, sync
 from langchain_gpu.loaders import Chunker, find_files
 from langchain_gpu.vectorstores import FAISSVectorStore
 
@@ -242,3 +243,99 @@ def test_a_file_is_never_torn_apart(folder: Folder, monkeypatch: pytest.MonkeyPa
     seen: list[int] = []
     folder.sync(on_save=lambda: seen.append(len(folder.load())))
     assert seen == [4, 8, 12]
+
+
+def lines(folder: Folder, *numbers: int) -> None:
+    """Write a file of as many chunks."""
+    folder.write("log.jsonl", "".join(f'{{"text": "line {number}"}}\n' for number in numbers))
+
+
+def test_of_a_file_that_grew_only_what_is_new_is_embedded(folder: Folder) -> None:
+    lines(folder, *range(6))
+    folder.sync()
+    before = {d.id: d for d in folder.load().iter_documents()}
+    lines(folder, *range(5), 7, 8)
+    assert counts(folder.sync()) == (0, 1, 0, 0)
+    # The first chunk says which state of the file the store has.
+    assert [each.rpartition(" ")[2] for each in folder.embedding.texts] == ["0", "7", "8"]
+    after = {d.id: d for d in folder.load().iter_documents()}
+    assert len(after) == 7
+    unchanged = [id_ for id_ in before if before[id_] == after.get(id_)]
+    assert len(unchanged) == 4
+    assert counts(folder.sync()) == (0, 0, 0, 1)
+    lines(folder, 0, 1)
+    folder.sync()
+    assert len(folder.load()) == 2
+
+
+def test_a_very_large_file_goes_on_where_it_was_interrupted(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"BATCH": 2, "TORN": 3, "SAVE_AFTER": 0.0, "SAVE_SHARE": 0}.items():
+        monkeypatch.setattr(module, name, value)
+    folder.write("before.txt", "before")
+    lines(folder, *range(9))
+    folder.embedding.fails_on = "line 6"
+    with pytest.raises(KeyboardInterrupt):
+        folder.sync()
+    assert 4 <= len(folder.load()) < 9, "finished parts were saved"
+    folder.embedding.fails_on = None
+    summary = folder.sync()
+    texts = [each for each in folder.embedding.texts if each.startswith("text: line")]
+    assert 0 < len(texts) <= 5, "what was saved was not embedded again"
+    assert counts(summary) in {(1, 1, 0, 0), (0, 1, 0, 1)}
+    found = {d.id: d.page_content for d in folder.load().iter_documents()}
+    source = str(folder.docs / "log.jsonl")
+    assert [found[f"{source}#{n}"] for n in range(9)] == [f"text: line {n}" for n in range(9)]
+    assert folder.sync().unchanged == 2
+
+
+def test_a_file_that_changed_after_an_interruption_is_not_mixed_up(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"BATCH": 2, "TORN": 3, "SAVE_AFTER": 0.0, "SAVE_SHARE": 0}.items():
+        monkeypatch.setattr(module, name, value)
+    lines(folder, *range(9))
+    folder.sync()
+    lines(folder, *range(10, 20))
+    folder.embedding.fails_on = "line 16"
+    with pytest.raises(KeyboardInterrupt):
+        folder.sync()
+    folder.embedding.fails_on = None
+    lines(folder, *range(9))  # as it was at first
+    assert counts(folder.sync()) == (0, 1, 0, 0)
+    texts = sorted(d.page_content for d in folder.load().iter_documents())
+    assert texts == [f"text: line {n}" for n in range(9)]
+
+
+def test_no_state_is_saved_that_holds_a_new_file_and_chunks_of_the_old(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"BATCH": 2, "TORN": 3, "SAVE_AFTER": 0.0, "SAVE_SHARE": 0}.items():
+        monkeypatch.setattr(module, name, value)
+    lines(folder, *range(9))
+    folder.sync()
+    lines(folder, *range(20, 25))
+
+    def look() -> None:
+        texts = [d.page_content for d in folder.load().iter_documents()]
+        assert "text: line 20" not in texts or len(texts) == 5
+
+    folder.sync(on_save=look)
+    assert len(folder.load()) == 5
+
+
+def test_a_store_whose_chunks_all_have_their_files_fingerprint_is_known(folder: Folder) -> None:
+    lines(folder, *range(4))
+    folder.sync()
+    store = folder.load()
+    documents = list(store.iter_documents())
+    first = next(d for d in documents if str(d.id).endswith("#0"))
+    for document in documents:
+        document.metadata["fingerprint"] = first.metadata["fingerprint"]
+    store.add_documents(documents)
+    store.save_local(folder.store)
+    assert counts(folder.sync()) == (0, 0, 0, 1)
+    lines(folder, *range(5))
+    folder.sync()
+    assert len(folder.load()) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -122,3 +123,18 @@ def test_a_chat(cases: Any) -> None:
     assert (found["device"], found["moved"]) == ("cuda:0", "cpu")
     assert found["after"]
     assert found["left"] == 0
+
+
+def test_the_layers_of_a_chat_model_on_two_devices(cases: Any) -> None:
+    found = found_in(cases, "layers")
+    half, both, little = found["cpu"], found["cuda:1"], found["little room"]
+    assert half["same"]
+    assert both["same"]
+    assert little["same"]
+    assert half["held"][0] > 0 == half["held"][1]
+    assert min(both["held"]) > 0
+    assert 0 < little["held"][0] < half["held"][0]
+    assert "runs on cpu, not cuda:0: half of the layers each" in half["told"][0]
+    assert both["told"] == []
+    assert re.search("[1-7] of 8 layers stay on the CPU", little["told"][0])
+    assert found["left"] == [0, 0]

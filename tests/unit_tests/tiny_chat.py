@@ -21,7 +21,9 @@ WITH_TOOLS = (
 )
 
 
-def build_chat(folder: Path, *, template: str | None = TEMPLATE) -> str:
+def build_chat(
+    folder: Path, *, template: str | None = TEMPLATE, layers: int = 2, width: int = 32
+) -> str:
     """Save model and tokenizer under `folder` and return its path."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -40,9 +42,9 @@ def build_chat(folder: Path, *, template: str | None = TEMPLATE) -> str:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=WINDOW,

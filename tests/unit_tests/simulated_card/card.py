@@ -41,6 +41,8 @@ class Card(torch.Tensor):
         """Wrap a tensor of the CPU; a parameter is made of a tensor of a card."""
         if isinstance(inner, Card):
             return inner
+        if inner.is_meta:  # accelerate makes it of a parameter's class, when its layer has run
+            return torch.nn.Parameter(inner, requires_grad=False)
         made: Any = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -78,6 +80,12 @@ class Functions(TorchFunctionMode):
         self, func: Any, _: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
+        if type(named.get("device")) is int:
+            named["device"] = torch.device("cuda", named["device"])
+        if func in (torch.device, torch.Tensor.to):
+            at = int(func is torch.Tensor.to)  # the tensor comes first
+            if type((*args, "")[at]) is int:
+                args = (*args[:at], torch.device("cuda", args[at]), *args[at + 1 :])
         if func in (torch.tensor, torch.as_tensor) and _is_card(named.get("device")):
             device = named.pop("device")
             return func(*args, **named).to(device)
@@ -223,5 +231,5 @@ def _is_tensor(each: Any) -> bool:
 
 def _inner(each: Any) -> Any:
     if isinstance(each, torch.device):
-        return torch.device("cpu")
+        return torch.device("cpu") if _is_card(each) else each
     return each.on_cpu if isinstance(each, Card) else each

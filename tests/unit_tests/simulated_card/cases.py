@@ -202,6 +202,42 @@ def chat(folder: Path) -> Found:
     return found | {"left": MEMORY.allocated}
 
 
+def layers(folder: Path) -> Found:
+    """Write with the layers on two devices, as planned and as little room leaves it."""
+    model = build_chat(folder, layers=8, width=128)
+    settings: Found = {"model": model, "backend": "transformers", "dtype": "float32"}
+    settings |= {"temperature": 0, "max_tokens": 8}
+    prompts = ["hello", "a longer prompt"]
+    with ChatGPU(device="cpu", **settings) as on_cpu:
+        wanted = [each.content for each in on_cpu.batch(prompts)]
+    found: Found = {}
+    for other in ("cpu", "cuda:1", "little room"):
+        more: Found = {"plan": _parted(model, other)} if other != "little room" else {}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with ChatGPU(device="cuda:0", **settings, **more) as parted:
+                same = [each.content for each in parted.batch(prompts)] == wanted
+                held = [memory.allocated for memory in MEMORIES]
+        gc.collect()
+        said = [str(each.message) for each in told]
+        found[other] = {"same": same, "held": held, "told": said}
+        if other == "cuda:1":
+            MEMORY.limit, MEMORIES[1].limit = 5_000_000, 0
+    return found | {"left": [memory.allocated for memory in MEMORIES]}
+
+
+def _parted(model: str, other: str) -> ComponentPlan:
+    weights = (Term("weights", 1000, "all"),)
+    return ComponentPlan(
+        name="chat",
+        role="chat",
+        model=model,
+        decision="partial" if other == "cpu" else "spread",
+        reason="half of the layers each",
+        shares=tuple(Share(device, weights, 4) for device in ("cuda:0", other)),
+    )
+
+
 CASES: dict[str, Callable[[Path], Found]] = {
     **{
         f"embed {name} {dtype}": partial(embed, name=name, dtype=dtype)
@@ -218,6 +254,7 @@ CASES: dict[str, Callable[[Path], Found]] = {
     "benchmark": benchmark,
     "search": search,
     "chat": chat,
+    "layers": layers,
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from langchain_core.documents import Document
@@ -23,6 +25,8 @@ from langchain_gpu.events import ContextWarning
 _ANSWER_TOKENS = 512
 # A guess on the safe side for a model that cannot count: English has about four.
 _CHARACTERS_PER_TOKEN = 3
+
+_NAMED = 5  # sources that a warning names
 
 Model = Runnable[Any, Any]
 ResultT = TypeVar("ResultT")
@@ -179,7 +183,8 @@ class ContextWindow:
                 f"may have: make the chunks smaller, or the window larger"
             )
         if dropped:
-            names = ", ".join(str(each.metadata.get("source", "?")) for each in dropped)
+            sources = dict.fromkeys(str(each.metadata.get("source", "?")) for each in dropped)
+            names = ", ".join(islice(sources, _NAMED)) + (", ..." if len(sources) > _NAMED else "")
             warnings.warn(
                 f"{len(dropped)} of {len(documents)} retrieved chunks do not fit the {limit} "
                 f"tokens the prompt may have, and were left out: {names}",
@@ -195,8 +200,13 @@ class ContextWindow:
 
 
 def _latest(history: list[BaseMessage], reader: _Reader, limit: int | None) -> str:
-    while limit is not None and len(history) > 1 and reader.count(history) > limit // 2:
-        history = history[1:]
+    if limit is not None:
+        most, last = limit // 2, len(history) - 1
+        # By halves: each count reads all of what it is given, and may be a server's.
+        starts = range(last)
+        history = history[
+            bisect_left(starts, 1, key=lambda at: reader.count(history[at:]) <= most) :
+        ]
     text = get_buffer_string(history)
     if len(history) == 1 and limit is not None:  # of one that alone is too long, the end
         while text and (tokens := reader.count(text)) > limit // 2:

@@ -250,6 +250,28 @@ def test_of_a_history_too_long_the_latest_part_is_read(shelf: Shelf) -> None:
     assert "7 7" not in told
 
 
+class Counter(Model):
+    """Notes how often it was asked to count a conversation."""
+
+    counted: list[int] = Field(default_factory=list)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], *_: Any) -> int:
+        self.counted.append(len(messages))
+        return sum(len(str(message.content).split()) for message in messages)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 7, 150, 199, 200])
+def test_a_long_history_is_counted_a_few_times(kept: int, shelf: Shelf) -> None:
+    model = Counter(answers=["When?", "In 1969."])
+    history = [("human", f"<{number}> " * 10) for number in range(200)]
+    chain = create_rag_chain(shelf, model, max_context_tokens=20 * kept + 100)
+    chain.invoke({"input": "When?", "chat_history": history})
+    told = str(model.heard[0][-1].content)
+    assert [f"<{n}>" in told for n in range(200)].count(True) == min(kept + 5, 200)
+    assert f"<{max(0, 195 - kept)}>" in told
+    assert len(model.counted) <= 12
+
+
 def test_of_a_last_message_too_long_the_end_is_read(shelf: Shelf) -> None:
     model = Model(answers=["When?", "In 1969."], heard=[])
     chain = create_rag_chain(shelf, model, max_context_tokens=250)
@@ -386,6 +408,16 @@ def test_chunks_that_do_not_fit_are_left_out_and_named(
     assert "word" not in model.prompt
     assert "[2] (source: apollo.pdf" in model.prompt
     assert len(model.get_token_ids(model.prompt)) <= 100
+
+
+def test_of_many_chunks_left_out_a_few_sources_are_named_once(model: Model) -> None:
+    many = [Document("word " * 200, metadata={"source": f"{n // 2}.md"}) for n in range(5000)]
+    chain = create_rag_chain(Shelf(documents=[MOON, *many]), model, max_context_tokens=100)
+    with pytest.warns(ContextWarning) as told:
+        chain.invoke("Who?")
+    message = str(told[0].message)
+    assert message.startswith("5000 of 5001 retrieved chunks")
+    assert message.endswith("left out: 0.md, 1.md, 2.md, 3.md, 4.md, ...")
 
 
 def test_when_nothing_fits_an_error_says_so(model: Model) -> None:

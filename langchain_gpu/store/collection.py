@@ -246,8 +246,8 @@ class Collection:
                 was never there.
             timeout: Seconds to wait for another writer.
         """
-        known = self._known.get(folder.resolve())
         with self._writers:
+            known = self._known.get(folder.resolve())  # after the save of another thread
             index = self._index
             if index is None:
                 index = self._make_index(len(identity.probe))

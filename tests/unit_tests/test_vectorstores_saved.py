@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -77,3 +79,18 @@ def test_a_save_whose_embedding_fails_loses_nothing(tmp_path: Path) -> None:
         held.save_local(tmp_path)
     assert len(held) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_that_save_one_store_are_no_other_writers(tmp_path: Path) -> None:
+    held = store("1 0", "0 1")
+    held.save_local(tmp_path)
+    ready = Barrier(8)
+
+    def save() -> None:
+        ready.wait()
+        held.save_local(tmp_path)
+
+    with ThreadPoolExecutor(8) as threads:
+        for saved in [threads.submit(save) for _ in range(8)]:
+            saved.result()
+    assert len(FAISSVectorStore.load_local(tmp_path, Plane())) == 2

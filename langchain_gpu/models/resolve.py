@@ -121,10 +121,15 @@ def _check_local(path: Path, kind: Format) -> Path:
     if kind == "gguf":
         if path.is_file():
             return path
-        files = sorted(path.glob("*.gguf"))
-        if len(files) != 1:
-            raise ModelNotFoundError(f"{path} holds {len(files)} .gguf files; name one of them")
-        return files[0]
+        files = sorted(file.name for file in path.iterdir() if is_gguf(file.name))
+        if not files:
+            raise ModelNotFoundError(f"{path} holds no .gguf file")
+        # The parts of one model are one model.
+        if len({PART.sub("", file) for file in files}) > 1:
+            raise ModelNotFoundError(
+                f"{path} holds {len(files)} .gguf files; name one of them: {', '.join(files)}"
+            )
+        return path / choose_gguf(files)[0]
     if not path.is_dir():
         raise ModelNotFoundError(f"{path} is a file; a model folder with config.json is needed")
     if not any((path / marker).is_file() for marker in ("modules.json", "config.json")):

@@ -35,6 +35,33 @@ def test_a_gguf_file_and_a_folder_with_one(tmp_path: Path) -> None:
         resolve(str(tmp_path), kind="gguf")
 
 
+def test_a_folder_without_a_gguf_file_has_none_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"holds no \.gguf file$"):
+        resolve(str(tmp_path), kind="gguf")
+
+
+def test_a_folder_with_several_gguf_files_names_them(tmp_path: Path) -> None:
+    for name in ("m-Q8_0.gguf", "m-Q4_K_M.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFoundError, match=r"one of them: m-Q4_K_M\.gguf, m-Q8_0\.gguf"):
+        resolve(str(tmp_path), kind="gguf")
+
+
+def test_a_folder_with_one_model_and_its_projector(tmp_path: Path) -> None:
+    for name in ("m-Q4_K_M.gguf", "mmproj-m-F16.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    assert resolve(str(tmp_path), kind="gguf").path == tmp_path / "m-Q4_K_M.gguf"
+
+
+def test_a_folder_with_the_parts_of_one_model(tmp_path: Path) -> None:
+    for part in (1, 2):
+        (tmp_path / f"m-0000{part}-of-00002.gguf").write_bytes(b"GGUF")
+    assert resolve(str(tmp_path), kind="gguf").path == tmp_path / "m-00001-of-00002.gguf"
+    (tmp_path / "m-00002-of-00002.gguf").unlink()
+    with pytest.raises(ModelNotFoundError, match="1 of its 00002 parts are here"):
+        resolve(str(tmp_path), kind="gguf")
+
+
 @pytest.mark.parametrize("name", ["", "  ", None])
 def test_no_name(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="a path or a name"):

@@ -66,6 +66,18 @@ def test_every_python_block_runs(
     session["chat"].close()
 
 
+@pytest.mark.models
+@pytest.mark.parametrize("page", ["docs/planning.md", "docs/embeddings.md", "docs/store.md"])
+def test_a_guide_can_be_pasted_without_readme_before_it(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session: dict[str, Any] = {}
+    for code in blocks(page, "python"):
+        run(code, page, session)
+    session["embeddings"].close()
+
+
 def test_no_page_with_python_is_left_out() -> None:
     assert {page for page in PAGES if blocks(page, "python")} == {"README.md", *GUIDES, *ALONE}
 

@@ -61,6 +61,7 @@ Factory = Callable[[EmbedderConfig, Device], TextEncoder]
 _FACTORIES: dict[str, Factory] = {}
 _REMOTE: set[str] = set()
 _SCORES: set[str] = set()
+_LOCAL = {"torch": "local", "sentence_transformers": "local"}
 
 
 def register(
@@ -136,14 +137,8 @@ def _auto(config: EmbedderConfig, device: Device) -> tuple[TextEncoder, str]:
 
 def require_local() -> None:
     """Raise ImportError, with the pip line, where what runs torch's models is missing."""
-    require("torch", extra="local")
-    require("sentence_transformers", extra="local")
-
-
-def check_local() -> None:
-    """Do the same as `require_local` without importing it, which takes seconds."""
-    check_installed("torch", extra="local")
-    check_installed("sentence_transformers", extra="local")
+    for module, extra in _LOCAL.items():
+        require(module, extra=extra)
 
 
 def _folder(config: EmbedderConfig) -> Path:
@@ -168,10 +163,11 @@ def _torch(config: EmbedderConfig, device: Device) -> TextEncoder:
 
 @register("openvino", scores=True)
 def _openvino(config: EmbedderConfig, device: Device) -> TextEncoder:
-    require("openvino", extra="openvino")
-    check_local()
-    if config.dtype == "int8":
-        check_installed("nncf", extra="openvino-int8")
+    int8 = config.dtype == "int8"
+    extra = "openvino-int8" if int8 else "openvino"
+    # Torch is not imported: a model that was converted before does without.
+    check_installed({"openvino": extra} | ({"nncf": extra} if int8 else {}) | _LOCAL)
+    require("openvino", extra=extra)
     from langchain_gpu.engine.runtimes.openvino import OpenVINOEncoder
 
     return OpenVINOEncoder(
@@ -209,6 +205,7 @@ def _onnx(config: EmbedderConfig, device: Device) -> TextEncoder:
     from langchain_gpu.engine.runtimes.no_telemetry import importing_without_telemetry
 
     extra = onnx_extra(device.kind)
+    check_installed({"onnxruntime": extra, "onnx": extra} | _LOCAL)
     with importing_without_telemetry():
         require("onnxruntime", extra=extra)
     require("onnx", extra=extra)

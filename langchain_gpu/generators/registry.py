@@ -174,8 +174,7 @@ def _check(backend: str, kind: Format, options: Options, *, constrained: bool) -
             needs["gguf"] = "local-gguf"
         if constrained:
             needs["llguidance"] = "grammar"
-    for module, extra in needs.items():
-        check_installed(module, extra=extra)
+    check_installed(needs)
 
 
 def _at_server(model: str, backend: str, server: Server) -> Choice:

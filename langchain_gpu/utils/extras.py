@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -43,10 +44,33 @@ def require(module: str, *, extra: str) -> Any:
         raise missing(module, extra) from error
 
 
-def check_installed(module: str, *, extra: str) -> None:
-    """Raise the ImportError of `require` without importing `module`, where it is not installed."""
-    if not is_installed(module):
-        raise missing(module, extra)
+def check_installed(needs: Mapping[str, str]) -> None:
+    """Say at once all that is not installed, so that one pip line brings it; imports nothing.
+
+    Args:
+        needs: Modules, each with the extra that brings it.
+
+    Raises:
+        ImportError: Some are not installed; `name` is the first of them.
+    """
+    lacking = {name: extra for name, extra in needs.items() if not is_installed(name)}
+    if not lacking:
+        return
+    first, *others = lacking
+    if not others:
+        raise missing(first, lacking[first])
+    named = ", ".join(f"`{name}`" for name in [first, *others[:-1]])
+    raise ImportError(
+        f"{named} and `{others[-1]}` are not installed. Install them with: "
+        f"{_install_lines(dict.fromkeys(lacking.values()))}",
+        name=first,
+    )
+
+
+def _install_lines(extras: Mapping[str, object]) -> str:
+    own = [extra for extra in extras if extra not in _OTHERS]
+    lines = [install_line(extra) for extra in extras if extra in _OTHERS]
+    return " && ".join([*lines, install_line(",".join(own))] if own else lines)
 
 
 def missing(module: str, extra: str) -> ImportError:

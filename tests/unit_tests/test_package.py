@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.metadata import metadata, requires, version
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +149,61 @@ def test_each_face_says_what_it_misses(
         f"try:\n    {code}\nexcept ImportError as error:\n    print(error)"
     )
     assert f'pip install "langchain-gpu[{extra}]"' in python(script)
+
+
+LOCAL = ("torch", "sentence_transformers")
+
+
+@pytest.mark.parametrize(
+    ("modules", "code", "line"),
+    [
+        (("openvino", *LOCAL), "GPUEmbeddings(model='.', backend='openvino')", "openvino,local"),
+        (
+            ("openvino", "nncf", *LOCAL),
+            "GPUEmbeddings(model='.', backend='openvino', dtype='int8')",
+            "openvino-int8,local",
+        ),
+        (
+            ("onnxruntime", "onnx", *LOCAL),
+            "GPUEmbeddings(model='.', backend='onnx', device='cpu')",
+            "onnx,local",
+        ),
+    ],
+)
+def test_one_line_brings_all_that_is_missing(
+    modules: tuple[str, ...], code: str, line: str, tmp_path: object
+) -> None:
+    script = (
+        f"import os, sys; os.chdir({str(tmp_path)!r}); open('config.json', 'w').write('{{}}')\n"
+        f"sys.modules.update(dict.fromkeys({modules!r}))\n"
+        "from langchain_gpu import GPUEmbeddings\n"
+        f"try:\n    {code}.embed_query('a')\nexcept ImportError as error:\n    print(error)"
+    )
+    said = python(script)
+    assert f'Install them with: pip install "langchain-gpu[{line}]"' in said
+    assert all(f"`{module}`" in said for module in modules)
+
+
+def test_a_chat_of_a_gguf_file_on_transformers_misses_two_extras(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    modules = ("torch", "transformers", "accelerate", "gguf")
+    said = python(
+        f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\n"
+        "from langchain_gpu import ChatGPU\n"
+        f"chat = ChatGPU(model={str(tmp_path / 'm.gguf')!r}, backend='transformers')\n"
+        "try:\n    chat.invoke('a')\nexcept ImportError as error:\n    print(error)"
+    )
+    assert said.endswith('Install them with: pip install "langchain-gpu[local,local-gguf]"')
+
+
+def test_a_wheel_of_others_has_a_line_of_its_own() -> None:
+    needs = {"not_here": "onnx-migraphx", "nor_this": "local"}
+    with pytest.raises(ImportError) as caught:
+        extras.check_installed(needs)
+    assert str(caught.value) == (
+        "`not_here` and `nor_this` are not installed. Install them with: "
+        'pip install onnx onnxruntime-migraphx && pip install "langchain-gpu[local]"'
+    )
+    with pytest.raises(ImportError, match="`not_here` is not installed. Install it with: pip"):
+        extras.check_installed({"not_here": "onnx-migraphx", "json": "local"})
+    extras.check_installed({"json": "local"})

@@ -90,6 +90,11 @@ def demo(
         corpus = collect(limit)
     progress = IndexProgress(len(corpus.documents), stderr(), "Embedding")
     embeddings = models.make_embeddings(embedding_model, place, on_event=progress.on_event)
+    # What is missing for the last stages is said now, not after minutes of embedding.
+    store = FAISSVectorStore(embeddings, device=place.search)
+    chat = models.make_chat(chat_model, place, max_tokens=ANSWER_TOKENS)
+    with run.stage("Find the chat model"):
+        say(f"  {chat.backend_reason}", "dim")
     with run.stage("Load the embedding model"):
         say(f"  {embeddings.devices[0]}: {embeddings.devices[0].reason}", "dim")
     with run.stage("Cut into chunks"):
@@ -100,13 +105,11 @@ def demo(
         rows = embeddings.embed_with_report(texts)
         progress.done(len(corpus.documents))
     with run.stage("Index"):
-        store = FAISSVectorStore(embeddings, device=place.search)
         store.add_embeddings(
             zip(texts, rows.vectors, strict=True), [chunk.metadata for chunk in chunks]
         )
     with run.stage("Save"):
         store.save_local(STORE)
-    chat = models.make_chat(chat_model, place, max_tokens=ANSWER_TOKENS)
     with run.stage("Load the chat model"):
         say(f"  {chat.devices[0]}: {chat.devices[0].reason}", "dim")
     chain = create_rag_chain(store.as_retriever(k=SOURCES), chat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -106,3 +107,20 @@ def test_the_demo_ends_with_what_it_took(output: str, tmp_path: Path) -> None:
     assert "padding" in output
     assert "tokens/s" in output
     assert max(map(len, output.splitlines())) <= 80
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("module", "extra"), [("faiss", "faiss"), ("xllamacpp", "llama-cpp")])
+def test_what_is_missing_is_said_before_anything_is_embedded(
+    module: str, extra: str, tmp_path: Path
+) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = ['demo', '--limit', '2']\n"
+        "from langchain_gpu.cli import main; main()"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f'pip install "langchain-gpu[{extra}]"' in " ".join(done.stderr.split())
+    assert "Embed ..." not in done.stderr

@@ -103,6 +103,10 @@ class RunsModel(BaseModel):
         "torch_dtype": "dtype=...",
         "trust_remote_code": "model_kwargs={'trust_remote_code': True, 'revision': ...}",
         "revision": "model_kwargs={'revision': ...}",
+        "openai_api_base": "base_url=...",
+        "openai_api_key": "api_key=...",
+        "request_timeout": "timeout=..., in seconds",
+        "client_kwargs": "timeout=... or api_key=...",
     }
     _loaded: Loaded = PrivateAttr(default_factory=Loaded)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
@@ -25,6 +26,20 @@ from langchain_gpu.engine.report import Report, Rows
 from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning
+
+# What OllamaEmbeddings, OpenAIEmbeddings and LlamaCppEmbeddings call our settings.
+_ELSEWHERE = {
+    "dimensions": "truncate_dim=...",
+    "chunk_size": "encode_kwargs={'batch_size': ...}",
+    **{
+        name: f"model_kwargs={{{name!r}: ...}}"
+        for name in ("n_ctx", "n_gpu_layers", "n_threads", "keep_alive")
+    },
+    **{
+        name: f"model_kwargs={{'options': {{{name!r}: ...}}}}"
+        for name in ("num_ctx", "num_gpu", "num_thread")
+    },
+}
 
 # Calls of up to this many texts are merged with others; larger ones fill batches by themselves.
 _SMALL = 32
@@ -67,6 +82,11 @@ class RunsEmbedder(RunsModel):
     `"mean"` averages all their windows, `"error"` raises."""
     replace_newlines: bool = False
     """Replace every newline by a space before embedding, as HuggingFaceEmbeddings always does."""
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        **RunsModel._elsewhere,  # noqa: SLF001 - of its own base
+        **_ELSEWHERE,
+    }
 
     @property
     def model_name(self) -> str:

@@ -52,7 +52,9 @@ _ELSEWHERE = {
     "openai_api_key": "api_key=...",
     "device_map": "load_kwargs={'device_map': ...}",
     "torch_dtype": "dtype=...",
-    "format": "with_structured_output(...)",
+    "format": "model_kwargs={'format': ...}, or with_structured_output(...) of ChatGPU",
+    "grammar_path": "model_kwargs={'grammar': its text}",
+    **{name: f"load_kwargs={{{name!r}: ...}}" for name in ("default_headers", "default_query")},
     "reasoning": "model_kwargs={'think': ...}",
     "pipeline_kwargs": "model_kwargs={...}",
     **{
@@ -60,7 +62,8 @@ _ELSEWHERE = {
         for name in (
             *("top_k", "min_p", "typical_p", "do_sample", "logprobs", "top_logprobs"),
             *("repeat_penalty", "repetition_penalty", "frequency_penalty", "presence_penalty"),
-            *("logit_bias", "extra_body", "mirostat", "grammar", "repeat_last_n"),
+            *("logit_bias", "extra_body", "grammar", "repeat_last_n", "tfs_z"),
+            *("mirostat", "mirostat_eta", "mirostat_tau", "no_repeat_ngram_size", "bad_words_ids"),
         )
     },
 }

@@ -86,6 +86,8 @@ class Contestant:
         tune: Chooses its best settings for texts like those given; None where there are none.
         padding: Counts what its batches are filled up with; None if it never says.
         note: What a reader should know of how it ran.
+        settles: Seconds after a call until the cores are idle again: threads that wait for more
+            work may spin, and would slow down whoever comes next.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Contestant:
     tune: Callable[[list[str]], None] | None = None
     padding: Padding | None = None
     note: str = ""
+    settles: float = 0.0
 
 
 class NotHereError(Exception):
@@ -223,7 +226,12 @@ def _vllm(setup: Setup) -> Contestant:
     peer = OpenAIServer(setup.vllm_url)
     note = "a server, asked for 64 texts at a time, 4 requests at once"
     return Contestant(
-        "vLLM", "as the server says", peer.embed, lambda text: peer.embed([text]), note=note
+        "vLLM",
+        "as the server says",
+        peer.embed,
+        lambda text: peer.embed([text]),
+        note=note,
+        settles=1.5,  # its threads were seen to spin for a second
     )
 
 

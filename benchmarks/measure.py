@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ def rounds(
             began = clock(device)
             result = each.documents(texts)
             scores[each.name].seconds.append(clock(device) - began)
+            sleep(each.settles)
             found[each.name] = units(result)
         exact = found[REFERENCE] if REFERENCE in found else units(reference(texts))
         for each in names:
@@ -133,9 +135,11 @@ def queries(
         each.query("warm up")
     for number, question in enumerate(questions):
         for place in order(len(names), number):
+            each = names[place]
             began = clock(device)
-            names[place].query(question)
-            spent[names[place].name].append(clock(device) - began)
+            each.query(question)
+            spent[each.name].append(clock(device) - began)
+            sleep(each.settles)
     return {
         name: {
             f"p{percent}": round(1000 * float(np.percentile(seconds, percent)), 2)

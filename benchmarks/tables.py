@@ -18,7 +18,7 @@ from benchmarks.summary import summary
 ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
 _PAGE = re.compile(r"(?<=^<!-- Made by `python -m benchmarks.tables`. -->\n\n).*", _SECTION.flags)
-_CLAIM = re.compile(r"(?<=embedding ran at )\S+ to \S+(?= times)")
+_CLAIM = re.compile(r"(?<=than `HuggingFaceEmbeddings`:\n  ).*?(?=: \[speed\])")
 _PADDING = re.compile(r"(?<=padding added ).*?(?=, which needs widths in steps)")
 Found = dict[str, Any]
 
@@ -30,25 +30,34 @@ def readme_speed(results: Path) -> str:
 
 
 def claim(results: Path) -> str:
-    """Return the least and the most of what `GPUEmbeddings` gained on a CPU, for README's start."""
-    ratios = _of(results, "GPUEmbeddings", "ratio")
-    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+    """Return the least and the most of what `GPUEmbeddings` gained on CPUs, for README's start."""
+    gained = []
+    for found in _whole(results, "embed-cpu"):
+        ratios = _figures(found, "GPUEmbeddings", "ratio")
+        amx = any(each.startswith("amx") for each in found["device"]["isa"])
+        maker = re.split(r"\W", found["device"]["name"])[0]
+        cpu = f"{maker} {'with' if amx else 'without'} AMX"
+        gained.append(f"{min(ratios):.1f} to {max(ratios):.1f} times as fast on {cpu}")
+    return ", ".join(gained)
 
 
 def padding(results: Path) -> str:
     """Return the least and the most of what padding added on a CPU, for README's text."""
     texts = []
     for runtime, name in (("torch", "GPUEmbeddings, torch"), ("OpenVINO", "GPUEmbeddings")):
-        added = [100 * (each - 1) for each in _of(results, name, "padding")]
+        added = [
+            100 * (each - 1)
+            for found in _whole(results, "embed-cpu")
+            for each in _figures(found, name, "padding")
+        ]
         texts.append(f"{min(added):.0f}–{max(added):.0f}% with {runtime}")  # noqa: RUF001
     return ", and ".join(texts)
 
 
-def _of(results: Path, name: str, figure: str) -> list[float]:
-    """Return a figure of one contestant, for each workload that was measured on a CPU."""
+def _figures(found: Found, name: str, figure: str) -> list[float]:
+    """Return a figure of one contestant, for each workload of a record."""
     return [
         row[figure]
-        for found in _whole(results, "embed-cpu")
         for workload in found["workloads"]
         for row in workload["rows"]
         if row["name"] == name

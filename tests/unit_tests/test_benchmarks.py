@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,21 @@ def test_ratios_are_medians_within_rounds() -> None:
     assert ours["peak_share"] == 0.25
     assert (ours["documents_per_second"], ours["tokens_per_second"]) == (5.0, 500)
     assert (ours["padding"], ours["min_cosine"]) == (1.25, 0.99)
+
+
+def test_the_next_contestant_starts_when_the_cores_are_idle_again() -> None:
+    ended: list[float] = []
+    began: list[float] = []
+
+    def query(_: str) -> None:
+        ended.append(perf_counter())
+
+    def next_one(_: str) -> None:
+        began.append(perf_counter())
+
+    server = Contestant("server", "float32", query, query, settles=0.05)
+    queries([server, Contestant("next", "float32", next_one, next_one)], ["a"], device="cpu")
+    assert began[-1] - ended[-1] >= 0.05
 
 
 def test_queries_have_percentiles() -> None:

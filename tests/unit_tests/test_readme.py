@@ -181,7 +181,7 @@ def test_figures_in_the_text_are_some_of_them() -> None:
     from benchmarks.tables import claim, padding
 
     results = ROOT / "benchmarks" / "results"
-    assert f"embedding ran at {claim(results)} times" in README
+    assert f"`HuggingFaceEmbeddings`:\n  {claim(results)}: [speed]" in README
     assert f"padding added {padding(results)}, which" in README
 
 

@@ -15,7 +15,7 @@ from langchain_gpu.engine.encoder import Encoder, Tokenized, Vectors
 from langchain_gpu.engine.ladder import Ladder
 from langchain_gpu.engine.pipeline import FIRST_CHUNK, Pipeline, Progress, Tokenize
 from langchain_gpu.engine.report import Rows, Tally
-from langchain_gpu.events import FellBack, Listener
+from langchain_gpu.events import Listener
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.hardware.memory import release
 
@@ -61,11 +61,6 @@ class Engine(Generic[ItemT]):
         """Width of a row."""
         return self._encoder.dimension
 
-    @property
-    def fallbacks(self) -> list[FellBack]:
-        """Every move to another device since the engine was built."""
-        return [move for ladder in self._ladders for move in ladder.fallbacks]
-
     def run(
         self,
         items: Sequence[ItemT],
@@ -104,12 +99,13 @@ class Engine(Generic[ItemT]):
         pipeline = Pipeline(
             self._encoder, self._ladders, max_items, tokenize, progress, tally or Tally()
         )
-        moves = len(self.fallbacks)
+        earlier = [len(ladder.fallbacks) for ladder in self._ladders]
         try:
             if items:
                 pipeline.run(items, result)
         finally:
-            pipeline.tally.fallbacks += self.fallbacks[moves:]
+            for ladder, count in zip(self._ladders, earlier, strict=True):
+                pipeline.tally.fallbacks += ladder.fallbacks[count:]
         return Rows(result, pipeline.tally.report(items=len(items), seconds=perf_counter() - began))
 
     def call(self, items: Sequence[ItemT], options: Any = None) -> Rows:

@@ -112,6 +112,32 @@ def test_one_item_too_large_moves_to_the_cpu_and_says_so_once() -> None:
     assert engine.run([5]).report.fallbacks == (), "an old move is not a new one"
 
 
+def test_a_report_holds_the_moves_of_its_own_run_on_several_devices() -> None:
+    """The first device moves after the second: it comes first in the engine, but is the news."""
+    moved = threading.Event()
+
+    class Small(FakeEncoder):
+        def to(self, device: Device) -> None:
+            super().to(device)
+            moved.set()
+
+    class Waiting(FakeEncoder):
+        def forward(self, features: Any) -> Pending:
+            assert moved.wait(20), "the small device took no batch"
+            return super().forward(features)
+
+    second = Device(kind="cuda", index=1, name="another", reason="the test says so")
+    first = Waiting()
+    engine = make([first, Small({"cuda:1": 60}, device=second)], budget=100, fallback=[CPU])
+    with pytest.warns(FallbackWarning, match="not cuda:1"):
+        report = engine.run([90] * 64).report
+    assert [move.source for move in report.fallbacks] == ["cuda:1"]
+    first.capacity["cuda:0"] = 60
+    with pytest.warns(FallbackWarning, match="not cuda:0"):
+        report = engine.run([90]).report
+    assert [move.source for move in report.fallbacks] == ["cuda:0"]
+
+
 def test_nowhere_left_names_the_item_and_the_numbers() -> None:
     engine = make(FakeEncoder({"cuda:0": 60}))
     with pytest.raises(

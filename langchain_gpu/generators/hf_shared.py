@@ -20,7 +20,9 @@ class _Shared:
 
 
 _models: dict[Hashable, _Shared] = {}
-_models_lock = threading.RLock()
+_models_lock = threading.RLock()  # a collected generator lets go of its model in any thread
+# Apart from the other: while one model loads, others are shared, closed and freed.
+_loading_lock = threading.Lock()
 
 
 def shared_model(
@@ -32,14 +34,26 @@ def shared_model(
     """
     load = repr(sorted(options.load.items()))
     key = (path.resolve(), str(device), options.dtype, options.fallback, most, load, options.plan)
-    with _models_lock:
-        shared = _models.get(key)
-        if shared is None:
-            shared = _models[key] = _Shared(HFModel(path, device, most, options))
-        shared.users += 1
+    shared = _join(key)
+    if shared is None:
+        with _loading_lock:  # one load at a time: of two callers, the second joins the first
+            shared = _join(key)
+            if shared is None:
+                shared = _Shared(HFModel(path, device, most, options), users=1)
+                with _models_lock:
+                    _models[key] = shared
     let_go = weakref.finalize(owner, _let_go, key, shared)
     let_go.atexit = False
     return shared.model, let_go
+
+
+def _join(key: Hashable) -> _Shared | None:
+    """Count one more user of a loaded model, and return it; None if it is not loaded."""
+    with _models_lock:
+        shared = _models.get(key)
+        if shared is not None:
+            shared.users += 1
+        return shared
 
 
 def _let_go(key: Hashable, shared: _Shared) -> None:

@@ -10,7 +10,9 @@ from langchain_gpu.llama.settings import LlamaSettings
 from langchain_gpu.utils.forking import check_process
 
 _servers: weakref.WeakValueDictionary[LlamaSettings, LlamaServer] = weakref.WeakValueDictionary()
-_servers_lock = threading.Lock()
+# Held while a server starts, not while one is looked up: who shares a server that runs need not
+# wait for another model.
+_starting_lock = threading.Lock()
 
 
 def shared_server(settings: LlamaSettings) -> LlamaServer:
@@ -20,11 +22,13 @@ def shared_server(settings: LlamaSettings) -> LlamaServer:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
         RuntimeError: It was started before this process was forked.
     """
-    with _servers_lock:
-        server = _found(settings)
-        if server is None:
-            server = _servers[settings] = LlamaServer(settings)
-        return server
+    server = running_server(settings)
+    if server is None:
+        with _starting_lock:
+            server = running_server(settings)  # another thread may have started it meanwhile
+            if server is None:
+                server = _servers[settings] = LlamaServer(settings)
+    return server
 
 
 def running_server(settings: LlamaSettings) -> LlamaServer | None:
@@ -33,11 +37,6 @@ def running_server(settings: LlamaSettings) -> LlamaServer | None:
     Raises:
         RuntimeError: It was started before this process was forked.
     """
-    with _servers_lock:
-        return _found(settings)
-
-
-def _found(settings: LlamaSettings) -> LlamaServer | None:
     server = _servers.get(settings)
     if server is not None:
         check_process(server.process)

@@ -9,14 +9,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langchain_gpu.llama import endpoint
+from langchain_gpu.llama import endpoint, shared
 from langchain_gpu.llama.checks import check_gguf
 from langchain_gpu.llama.errors import LlamaError, ModelLoadError
 from langchain_gpu.llama.server import LlamaServer
@@ -206,6 +208,31 @@ def test_the_same_settings_share_one_server_and_the_last_user_frees_it(weights: 
     del second
     gc.collect()
     assert not folder.exists()
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("find", [shared_server, running_server])
+def test_a_running_server_is_found_while_another_starts(
+    server: LlamaServer,
+    find: Callable[[LlamaSettings], LlamaServer | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def start(wanted: LlamaSettings) -> LlamaServer:
+        begun.set()
+        assert go_on.wait(60)
+        return LlamaServer(wanted)
+
+    monkeypatch.setattr(shared, "LlamaServer", start)
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(shared_server, replace(server.settings, n_ctx=320))
+        try:
+            assert begun.wait(20)
+            assert pool.submit(find, server.settings).result(timeout=20) is server
+        finally:
+            go_on.set()
+        assert other.result() is not server
 
 
 @pytest.mark.models

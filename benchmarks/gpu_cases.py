@@ -160,82 +160,115 @@ def suitable(runner: Runner, texts: Texts, size: Size, device: str) -> int:
         count *= 4
 
 
-def case(name: str, setup: Setup, workload: Workload, size: Size, corpus: Corpus) -> dict[str, Any]:
-    """Measure everybody on one model and one length."""
-    device = setup.torch_device
-    texts = Texts(workload, corpus, WordCounter(setup.folder, WINDOW))
-    here, left_out = runners(setup)
-    counts: dict[str, int] = {}
-    spent: dict[str, list[float]] = {each.name: [] for each in here}
-    lengths: list[Lengths] = []
+@dataclass(slots=True)
+class _Rounds:
+    """The rounds of one case: who takes part in them, and how long each of them took.
 
-    def attempt(each: Runner, do: Callable[[], None]) -> None:
-        """Go on without a contestant that fails: a card is rare."""
+    Attributes:
+        runners: Who takes part; one that fails is removed.
+        left_out: Who does not, and why.
+        counts: Texts per round, by name.
+        spent: Seconds of each round, by name.
+        lengths: Tokens of each text, of each round.
+        fresh: The texts of the last round.
+    """
+
+    runners: list[Runner]
+    left_out: list[dict[str, str]]
+    counts: dict[str, int] = field(default_factory=dict)
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    lengths: list[Lengths] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+
+    def run(self, texts: Texts, size: Size, device: str) -> None:
+        """Find how many texts each runner gets, then measure all of them in every round.
+
+        Raises:
+            RuntimeError: All of them failed.
+        """
+        for each in list(self.runners):
+            self._attempt(each, partial(self._size_up, each, texts, size, device))
+        for number in range(size.rounds):
+            most = max((self.counts[each.name] for each in self.runners), default=0)
+            self.fresh, ids = texts.take(most)
+            self.lengths.append(np.array([len(each) for each in ids], np.int64))
+            turn = list(self.runners)
+            for place in order(len(turn), number):
+                self._attempt(turn[place], partial(self._measure, turn[place], ids, device))
+        if not self.runners:
+            raise RuntimeError("; ".join(f"{it['name']}: {it['reason']}" for it in self.left_out))
+
+    def _attempt(self, runner: Runner, do: Callable[[], None]) -> None:
+        """Go on without a runner that fails: a card is rare."""
         try:
             do()
         except Exception as error:  # noqa: BLE001 - whatever it is
-            left_out.append(gone(each.name, error))
-            here.remove(each)
+            self.left_out.append(gone(runner.name, error))
+            self.runners.remove(runner)
         else:
             return
         gpu_checks.clean()
 
-    def size_up(each: Runner) -> None:
-        counts[each.name] = suitable(each, texts, size, device)
+    def _size_up(self, runner: Runner, texts: Texts, size: Size, device: str) -> None:
+        self.counts[runner.name] = suitable(runner, texts, size, device)
 
-    def measure(each: Runner, fresh: list[str], ids: list[list[int]]) -> None:
-        part = fresh[: counts[each.name]], ids[: counts[each.name]]
+    def _measure(self, runner: Runner, ids: list[list[int]], device: str) -> None:
+        count = self.counts[runner.name]
+        part = self.fresh[:count], ids[:count]
         began = machine.clock(device)
-        each.run(*part)
-        spent[each.name].append(machine.clock(device) - began)
+        runner.run(*part)
+        self.spent.setdefault(runner.name, []).append(machine.clock(device) - began)
 
-    for each in list(here):
-        attempt(each, partial(size_up, each))
-    fresh: list[str] = []
-    for number in range(size.rounds):
-        fresh, ids = texts.take(max((counts[each.name] for each in here), default=0))
-        lengths.append(np.array([len(each) for each in ids], np.int64))
-        turn = list(here)
-        for place in order(len(turn), number):
-            attempt(turn[place], partial(measure, turn[place], fresh, ids))
-    if not here:
-        raise RuntimeError("; ".join(f"{each['name']}: {each['reason']}" for each in left_out))
 
-    beside = partial(unless, left_out)
+def case(name: str, setup: Setup, workload: Workload, size: Size, corpus: Corpus) -> dict[str, Any]:
+    """Measure everybody on one model and one length."""
+    device = setup.torch_device
+    rounds = _Rounds(*runners(setup))
+    rounds.run(Texts(workload, corpus, WordCounter(setup.folder, WINDOW)), size, device)
+    beside = partial(unless, rounds.left_out)
     peaks: dict[str, float | None] = {
         dtype: beside(f"peak of {dtype}", partial(machine.peak_rate, device, dtype))
-        for dtype in sorted({each.dtype for each in here})
+        for dtype in sorted({each.dtype for each in rounds.runners})
     }
     config = flops.read_config(setup.folder)
-    everything = np.concatenate(lengths)
-    tokens = int(everything.sum())
-    rates = {each.name: counts[each.name] / np.array(spent[each.name]) for each in here}
-    base = rates.get(BASE)
-    rows = [
-        {
-            "name": each.name,
-            "dtype": each.dtype,
-            "texts": counts[each.name],
-            **_rates(
-                config,
-                [sizes[: counts[each.name]] for sizes in lengths],
-                spent[each.name],
-                peaks[each.dtype],
-            ),
-            "ratio": base if base is None else round(median((rates[each.name] / base).tolist()), 2),
-        }
-        for each in here
-    ]
+    lengths = np.concatenate(rounds.lengths)
+    tokens = int(lengths.sum())
     return {
         "model": f"{Path(name).name}{', random weights' if name == BERT_BASE else ''}",
         "workload": workload.name,
-        "tokens_per_text": round(tokens / len(everything), 1),
-        "mflop_per_token": round(flops.flops(config, everything) / tokens / 1e6, 1),
+        "tokens_per_text": round(tokens / len(lengths), 1),
+        "mflop_per_token": round(flops.flops(config, lengths) / tokens / 1e6, 1),
         "peak_flops": {dtype: round(rate) for dtype, rate in peaks.items() if rate},
-        "ours": beside("report of GPUEmbeddings", partial(said, setup, fresh)),
-        "rows": rows,
-        "left_out": left_out,
+        "ours": beside("report of GPUEmbeddings", partial(said, setup, rounds.fresh)),
+        "rows": _rows(rounds, config, peaks),
+        "left_out": rounds.left_out,
     }
+
+
+def _rows(
+    rounds: _Rounds, config: dict[str, Any], peaks: dict[str, float | None]
+) -> list[dict[str, Any]]:
+    """Return what a result says of each runner; ratios are to `BASE`, round by round."""
+    rates = {
+        each.name: rounds.counts[each.name] / np.array(rounds.spent[each.name])
+        for each in rounds.runners
+    }
+    base = rates.get(BASE)
+    rows = []
+    for each in rounds.runners:
+        count = rounds.counts[each.name]
+        lengths = [sizes[:count] for sizes in rounds.lengths]
+        ratio = None if base is None else round(median((rates[each.name] / base).tolist()), 2)
+        rows.append(
+            {
+                "name": each.name,
+                "dtype": each.dtype,
+                "texts": count,
+                **_rates(config, lengths, rounds.spent[each.name], peaks[each.dtype]),
+                "ratio": ratio,
+            }
+        )
+    return rows
 
 
 def _rates(

@@ -109,14 +109,6 @@ def onnx_session(kind: str, index: int, cores: int) -> dict[str, Any]:
 
     _loaded()
     side = 512
-    tensor = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [side, side])
-        for name in "abc"
-    ]
-    node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
-    graph = onnx.helper.make_graph([node], "product", tensor[:2], tensor[2:])
-    opset = [onnx.helper.make_opsetid("", 17)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
     device: Any = Device(
         kind=kind,  # type: ignore[arg-type]  # a word of the command line
         name=kind,
@@ -127,7 +119,7 @@ def onnx_session(kind: str, index: int, cores: int) -> dict[str, Any]:
     left, right = np.random.default_rng(0).standard_normal((2, side, side), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "product.onnx"
-        onnx.save(model, str(file))
+        onnx.save(_product(side), str(file))
         plan = SessionPlan(
             device=device,
             choice=None,
@@ -148,6 +140,20 @@ def onnx_session(kind: str, index: int, cores: int) -> dict[str, Any]:
     exact = left.astype(np.float64) @ right.astype(np.float64)
     off = float(np.linalg.norm(product - exact) / np.linalg.norm(exact))
     return {**_checked(off, "float32", 2 * side**3 / seconds / 1e9), "found": found}
+
+
+def _product(side: int) -> Any:
+    """Return an ONNX model that multiplies two matrices of shape [side, side]."""
+    import onnx
+
+    tensors = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [side, side])
+        for name in "abc"
+    ]
+    node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = onnx.helper.make_graph([node], "product", tensors[:2], tensors[2:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
 
 
 def openvino_devices() -> dict[str, Any]:

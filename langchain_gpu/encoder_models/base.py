@@ -179,22 +179,9 @@ class RunsModel(BaseModel):
         where["remote_code"] = bool(options.get("trust_remote_code", False))
         where["cache_folder"] = options.pop("cache_folder", None) or self.cache_folder
         backend = options.pop("backend", self.backend)
-        device = as_names(options.pop("device", None))
-        if device is None:
-            device = self.device
-        check_names("model_kwargs['device']", device)
-        if self.device not in ("auto", device):
-            raise ValueError(
-                f"device={self.device!r} and model_kwargs['device']={device!r} disagree"
-            )
-        weights = dict(options.pop("model_kwargs", None) or {})
-        dtype: str = self.dtype
-        for name in ("torch_dtype", "dtype"):
-            if (named := weights.pop(name, None)) is not None:
-                dtype = str(named).removeprefix("torch.")
-        if weights:
-            options["model_kwargs"] = weights
+        device = self._device(as_names(options.pop("device", None)))
         plan = None if self.plan is None else component_of(self.plan, self._role, self.model)
+        dtype = _take_dtype(options) or self.dtype
         if dtype == "auto" and plan is not None and plan.dtype is not None:
             dtype = plan.dtype
         return EmbedderConfig(
@@ -215,6 +202,28 @@ class RunsModel(BaseModel):
                 concurrency=self.max_concurrency,
             ),
         )
+
+    def _device(self, other: str | list[str] | None) -> str | list[str]:
+        """Return the device, which `model_kwargs` may name too."""
+        device = self.device if other is None else other
+        check_names("model_kwargs['device']", device)
+        if self.device not in ("auto", device):
+            raise ValueError(
+                f"device={self.device!r} and model_kwargs['device']={device!r} disagree"
+            )
+        return device
+
+
+def _take_dtype(options: dict[str, Any]) -> str | None:
+    """Take the dtype out of the arguments of transformers in `options`; None if they name none."""
+    weights = dict(options.pop("model_kwargs", None) or {})
+    found = None
+    for name in ("torch_dtype", "dtype"):
+        if (named := weights.pop(name, None)) is not None:
+            found = str(named).removeprefix("torch.")
+    if weights:
+        options["model_kwargs"] = weights
+    return found
 
 
 @contextmanager

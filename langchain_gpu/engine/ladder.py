@@ -107,9 +107,7 @@ class Ladder:
             started = self._start(work)
             if isinstance(started, Flight):
                 flights.append(started)
-                if (
-                    work.again
-                ):  # alone this time: batches in flight beside it may have been too much
+                if work.again:  # alone: other batches in flight may have taken the memory
                     yield from self._land(flights)
                 continue
             while flights:  # batches in flight hold memory, and their rows are nearly done
@@ -171,9 +169,7 @@ class Ladder:
         turn = self._fair_lock.take()
         try:
             if str(failure.device) != str(self.encoder.device):
-                return [
-                    work
-                ]  # the encoder moved meanwhile: this batch is untried on the new device
+                return [work]  # the encoder has moved: not tried on the new device yet
             release(failure.device)
             if len(work.rows) == 1 and not failure.work.again:
                 return [replace(work, again=True)]

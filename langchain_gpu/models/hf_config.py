@@ -40,6 +40,8 @@ _EVERY = {
 }
 _ALL_SLIDE = {"mistral", "mixtral", "phi3", "phimoe", "starcoder2"}
 _SOME_SLIDE = {"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text"}
+# What families call the width of the feed-forward part.
+_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "ffn_hidden_size")
 _TIED = {"gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "cohere", "cohere2"}
 
 
@@ -105,15 +107,7 @@ def read_config(config: Mapping[str, Any]) -> Architecture:
     head_dim = fields.optional("head_dim") or _default_head_dim(fields, hidden, heads)
     role = _role(fields)
     experts = _experts(fields)
-    widths: tuple[str, ...] = (
-        "intermediate_size",
-        "n_inner",
-        "ffn_dim",
-        "hidden_dim",
-        "ffn_hidden_size",
-    )
-    if experts is not None:
-        widths = ("moe_intermediate_size", *widths)
+    widths = _WIDTHS if experts is None else ("moe_intermediate_size", *_WIDTHS)
     tied = fields.values.get("tie_word_embeddings", fields.outer.get("tie_word_embeddings"))
     return Architecture(
         name=_name(fields),

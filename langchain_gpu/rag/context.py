@@ -147,7 +147,9 @@ class ContextWindow:
         documents = list(inputs["context"])
         for document in documents:
             if not isinstance(document, Document):
-                raise TypeError(f"the retriever gave a {type(document).__name__}, not a Document")
+                raise TypeError(
+                    f"the retriever gave a {type(document).__name__}, not a Document"
+                )
         return self._by_first(partial(self._fitting, inputs, documents)) if documents else []
 
     def _fitting(
@@ -166,17 +168,7 @@ class ContextWindow:
                 f"the question and the prompt around it have {used} tokens without any chunk, and "
                 f"the prompt may have {limit}: ask a shorter question, or make the window larger"
             )
-        left = limit - used
-        kept: list[Document] = []
-        dropped: list[Document] = []
-        for document in documents:
-            tokens = reader.count(_format(len(kept) + 1, document))
-            left -= tokens
-            if left >= 0:
-                kept.append(document)
-            else:
-                left += tokens
-                dropped.append(document)
+        kept, dropped = _split(documents, limit - used, reader)
         if not kept:
             raise ValueError(
                 f"none of the {len(dropped)} retrieved chunks fits the {limit} tokens the prompt "
@@ -199,14 +191,28 @@ class ContextWindow:
         return {"chat_history": text, "input": inputs["input"]}
 
 
+def _split(
+    documents: Sequence[Document], room: int, reader: _Reader
+) -> tuple[list[Document], list[Document]]:
+    """Return the documents that fit into `room` tokens together, taken in order, and the others."""
+    kept: list[Document] = []
+    dropped: list[Document] = []
+    for document in documents:
+        tokens = reader.count(_format(len(kept) + 1, document))
+        if tokens <= room:
+            room -= tokens
+            kept.append(document)
+        else:
+            dropped.append(document)
+    return kept, dropped
+
+
 def _latest(history: list[BaseMessage], reader: _Reader, limit: int | None) -> str:
     if limit is not None:
         most, last = limit // 2, len(history) - 1
-        # By halves: each count reads all of what it is given, and may be a server's.
-        starts = range(last)
-        history = history[
-            bisect_left(starts, 1, key=lambda at: reader.count(history[at:]) <= most) :
-        ]
+        # By bisection: each count reads all of its text, and may be a request to a server.
+        first = bisect_left(range(last), 1, key=lambda at: reader.count(history[at:]) <= most)
+        history = history[first:]
     text = get_buffer_string(history)
     if len(history) == 1 and limit is not None:  # of one that alone is too long, the end
         while text and (tokens := reader.count(text)) > limit // 2:

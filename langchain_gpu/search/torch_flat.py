@@ -201,27 +201,39 @@ class TorchFlat:
         all_scores = np.empty((len(queries), fetch), dtype=np.float64)
         all_positions = np.empty((len(queries), fetch), dtype=np.int64)
         for first in range(0, len(queries), height):
-            part = torch.from_numpy(queries[first : first + height])
-            query = part.to(self._device.torch_name, dtype)  # [h, dimension]
-            best = torch.empty((len(query), 0), device=query.device)
-            places = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
-            for start in range(0, count, width):
-                stop = start + width
-                scores = (query @ self._vectors[start:stop].to(dtype).T).float()  # [h, width]
-                if l2:
-                    scores = 2 * scores - self._squares[start:stop]
-                if mask is not None:
-                    scores.masked_fill_(~mask[start:stop], -torch.inf)
-                scores, kept = scores.topk(min(fetch, scores.shape[1]), dim=1)
-                best, places = torch.cat([best, scores], 1), torch.cat([places, kept + start], 1)
-                best, chosen = best.topk(min(fetch, best.shape[1]), dim=1)
-                places = places.gather(1, chosen)
-            here = best.cpu().numpy().astype(np.float64)
-            if l2:
-                here -= (part.numpy().astype(np.float64) ** 2).sum(1, keepdims=True)
-            all_scores[first : first + height] = here
-            all_positions[first : first + height] = places.cpu().numpy()
+            part = slice(first, first + height)
+            query = torch.from_numpy(queries[part]).to(self._device.torch_name, dtype)
+            scores, positions = self._best(query, fetch, width, mask=mask, l2=l2)
+            all_scores[part] = scores.cpu().numpy()
+            all_positions[part] = positions.cpu().numpy()
+        if l2:
+            all_scores -= (queries.astype(np.float64) ** 2).sum(1, keepdims=True)
         return all_scores, self._rows[all_positions]
+
+    def _best(self, query: Any, fetch: int, width: int, *, mask: Any, l2: bool) -> tuple[Any, Any]:
+        """Return the best scores and their positions, tensors of shape [queries, fetch].
+
+        Args:
+            query: A tensor of shape [queries, dimension], in what is multiplied in.
+            fetch: How many of each query.
+            width: Vectors that are multiplied at once.
+            mask: Which vectors are admitted, a tensor of shape [n]; None for all of them.
+            l2: Whether the scores are negative distances, but for the query's own square.
+        """
+        best = torch.empty((len(query), 0), device=query.device)
+        places = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
+        for start in range(0, self._vectors.shape[0], width):
+            stop = start + width
+            scores = (query @ self._vectors[start:stop].to(query.dtype).T).float()  # [q, width]
+            if l2:
+                scores = 2 * scores - self._squares[start:stop]
+            if mask is not None:
+                scores.masked_fill_(~mask[start:stop], -torch.inf)
+            scores, kept = scores.topk(min(fetch, scores.shape[1]), dim=1)
+            best, places = torch.cat([best, scores], 1), torch.cat([places, kept + start], 1)
+            best, chosen = best.topk(min(fetch, best.shape[1]), dim=1)
+            places = places.gather(1, chosen)
+        return best, places
 
 
 def _is_coarse(dtype: Any) -> bool:

@@ -19,11 +19,11 @@ from langchain_gpu.store.batch import check, strings
 from langchain_gpu.utils.integers import at_least_one
 from langchain_gpu.vectorstores.arguments import check_settings, documents_of, refuse
 from langchain_gpu.vectorstores.core import document_of
-from langchain_gpu.vectorstores.persistence import Moving
+from langchain_gpu.vectorstores.persistence import Persistent
 from langchain_gpu.vectorstores.retriever import FAISSRetriever
 
 
-class FAISSVectorStore(Moving):
+class FAISSVectorStore(Persistent):
     """A vector store in memory, searched by FAISS, saved to a folder without pickle.
 
     Setup:

@@ -27,10 +27,10 @@ from langchain_gpu.vectorstores.core import embed_text
 from langchain_gpu.vectorstores.hybrid import Hybrid
 
 
-class Moving(Hybrid):
+class Persistent(Hybrid):
     """How a `FAISSVectorStore` is saved, loaded, merged and taken over."""
 
-    def merge_from(self, other: Moving) -> None:
+    def merge_from(self, other: Persistent) -> None:
         """Add all documents of another store; its document replaces one with the same id here.
 
         Raises:
@@ -39,7 +39,7 @@ class Moving(Hybrid):
             ValueError: The metrics or the widths of the vectors differ.
             StoreError: It holds vectors of another model.
         """
-        if not isinstance(other, Moving):
+        if not isinstance(other, Persistent):
             raise TypeError(
                 f"a FAISSVectorStore is needed, not {type(other).__name__}; from_community makes "
                 "one of a FAISS store of langchain-community"
@@ -228,4 +228,4 @@ def _get_kind(manifest: Manifest, numbers: Mapping[str, int]) -> kinds.Kind:
     return kinds.get(manifest.kind, train_size=numbers.get("train_size"), effort=effort)
 
 
-__all__ = ["Moving"]
+__all__ = ["Persistent"]

@@ -258,7 +258,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
             self._loaded.warned_of_truncation = True
             warnings.warn(
                 f"{len(scored.truncated)} of {len(scored.scores)} pairs are longer than the "
-                f"{self.max_length or scorer.window} tokens that are read, and were cut (said "
+                f"{self.max_length or scorer.window} tokens that are read, and were cut (shown "
                 f"once). on_long='window' scores all of a document, on_long='error' refuses it.",
                 TruncationWarning,
                 stacklevel=5,

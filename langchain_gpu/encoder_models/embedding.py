@@ -145,7 +145,7 @@ class RunsEmbedder(RunsModel):
             kwargs = kwargs.with_default_prompt(default)
         output = self._output()
         if kwargs.precision != "float32" and output.precision != "float32":
-            raise ValueError("precision and encode_kwargs['precision'] are both given; take one")
+            raise ValueError("precision and encode_kwargs['precision'] are both given; use one")
         return EmbedCall(kind, kwargs, output, self.on_long)
 
     def _output(self) -> Output:
@@ -188,7 +188,7 @@ class RunsEmbedder(RunsModel):
         self._loaded.warned_of_truncation = True
         warnings.warn(
             f"{count} of {total} texts are longer than the {embedder.encoder.window} tokens "
-            f"{self.model} reads, and were cut (said once). on_long='mean' embeds all of a text, "
+            f"{self.model} reads, and were cut (shown once). on_long='mean' embeds all of a text, "
             f"on_long='error' refuses it; embed_with_report lists which.",
             TruncationWarning,
             stacklevel=5,

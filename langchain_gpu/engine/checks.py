@@ -32,7 +32,7 @@ def as_list(texts: Any) -> list[Any]:
 def iterate(texts: Any) -> Iterator[Any]:
     """Return an iterator over texts. Accepts and raises what `as_list` does."""
     if isinstance(texts, str | bytes):
-        raise TypeError(f"texts is one {type(texts).__name__}; pass a list: [text]")
+        raise TypeError(f"texts is a single {type(texts).__name__}; pass a list: [text]")
     try:
         return iter(texts)
     except TypeError:
@@ -84,7 +84,7 @@ def check_buffer(out: object, shape: tuple[int, int], dtype: np.dtype[Any]) -> N
         ValueError: It has another shape or dtype, or is read-only.
     """
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an array of numpy, not {type(out).__name__}")
+        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(f"out must be {dtype} of shape {shape}, not {out.dtype} {out.shape}")
     if not out.flags.writeable:

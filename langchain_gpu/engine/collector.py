@@ -64,8 +64,8 @@ class Collector(Generic[ItemT]):
         """
         if self._running == threading.get_ident():
             raise RuntimeError(
-                "a listener to the events of a model called this model, which waits for the "
-                "listener: call it later, or from another thread that nobody waits for"
+                "an event listener called the model that is waiting for that listener: call the "
+                "model later, or from a thread that the listener does not wait for"
             )
         lead = False
         try:  # around all of it: Ctrl-C may be raised at any line, and others must not hang

@@ -90,9 +90,9 @@ class LlamaCppEncoder(LlamaCppModel):
             if "Pooling type 'none'" not in said:
                 raise
             message = (
-                f"{self._path.name} names no pooling, as chat models do not. If it is an embedder, "
-                "say what its authors take, 'mean', 'cls' or 'last': "
-                "model_kwargs={'pooling': 'mean'}"
+                f"{self._path.name} does not say how to pool tokens, as is usual for a chat model. "
+                "If it is an embedder, pass the pooling that its authors use ('mean', 'cls' or "
+                "'last'): model_kwargs={'pooling': 'mean'}"
             )
             raise LlamaError({**error.details, "message": message}) from error
 

@@ -90,7 +90,7 @@ class LlamaCppModel(ABC):
     ) -> None:
         chosen = dict(options or {})
         if dtype != "auto":
-            raise ValueError(f"a GGUF file brings its own dtype; choose another file, not {dtype}")
+            raise ValueError(f"a GGUF file has its own dtype; choose another file, not {dtype}")
         if unknown := [name for name in chosen if name not in _OPTIONS]:
             raise ValueError(f"unknown options {', '.join(unknown)}; known: {', '.join(_OPTIONS)}")
         if chosen.get("pooling") not in _POOLINGS:

@@ -90,7 +90,7 @@ class LlamaCppReranker(LlamaCppModel):
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """Refuse: llama.cpp takes pairs as text."""
         del rows, start
-        raise ValueError("a reranker takes pairs of texts, no token ids")
+        raise ValueError("a reranker takes pairs of texts, not token ids")
 
     def forward(self, features: LlamaBatch) -> Pending:
         """See `Encoder.forward`. llama.cpp takes one query at a time."""
@@ -119,7 +119,7 @@ class LlamaCppReranker(LlamaCppModel):
         head = read_head(self._path)
         pooler = head.tensors.get("cls.weight", ())  # a score itself, or what comes before one
         if "cls.output.weight" not in head.tensors and (not pooler or prod(pooler[1:]) > 1):
-            raise ModelLoadError(f"{self._path} is no reranker: it has no head that scores")
+            raise ModelLoadError(f"{self._path} is not a reranker: it has no scoring head")
         if head.facts.get(_TYPES, 1) > 1:
             warn_fallback(
                 self._on_event,
@@ -128,7 +128,7 @@ class LlamaCppReranker(LlamaCppModel):
                 target="one token type",
                 reason=(
                     f"{self._path.name} was trained to tell query and document apart by token "
-                    "types, which llama.cpp does not do: its order may differ; take the safetensors"
+                    "types, which llama.cpp does not do: its order may differ; use the safetensors"
                 ),
             )
         _, tokens = self._open.rerank("a", ["a"])

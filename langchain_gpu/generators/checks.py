@@ -101,7 +101,7 @@ def check_tools(tools: Sequence[Any], choice: Any) -> None:
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ValueError(
-                f"tool {at} is no definition in the OpenAI format "
+                f"tool {at} is not a definition in the OpenAI format "
                 f"({{'type': 'function', 'function': {{'name': ...}}}}): {tool!r}"
             )
         _check_json(f"tool {at} ({function['name']})", tool)
@@ -109,7 +109,7 @@ def check_tools(tools: Sequence[Any], choice: Any) -> None:
         return
     known = [tool["function"]["name"] for tool in tools]
     if not known or (choice != "required" and choice not in known):
-        raise ValueError(f"tool_choice={choice!r} is none of the tools {known}")
+        raise ValueError(f"tool_choice={choice!r} is not one of the tools {known}")
 
 
 def check_format(wanted: Any) -> None:

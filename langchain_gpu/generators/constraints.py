@@ -56,7 +56,7 @@ def forced_format(
         named = [function for function in functions if function["name"] == choice]
         if not named:
             known = [function["name"] for function in functions]
-            raise ValueError(f"tool_choice={choice!r} is none of the tools {known}")
+            raise ValueError(f"tool_choice={choice!r} is not one of the tools {known}")
         functions = named
     definitions: dict[str, Any] = {}
     calls = [

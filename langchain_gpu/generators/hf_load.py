@@ -142,7 +142,7 @@ def _check_folder(path: Path, options: Mapping[str, Any]) -> None:
     if not weights and pickled:
         raise ValueError(
             f"{path} has only pickled weights ({pickled[0].name}), and a pickle can run any code: "
-            f"take a revision with .safetensors files"
+            f"use a revision with .safetensors files"
         )
     check_quantization(path, path.name, options.get("quantization_config"))
 

@@ -54,7 +54,7 @@ def _with_object(call: Mapping[str, Any], at: int) -> dict[str, Any]:
             function["arguments"] = json.loads(text or "{}")
         except ValueError as error:
             raise ValueError(
-                f"message {at}: the arguments of the call {function['name']!r} are no JSON "
+                f"message {at}: the arguments of the call {function['name']!r} are not JSON "
                 f"({error})"
             ) from None
     return {**call, "function": function}

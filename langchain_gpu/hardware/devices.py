@@ -129,7 +129,7 @@ def check_name(name: str) -> None:
     """
     if name not in ("auto", "cpu") and _GPU_NAME.fullmatch(name) is None:
         raise ValueError(
-            f"{name!r} names no device: write auto, cpu, cuda, rocm, xpu, mps, or one with its "
+            f"{name!r} is not a device: write auto, cpu, cuda, rocm, xpu, mps, or one with its "
             "index, as in cuda:1"
         )
 

@@ -137,7 +137,7 @@ def amd_problem(gpu: GPU, facts: Facts) -> Problem | None:
             "`--group-add render --group-add video`",
         )
     if override is not None and _override_arch(override) is None:
-        state = "empty" if not override.strip() else f"{override!r}, which is no version"
+        state = "empty" if not override.strip() else f"{override!r}, which is not a version"
         return Problem(
             "rocm",
             f"HSA_OVERRIDE_GFX_VERSION is set but {state}, and the ROCm runtime refuses to start",

@@ -237,7 +237,7 @@ def check_plain(generator: Generator) -> None:
     """
     if not getattr(generator, "plain_prompts", False):
         raise NotImplementedError(
-            f"{type(generator).__name__} knows only chats, no plain prompts: take ChatGPU, or the "
+            f"{type(generator).__name__} takes chats only, not plain prompts: use ChatGPU, or the "
             f"back end 'llama_cpp' or 'transformers'"
         )
 

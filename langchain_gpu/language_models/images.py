@@ -52,7 +52,7 @@ def _data(url: str, where: str) -> str:
     head = _DATA.match(url)
     if head is None:
         raise ValueError(
-            f"{where}: {url[:40]!r} is no image in base64, as 'data:image/png;base64,...' is"
+            f"{where}: {url[:40]!r} is not a base64 image such as 'data:image/png;base64,...'"
         )
     text = "".join(url[head.end() :].split())
     try:

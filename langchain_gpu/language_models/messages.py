@@ -170,7 +170,7 @@ def _call(call: Mapping[str, Any], where: str, at: int) -> dict[str, Any]:
     try:
         arguments = json.dumps(call["args"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} ({call['name']}): its arguments are no JSON: {error}") from None
+        raise ValueError(f"{where} ({call['name']}): its arguments are not JSON: {error}") from None
     # Templates and servers want an id where LangChain allows None.
     name = call["id"] or f"call_{at}"
     return {

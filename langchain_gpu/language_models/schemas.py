@@ -76,7 +76,7 @@ def _converted(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[st
     """
     try:
         if isinstance(schema, type) and issubclass(schema, Enum):
-            raise TypeError("an Enum is a value, no object")  # noqa: TRY301 - as its own errors are
+            raise TypeError("an Enum is a value, not an object")  # noqa: TRY301 - as its own errors are
         if not is_typeddict(schema):
             return convert(schema)
         plain, optional = unmarked(schema)
@@ -84,7 +84,7 @@ def _converted(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[st
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"no JSON schema can be made of {schema!r}: {error}. Take a pydantic class, a "
-            f"TypedDict, a function or a JSON schema; a class can hold what is no object as a field"
+            f"TypedDict, a function or a JSON schema; a class can hold anything else as a field"
         ) from error
     described = converted.get("function", converted)
     if not schema.__doc__:
@@ -107,7 +107,7 @@ def to_tool_choice(choice: Any) -> str:
         choice = name if name is not None else choice.get("type")
     if choice is not None and not isinstance(choice, (str, bool)):
         raise ValueError(
-            f"tool_choice={choice!r} is not known: take 'auto', 'none', 'any' or a tool's name"
+            f"tool_choice={choice!r} is not known: use 'auto', 'none', 'any' or a tool's name"
         )
     if choice is None or choice is False:
         return "auto"
@@ -158,8 +158,8 @@ def _check_object(function: Any) -> None:
     parameters = function.get("parameters") if isinstance(function, Mapping) else None
     if isinstance(parameters, Mapping) and not _may_be_object(parameters):
         raise ValueError(
-            f"{function.get('name')}: a tool takes an object, which this schema is none of: put it "
-            f"into a field of one, or ask with method='json_schema'"
+            f"{function.get('name')}: a tool takes an object, and this schema is not one: put it "
+            f"into a field of an object, or ask with method='json_schema'"
         )
 
 

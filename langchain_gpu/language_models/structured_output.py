@@ -183,7 +183,7 @@ class _PydanticCall(PydanticToolsParser):
         except OutputParserException:
             raise
         except ValueError as error:  # pydantic's own
-            raise OutputParserException(f"the call is not of the schema: {error}") from error
+            raise OutputParserException(f"the call does not match the schema: {error}") from error
         return parsed if partial else _called(parsed, result)
 
 

@@ -78,7 +78,7 @@ def _modeled(kind: Any, above: tuple[Any, ...]) -> Any:
 
 def _model(schema: Any, above: tuple[Any, ...]) -> type[BaseModel]:
     if schema in above:
-        raise TypeError(f"{schema.__name__} holds itself, which a pydantic class may")
+        raise TypeError(f"{schema.__name__} contains itself, which only a pydantic class may")
     kinds, optional = _fields(schema)
     fields: dict[str, Any] = {}
     for key, kind in kinds.items():

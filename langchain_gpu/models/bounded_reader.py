@@ -103,18 +103,18 @@ class BoundedReader:
 
     def error(self, reason: str) -> HeaderError:
         """Build the error that names the file."""
-        return HeaderError(f"{self.name} has no head that can be read: {reason}")
+        return HeaderError(f"{self.name} has no header that can be read: {reason}")
 
     def _fill(self, count: int) -> None:
         """Have `count` more bytes in the window."""
         if count > self.left():
-            raise self.error(f"its head goes on past byte {self.size:,}, the last it may have")
+            raise self.error(f"its header goes on past byte {self.size:,}, the last it may have")
         kept = [self._window[self._at :]]
         have = len(kept[0])
         while have < count:
             piece = self._file.read(min(max(_CHUNK, count - have), self.size - self._read))
             if not piece:
-                raise self.error(f"it ends at byte {self._read:,}, within its head")
+                raise self.error(f"it ends at byte {self._read:,}, within its header")
             kept.append(piece)
             have += len(piece)
             self._read += len(piece)

@@ -137,7 +137,7 @@ class _Parser(BoundedReader):
         for _ in range(keys):
             key = self.text(_MAX_KEY, "a key")
             if key in facts or key in lengths:
-                raise self.error(f"the key {key!r} stands in it twice")
+                raise self.error(f"the key {key!r} appears in it twice")
             kind = self.uint32()
             if kind == _ARRAY:
                 lengths[key], items = self._array(key)
@@ -152,7 +152,7 @@ class _Parser(BoundedReader):
         for _ in range(tensors):
             name = self.text(_MAX_NAME, "a tensor's name")
             if name in weights:
-                raise self.error(f"the tensor {name!r} stands in it twice")
+                raise self.error(f"the tensor {name!r} appears in it twice")
             weights[name] = self._tensor(name)
         start = self._check_places(weights, facts)
         return Head(facts, weights, lengths, start)
@@ -183,7 +183,7 @@ class _Parser(BoundedReader):
             raise self.error(f"{name!r} has the tensor type {kind}, which is not known here")
         params = math.prod(shape)
         if (shape[0] if shape else 1) % known.block:
-            raise self.error(f"{name!r}: rows of {shape[:1]} are no whole blocks of {known.name}")
+            raise self.error(f"{name!r}: rows of {shape[:1]} are not whole blocks of {known.name}")
         return GgufTensor(shape, known.name, params, params // known.block * known.bytes, offset)
 
     def _check_places(self, weights: Mapping[str, GgufTensor], facts: Mapping[str, Any]) -> int:
@@ -195,7 +195,7 @@ class _Parser(BoundedReader):
         end = 0
         for name, tensor in sorted(weights.items(), key=lambda item: item[1].offset):
             if tensor.offset < end or tensor.offset % alignment:
-                raise self.error(f"{name!r} lies on another tensor, or off the alignment")
+                raise self.error(f"{name!r} overlaps another tensor, or is not aligned")
             end = tensor.offset + tensor.bytes
             if start + end > self._whole_size:
                 raise HeaderError(
@@ -215,7 +215,7 @@ class _Parser(BoundedReader):
         waiting = [(inner, count)]
         while waiting:
             if len(waiting) > _MAX_DEPTH:
-                raise self.error(f"the lists of {key!r} lie more than {_MAX_DEPTH} deep")
+                raise self.error(f"the lists of {key!r} are nested more than {_MAX_DEPTH} deep")
             kind, left = waiting.pop()
             if kind in _FORMS:
                 self.skip(left * _FORMS[kind].size)

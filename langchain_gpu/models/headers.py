@@ -69,7 +69,9 @@ def read_info(
     if "/" not in repo:
         hint = "; the hub's names are namespace/name"
         if wanted or is_gguf(repo):
-            raise ModelNotFoundError(f"{name!r} is neither here nor a hub name{hint}\n{tried}")
+            raise ModelNotFoundError(
+                f"{name!r} is neither a local path nor a hub name{hint}\n{tried}"
+            )
         repo = f"sentence-transformers/{repo}"  # as the classes read a bare name
     try:
         files = HubFiles(repo, revision=revision, token=token)
@@ -147,7 +149,7 @@ def _read_path(name: str, path: Path, quantization: str | None) -> ModelInfo:
         files = LocalFiles(path)
         return _read_files(name, files, files.sizes(), quantization)
     if path.suffix.lower() != ".gguf":
-        raise ModelNotFoundError(f"{path} is no .gguf file; for safetensors name the folder")
+        raise ModelNotFoundError(f"{path} is not a .gguf file; for safetensors name the folder")
     files = LocalFiles(path.parent)
     return _read_gguf(name, files, files.sizes(), path.name)
 
@@ -169,7 +171,7 @@ def _read_files(
     tensors: dict[str, StTensor] = {}
     for found in _headers(files, sizes, shards):
         if twice := tensors.keys() & found.keys():
-            raise HeaderError(f"{name}: {min(twice)!r} stands in two of its weight files")
+            raise HeaderError(f"{name}: {min(twice)!r} is in two of its weight files")
         tensors |= found
     return describe_safetensors(
         name,
@@ -243,7 +245,7 @@ def _joined(heads: list[Head], parts: list[str]) -> Head:
             )
         if head is not first:
             if twice := weights.keys() & head.weights.keys():
-                raise HeaderError(f"{part}: {min(twice)!r} stands in an earlier part too")
+                raise HeaderError(f"{part}: {min(twice)!r} is in an earlier part too")
             weights |= head.weights
     told = first.facts.get("split.tensors.count", len(weights))
     if len(parts) > 1 and told != len(weights):

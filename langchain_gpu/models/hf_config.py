@@ -203,8 +203,8 @@ def _default_head_dim(fields: Fields, hidden: int, heads: int) -> int:
         return rotated + plain
     if hidden % heads:
         raise HeaderError(
-            f"{fields.file} has no field 'head_dim', and 'hidden_size' {hidden} is no multiple of "
-            f"'num_attention_heads' {heads}"
+            f"{fields.file} has no field 'head_dim', and 'hidden_size' {hidden} is not a multiple "
+            f"of 'num_attention_heads' {heads}"
         )
     return hidden // heads
 

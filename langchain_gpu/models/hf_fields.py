@@ -85,7 +85,7 @@ class Fields:
         if found is None:
             raise HeaderError(
                 f"{self.file} has no field {' or '.join(map(repr, names))}, which is needed to "
-                f"know the model's size; take the config.json of the model itself"
+                f"know the model's size; use the config.json of the model itself"
             )
         return found
 
@@ -156,7 +156,9 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, list) or len(value) != length:
-            raise HeaderError(f"{self.file}: {name!r} is no list of one item for {length} layers")
+            raise HeaderError(
+                f"{self.file}: {name!r} is not a list with one item for each of {length} layers"
+            )
         return value
 
 

@@ -66,7 +66,7 @@ def read_quantization(config: Mapping[str, Any], file: str) -> Quantization | No
     if found is None:
         return None
     if not isinstance(found, Mapping):
-        raise HeaderError(f"{file}: 'quantization_config' is no object")
+        raise HeaderError(f"{file}: 'quantization_config' is not an object")
     method = str(found.get("quant_method") or ("bitsandbytes" if _bnb(found) else "unknown"))
     if method in {"gptq", "awq"}:
         bits = _number(found, file, "bits", "w_bit")

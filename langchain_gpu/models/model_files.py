@@ -89,7 +89,8 @@ class HubFiles:
             validate_repo_id(repo)
         except HFValidationError as error:
             raise ModelNotFoundError(
-                f"{repo!r} is neither here nor a hub name; the hub's names are namespace/name"
+                f"{repo!r} is neither a local path nor a hub name; the hub's names are "
+                f"namespace/name"
             ) from error
         self._repo = repo
         self._revision = revision

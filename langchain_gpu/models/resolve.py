@@ -202,7 +202,7 @@ class _Hub:
                 patterns = choose_gguf(listed, tag)
             return self._pick(self._snapshot(repo, patterns, here=local_files_only), tag)
         except HFValidationError:
-            tried.append(f"{where}: {name!r} is no hub name")
+            tried.append(f"{where}: {name!r} is not a hub name")
         except LocalEntryNotFoundError as error:
             # Of the cache its own words are long, and about its caller's arguments.
             said = "not there" if local_files_only else first_line(error)[:_SHOWN]

@@ -166,9 +166,9 @@ def _entries(text: bytes, name: str) -> dict[str, StTensor]:
         body = (_NOTES if notes else _ENTRY).match(text, key_match.end())
         behind = _NEXT.match(text, body.end()) if body else None
         if body is None or behind is None:
-            raise _error(name, f"{str(key)[:200]!r} has no entry as it should be")
+            raise _error(name, f"{str(key)[:200]!r} has a malformed entry")
         if not isinstance(key, str) or key in tensors:
-            raise _error(name, f"{str(key)[:200]!r} stands in it twice")
+            raise _error(name, f"{str(key)[:200]!r} appears in it twice")
         if notes:
             seen_notes = True
         else:
@@ -190,7 +190,7 @@ def _tensor(key: str, entry: Any, name: str) -> StTensor:
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
         raise _error(name, f"{key!r} has no shape")
     if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
-        raise _error(name, f"{key!r} has a size or an offset that is no whole number")
+        raise _error(name, f"{key!r} has a size or an offset that is not a whole number")
     params = math.prod(shape)
     if params * bits != 8 * (end - start):
         raise _error(name, f"{key!r}: {shape} of {dtype} does not take {end - start:,} bytes")

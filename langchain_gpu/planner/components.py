@@ -148,7 +148,7 @@ def _own_dtype(name: str, dtype: str | None, info: ModelInfo) -> None:
     if dtype is not None and info.format == "gguf":
         raise ValueError(
             f"{name}: dtype={dtype!r} is for safetensors, and a GGUF file's weights stay as they "
-            f"lie in it ({info.dtype}): leave it out, or take another quantization"
+            f"lie in it ({info.dtype}): leave it out, or use another quantization"
         )
 
 

@@ -172,7 +172,7 @@ def parse_size(text: str) -> int:
     unit = match[2].lower() if match else ""
     factor = _DECIMAL.get(unit) or _UNITS.get(unit.removesuffix("ib") or "b")
     if match is None or factor is None or not float(match[1]):
-        raise ValueError(f"{text!r} is no size of a memory; write 24GiB, 512MiB or 80GB")
+        raise ValueError(f"{text!r} is not a memory size; write 24GiB, 512MiB or 80GB")
     if float(match[1]) * factor > _MOST:
         raise ValueError(f"{text!r} is more memory than any machine has; write 24GiB or 80GB")
     count = int(float(match[1]) * factor)

@@ -148,7 +148,7 @@ class ContextWindow:
         for document in documents:
             if not isinstance(document, Document):
                 raise TypeError(
-                    f"the retriever gave a {type(document).__name__}, not a Document"
+                    f"the retriever returned a {type(document).__name__}, not a Document"
                 )
         return self._by_first(partial(self._fitting, inputs, documents)) if documents else []
 

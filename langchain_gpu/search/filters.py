@@ -70,7 +70,9 @@ def _condition(key: Any, value: Any) -> Predicate:
     if key not in _LOGIC:
         if key not in OPERATORS:
             raise _unknown(key)
-        raise ValueError(f"filter operator {key!r} stands in a field: {{'year': {{{key!r}: ...}}}}")
+        raise ValueError(
+            f"filter operator {key!r} belongs inside a field: {{'year': {{{key!r}: ...}}}}"
+        )
     parts = [compile_filter(part) for part in _sequence(key, value)]
     return _all(parts) if key == "$and" else _any(parts)
 
@@ -78,7 +80,7 @@ def _condition(key: Any, value: Any) -> Predicate:
 def _field(name: str, condition: Any) -> Predicate:
     if isinstance(condition, list | tuple | set):
         raise ValueError(  # noqa: TRY004 - the type is right for {"$eq": [...]}
-            f"filter field {name!r} holds a bare list: say {{'$in': [...]}} for any of these "
+            f"filter field {name!r} holds a bare list: write {{'$in': [...]}} for any of these "
             "values, or {'$eq': [...]} for this very list"
         )
     if isinstance(condition, Mapping) and any(str(key).startswith("$") for key in condition):
@@ -86,7 +88,7 @@ def _field(name: str, condition: Any) -> Predicate:
     if isinstance(condition, Mapping) and condition and all(map(_lacks_dollar, condition)):
         key = next(iter(condition))
         raise ValueError(
-            f"filter field {name!r} holds {key!r}: say {{'${key}': ...}} for the operator, or "
+            f"filter field {name!r} holds {key!r}: write {{'${key}': ...}} for the operator, or "
             f"{{'$eq': {{{key!r}: ...}}}} for this very dictionary"
         )
     return _test(name, "$eq", condition)

@@ -74,7 +74,7 @@ class Route:
         for name in names:
             if not _NAMES.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} names no device: write auto, cpu, cuda, or cuda with an index, as "
+                    f"{name!r} is not a device: write auto, cpu, cuda, or cuda with an index, as "
                     "in cuda:1"
                 )
         if not names or (len(names) > 1 and not _distinct_cards(names)):

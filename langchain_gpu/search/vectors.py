@@ -185,12 +185,14 @@ def _not_rectangular(
         try:
             row = np.asarray(vector, dtype=np.float32)
         except (TypeError, ValueError):
-            return VectorError(f"the vector of {name(position)} holds something that is no number")
+            return VectorError(
+                f"the vector of {name(position)} holds something that is not a number"
+            )
         width = row.size if width is None else width
         if row.ndim != 1 or row.size != width:
             shape = " x ".join(map(str, row.shape)) or "no"
             return VectorError(f"{name(position)} has {shape} dimensions, {name(0)} has {width}")
-    return VectorError(f"the vectors are no array of numbers: {error}")
+    return VectorError(f"the vectors are not an array of numbers: {error}")
 
 
 def _check_lengths(

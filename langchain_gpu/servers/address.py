@@ -26,9 +26,7 @@ def check_url(url: str) -> str:
     """
     parts = _parts(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_port(parts):
-        raise ValueError(
-            f"{url!r} is no address of a server; write http://HOST:PORT or https://HOST"
-        )
+        raise ValueError(f"{url!r} is not a server address; write http://HOST:PORT or https://HOST")
     if parts.query or parts.fragment:
         raise ValueError(f"the address of {parts.netloc} must end before '?' and '#'")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
@@ -65,8 +63,8 @@ def grpc_place(url: str) -> GrpcPlace:
     rest = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme not in _GRPC or not parts.hostname or not _has_port(parts) or rest:
         raise ValueError(
-            f"{url!r} is no address of a Triton server; write grpc://HOST:8001, or grpcs:// where "
-            f"it speaks TLS"
+            f"{url!r} is not the address of a Triton server; write grpc://HOST:8001, or grpcs:// "
+            f"where it speaks TLS"
         )
     port = parts.port or TRITON_GRPC_PORT
     if port == TRITON_HTTP_PORT and parts.scheme in {"http", "https"}:
@@ -157,7 +155,7 @@ def _parts(url: str) -> SplitResult:
     """
     parts = urlsplit(url.strip())
     if "@" in (parts.netloc or url):  # never shown: what stands before the @ is a secret
-        raise ValueError("an address must hold no user or password; use api_key or headers")
+        raise ValueError("an address must not hold a user or password; use api_key or headers")
     return parts
 
 

@@ -40,7 +40,7 @@ async def within(
 def late(host: str, seconds: float, what: str, timeout: float | None = None) -> ServerTimeoutError:
     """Return what `within` raises; its arguments."""
     own = timeout is None or timeout <= seconds
-    remedy = "raise timeout" if own else "look whether it is still starting, or overloaded"
+    remedy = "raise timeout" if own else "check whether it is still starting, or overloaded"
     return ServerTimeoutError(f"{host} did not {what} within {seconds:g} seconds; {remedy}")
 
 

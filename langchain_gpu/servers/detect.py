@@ -25,7 +25,7 @@ def detect(server: Server) -> tuple[Form, str]:
     url = address.check_url(server.url)
     host = address.host_of(url)
     if address.has_path(url):
-        return "openai", f"the address of {host} names a place as OpenAI-compatible servers do"
+        return "openai", f"the address of {host} has a path as OpenAI-compatible servers do"
     client = JsonClient(url, replace(server, max_retries=min(1, server.max_retries)))
     try:
         answer = client.run(client.get(f"{url}/api/version"))

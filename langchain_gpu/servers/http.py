@@ -139,7 +139,7 @@ class JsonClient(Client):
             except ValueError:
                 text = self._replies.shown(response.text)
                 raise BadAnswerError(
-                    f"{self.host} answered with something else than JSON: {text!r}", again=True
+                    f"{self.host} answered with something other than JSON: {text!r}", again=True
                 ) from None
         problem = self._replies.error(response)
         if response.status_code == final:

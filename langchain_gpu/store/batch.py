@@ -117,7 +117,7 @@ def _not_json(metadata: dict[Any, Any], position: int) -> DocumentError:
     for key, value in metadata.items():
         if not isinstance(key, str):
             return DocumentError(
-                f"the metadata of document {position} has the key {key!r}, which is no string"
+                f"the metadata of document {position} has the key {key!r}, which is not a string"
             )
         try:
             text = encode({key: value})
@@ -149,7 +149,7 @@ def _repeated(ids: Sequence[str]) -> DocumentError:
     for position, id_ in enumerate(ids):
         if id_ in seen:
             return DocumentError(
-                f"the id {id_!r} comes twice in one call, for documents {seen[id_]} and "
+                f"the id {id_!r} appears twice in one call, for documents {seen[id_]} and "
                 f"{position}: the second would replace the first; drop one, or give them two ids"
             )
         seen[id_] = position

@@ -162,7 +162,7 @@ def parse(lines: Iterable[bytes], next_row: int) -> Documents:
         try:
             row, entry = parse_line(line)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is no document: {error!r}") from error
+            raise ValueError(f"line {number} is not a document: {error!r}") from error
         if row < documents.next_row or row >= next_row:
             raise ValueError(f"line {number} has row {row}, which is out of order")
         if documents.get(entry.id) is not None:

@@ -119,7 +119,7 @@ def read(folder: Path) -> Manifest:
             values = UPGRADES[older](values)
         return _manifest(values)
     except (KeyError, TypeError, OverflowError) as error:
-        raise DamagedStoreError(f"{path} is no manifest ({error}): {REMEDY}") from error
+        raise DamagedStoreError(f"{path} is not a manifest ({error}): {REMEDY}") from error
     except _NotOurs as error:
         raise DamagedStoreError(f"{path} {error}: {REMEDY}") from error
 
@@ -154,7 +154,7 @@ def _manifest(values: Any) -> Manifest:
 def _probe(values: Mapping[str, Any]) -> tuple[float, ...]:
     numbers = _take(values, "probe", list)
     if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("'probe' holds something else than numbers")
+        raise TypeError("'probe' holds something other than numbers")
     return tuple(map(float, numbers))
 
 

@@ -63,7 +63,7 @@ class MappedDocuments:
                 self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         table = np.load(places, mmap_mode="r", allow_pickle=False)
         if table.dtype != np.int64 or table.ndim != 2 or len(table) != 4:  # noqa: PLR2004
-            raise ValueError(f"{places.name} is no table of places")
+            raise ValueError(f"{places.name} is not a table of places")
         self._rows, self._starts, self._digests, self._whose = np.asarray(table)
         self._ends = np.append(self._starts, size)[1:]
         rows, starts = self._rows, self._starts
@@ -178,7 +178,9 @@ class MappedDocuments:
         try:
             row, entry = parse_line(self._lines[self._starts[position] : self._ends[position]])
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise _damaged(self._path, f"line {position + 1} is no document: {error!r}") from error
+            raise _damaged(
+                self._path, f"line {position + 1} is not a document: {error!r}"
+            ) from error
         if row != self._rows[position]:
             raise _damaged(self._path, f"line {position + 1} has row {row}, not its table's")
         return entry

@@ -103,7 +103,7 @@ def _steps(file: BinaryIO) -> Iterator[tuple[str, Any, int | None]]:
         for step, value, position in pickletools.genops(file):
             yield step.name, value, position
     except _BROKEN as error:
-        raise RefusedPickleError(f"is no whole pickle ({error})") from error
+        raise RefusedPickleError(f"is not a complete pickle ({error})") from error
 
 
 class _Machine:

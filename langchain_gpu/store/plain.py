@@ -85,7 +85,7 @@ class Plain:
             return value
         if isinstance(value, int | float):
             if not math.isfinite(value):
-                raise _NotPlainError(f"holds {value}, which JSON has not")
+                raise _NotPlainError(f"holds {value}, which JSON does not have")
             self.add(16)
             return value
         if not depth:
@@ -98,11 +98,11 @@ class Plain:
             values = value if isinstance(value, list | tuple) else sorted(value, key=repr)
             return [self._take(inner, depth - 1) for inner in values]
         kind = value.name if isinstance(value, Thing) else type(value).__name__
-        raise _NotPlainError(f"holds a {kind}, which JSON has not")
+        raise _NotPlainError(f"holds a {kind}, which JSON does not have")
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise _NotPlainError(f"has the key {key!r:.60}, which is no string")
+            raise _NotPlainError(f"has the key {key!r:.60}, which is not a string")
         self.add(len(key))
         return key
 

@@ -51,7 +51,7 @@ def incomplete(where: object, kind: str, names: Collection[str]) -> str:
     return (
         f"{where} lacks {len(names)} of the weights of {kind}, or has them in another shape "
         f"({shown}), and random numbers would take their place: its files are incomplete or belong "
-        "to another model; fetch it again"
+        "to another model; download it again"
     )
 
 

@@ -131,7 +131,7 @@ def _dtype(planned: ComponentPlan) -> torch.dtype:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(
             f"{planned.name}: {planned.dtype} is not measured here, only what torch loads as it "
-            f"is: take float32, bfloat16 or float16"
+            f"is: use float32, bfloat16 or float16"
         )
     return dtype
 

@@ -198,7 +198,7 @@ def itself() -> dict[str, Any]:
         ({"n": np.float32(NAN)}, "at key 'n' \\(float32\\)"),
         ({"n": np.zeros(2)}, "at key 'n' \\(ndarray\\)"),
         ({"b": b"bytes"}, "at key 'b' \\(bytes\\)"),
-        ({1: "one"}, "has the key 1, which is no string"),
+        ({1: "one"}, "has the key 1, which is not a string"),
         ({"deep": {2: "two"}}, "at key 'deep'"),
         (itself(), "at key 'self'"),
         ("metadata", "document 1 is a str, not a dictionary"),
@@ -220,7 +220,7 @@ def test_metadata(metadata: Any, message: str) -> None:
     [
         ([7, "y"], TypeError, "id 0 is int, not str: 7"),
         (["x", b"y"], TypeError, "id 1 is bytes, not str"),
-        (["x", "x"], DocumentError, "'x' comes twice in one call, for documents 0 and 1"),
+        (["x", "x"], DocumentError, "'x' appears twice in one call, for documents 0 and 1"),
         (["x"], DocumentError, "2 texts came with 1 ids"),
         ("xy", TypeError, "a list is needed, not a single str"),
     ],

@@ -462,7 +462,9 @@ def test_a_tool_choice_that_is_none_is_named(chat: ChatGPU) -> None:
     number: Any = 7
     with pytest.raises(ValueError, match="tool_choice=7 is not known"):
         chat.bind_tools([add], tool_choice=number)
-    with pytest.raises(ValueError, match=r"tool_choice='subtract' is none of the tools \['add'\]"):
+    with pytest.raises(
+        ValueError, match=r"tool_choice='subtract' is not one of the tools \['add'\]"
+    ):
         chat.bind_tools([add], tool_choice="subtract").invoke("hello")
 
 
@@ -527,7 +529,7 @@ def test_secrets_are_not_shown(kind: type[ChatGPU | GPULLM]) -> None:
     assert not [text for text in said if "hidden" in text]
     assert "far.example" in said[0]
     assert "X-Any" in said[0]
-    with pytest.raises(ValueError, match="must hold no user or password") as raised:
+    with pytest.raises(ValueError, match="must not hold a user or password") as raised:
         secret.invoke("hello")
     assert "hidden" not in str(raised.value)
 

@@ -306,7 +306,7 @@ class TestStructure:
         parts = [chunk(tool_calls=[call]), chunk(finish="stop"), usage()]
         server.script = chat(lambda _: Reply(parts=parts))
         refused(
-            model.with_structured_output(Person, method="function_calling"), "not of the schema"
+            model.with_structured_output(Person, method="function_calling"), "not match the schema"
         )
 
     @pytest.mark.parametrize("schema", [Person, Person.model_json_schema()])

@@ -181,7 +181,7 @@ def test_what_names_no_device_is_refused_before_anything_is_done(
 ) -> None:
     assert call(*command, "--device", device) == 2
     err = capsys.readouterr().err
-    assert f"'--device': {device!r} names no device: write auto, cpu, cuda" in " ".join(err.split())
+    assert f"'--device': {device!r} is not a device: write auto, cpu, cuda" in " ".join(err.split())
     assert made == []
 
 

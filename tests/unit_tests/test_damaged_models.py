@@ -28,14 +28,14 @@ def embed(folder: Path) -> None:
 def test_weights_that_end_early(folder: Path) -> None:
     weights = folder / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
-    with pytest.raises(ValueError, match="a-model is damaged; fetch it again: .*header"):
+    with pytest.raises(ValueError, match="a-model is damaged; download it again: .*header"):
         embed(folder)
 
 
 @pytest.mark.parametrize("name", ["modules.json", "config_sentence_transformers.json"])
 def test_settings_that_end_early(folder: Path, name: str) -> None:
     os.truncate(folder / name, 2)
-    with pytest.raises(ValueError, match="a-model.* is damaged; fetch it again: "):
+    with pytest.raises(ValueError, match="a-model.* is damaged; download it again: "):
         embed(folder)
 
 
@@ -89,7 +89,7 @@ def test_weights_that_are_not_there(
 ) -> None:
     """Random ones would take their place: other vectors in each process."""
     change(folder, edit)
-    told = rf"a-model lacks {count} of the weights of BertModel.* \({named}\).*fetch it again"
+    told = rf"a-model lacks {count} of the weights of BertModel.* \({named}\).*download it again"
     with pytest.raises(ValueError, match=told):
         GPUEmbeddings(model=str(folder), backend=backend, device="cpu").embed_query("gpu")
 

@@ -162,7 +162,7 @@ def test_an_absent_device_says_why_and_what_is_here(facts: Facts, name: str, say
     "name", ["", "gpu", "cuda:", "cuda:-1", "cuda:a", "cpu:0", "CUDA", "cuda:0\n"]
 )
 def test_a_name_that_is_none_lists_the_forms(name: str) -> None:
-    with pytest.raises(ValueError, match="names no device: write auto, cpu, cuda") as caught:
+    with pytest.raises(ValueError, match="is not a device: write auto, cpu, cuda") as caught:
         select_device(name, facts=NVIDIA)
     assert not isinstance(caught.value, DeviceNotFoundError)
 

@@ -322,7 +322,7 @@ class TestReports:
     def test_a_stream_of_one_text_is_no_stream_of_letters(
         self, embeddings: GPUEmbeddings, texts: Any
     ) -> None:
-        with pytest.raises(TypeError, match=r"texts is one \w+; pass a list: \[text\]"):
+        with pytest.raises(TypeError, match=r"texts is a single \w+; pass a list: \[text\]"):
             next(embeddings.stream(texts))
 
     def test_a_policy_for_errors_that_there_is_not(self, embeddings: GPUEmbeddings) -> None:
@@ -352,7 +352,7 @@ class TestBadInput:
             (["one", None], "text 1 is NoneType, not str"),
             (["one", 3], "text 1 is int"),
             ([b"one"], r"text 0 is bytes, not str \(decode it first\)"),
-            ("one", r"texts is one str; pass a list"),
+            ("one", r"texts is a single str; pass a list"),
             (None, "texts is NoneType"),
             (3, "texts is int"),
         ],

@@ -79,7 +79,7 @@ def test_precision_in_two_places(tiny: Tiny) -> None:
     model = GPUEmbeddings(
         model=tiny("bert"), precision="int8", encode_kwargs={"precision": "ubinary"}
     )
-    with pytest.raises(ValueError, match="take one"):
+    with pytest.raises(ValueError, match="use one"):
         model.embed_query("one")
 
 
@@ -109,7 +109,7 @@ def test_a_buffer_that_cannot_be_written(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="read-only; open a memmap with mode 'r\\+'"):
         model.embed_to_array(TEXTS, out=out)
     rows: Any = [[0.0] * 24] * len(TEXTS)
-    with pytest.raises(TypeError, match="out must be an array of numpy, not list"):
+    with pytest.raises(TypeError, match="out must be a NumPy array, not list"):
         model.embed_to_array(TEXTS, out=rows)
 
 

@@ -94,7 +94,7 @@ def test_one_operator_and_one_field_together_are_refused() -> None:
 
 
 def test_a_field_operator_at_the_top_is_refused_with_its_place() -> None:
-    with pytest.raises(ValueError, match="stands in a field"):
+    with pytest.raises(ValueError, match="belongs inside a field"):
         compile_filter({"$gt": 3})
 
 

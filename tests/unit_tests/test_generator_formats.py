@@ -156,7 +156,7 @@ def test_arguments_that_are_no_json_are_named(chat: ChatGPU) -> None:
         {"role": "user", "content": "q"},
         {"role": "assistant", "tool_calls": [broken]},
     ]
-    with pytest.raises(ValueError, match="message 1: the arguments of the call 'add' are no JSON"):
+    with pytest.raises(ValueError, match="message 1: the arguments of the call 'add' are not JSON"):
         engine_of(chat).count_chat_tokens(messages)
 
 

@@ -172,7 +172,7 @@ def test_arguments_that_are_no_json_are_named(make: Callable[..., OllamaGenerato
     broken: dict[str, Any] = {"id": "c", "function": {"name": "f", "arguments": "{oops"}}
     assistant: dict[str, Any] = {"role": "assistant", "tool_calls": [broken]}
     messages = [{"role": "user", "content": "x"}, assistant]
-    with pytest.raises(ValueError, match="message 1: the arguments of the call 'f' are no JSON"):
+    with pytest.raises(ValueError, match="message 1: the arguments of the call 'f' are not JSON"):
         make().generate([Request(messages=messages)])
 
 

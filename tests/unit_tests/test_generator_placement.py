@@ -44,7 +44,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *devices: Device) -> None:
             if name in (device.kind, str(device)):
                 return device
         if name.partition(":")[0] not in ("cuda", "rocm"):
-            raise ValueError(f"{name!r} names no device")
+            raise ValueError(f"{name!r} is not a device")
         raise DeviceNotFoundError(f"device {name!r} cannot be used")
 
     monkeypatch.setattr(placement, "select_device", select)
@@ -116,5 +116,5 @@ def test_a_name_that_is_none_is_refused(
     infos: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(monkeypatch, CPU)
-    with pytest.raises(ValueError, match="names no device"):
+    with pytest.raises(ValueError, match="is not a device"):
         place_layers("quantum", infos)

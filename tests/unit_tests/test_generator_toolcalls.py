@@ -38,7 +38,7 @@ def names(schema: dict[str, Any]) -> list[str]:
 def test_required_allows_every_tool_and_a_name_only_that_one() -> None:
     assert names(forced_format([ADD, NOW], "required")) == ["add", "now"]
     assert names(forced_format([ADD, NOW], "now")) == ["now"]
-    with pytest.raises(ValueError, match=r"'sub' is none of the tools \['add', 'now'\]"):
+    with pytest.raises(ValueError, match=r"'sub' is not one of the tools \['add', 'now'\]"):
         forced_format([ADD, NOW], "sub")
 
 

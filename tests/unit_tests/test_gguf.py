@@ -132,18 +132,18 @@ LIES = {
     "a text of 'k' claims 1,000 bytes": head_of(
         0, 1, text("k") + struct.pack("<IIQQ", 9, 8, 2, 1000) + bytes(64)
     ),
-    "the lists of 'k' lie more than 4 deep": head_of(
+    "the lists of 'k' are nested more than 4 deep": head_of(
         0, 1, text("k") + struct.pack("<I", 9) + NESTED * 20 + bytes(64)
     ),
     "'k' has a value of the unknown type 77": head_of(0, 1, text("k") + struct.pack("<I", 77)),
     "holds values of the unknown type 78": head_of(0, 1, text("k") + struct.pack("<IIQ", 9, 78, 0)),
     "a key is no UTF-8": head_of(0, 1, struct.pack("<Q", 2) + b"\xff\xfe" + bytes(9)),
-    "the key 'k' stands in it twice": head_of(0, 2, (text("k") + value_of(1)) * 2),
+    "the key 'k' appears in it twice": head_of(0, 2, (text("k") + value_of(1)) * 2),
     "general.alignment is 24": head_of(0, 1, text("general.alignment") + value_of(24)),
     "'t' claims 9 dimensions": one_tensor("t", (1,) * 9, 0, 0),
     "'t' has the tensor type 4, which is not known": one_tensor("t", (32,), 4, 0),
-    "'t': rows of (33,) are no whole blocks of Q8_0": one_tensor("t", (33,), 8, 0),
-    "'t' lies on another tensor, or off the alignment": one_tensor("t", (4,), 0, 7),
+    "'t': rows of (33,) are not whole blocks of Q8_0": one_tensor("t", (33,), 8, 0),
+    "'t' overlaps another tensor, or is not aligned": one_tensor("t", (4,), 0, 7),
     "is cut short: 't' ends at byte": one_tensor("t", (2**62, 2**62, 2**62, 2**62), 0, 0),
     "a tensor's name claims 5,000 bytes": one_tensor("t" * 5000, (4,), 0, 0),
 }
@@ -161,7 +161,7 @@ def test_tensors_on_one_another() -> None:
     data = bytearray(gguf({}, {"a": (0, (64,)), "b": (0, (64,))}))
     place = data.rindex(struct.pack("<Q", 256))
     data[place : place + 8] = struct.pack("<Q", 32)
-    with pytest.raises(HeaderError, match="'b' lies on another tensor"):
+    with pytest.raises(HeaderError, match="'b' overlaps another tensor"):
         parse(bytes(data))
 
 

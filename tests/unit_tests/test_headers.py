@@ -215,7 +215,7 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(HeaderError, match="renamed.gguf is one of 3 parts by its key"):
         read_info(renamed)
     shutil.copy(files[0], files[1])
-    with pytest.raises(HeaderError, match="'.*' stands in an earlier part too"):
+    with pytest.raises(HeaderError, match="'.*' is in an earlier part too"):
         read_info(files[0])
     files[1].unlink()
     with pytest.raises(HeaderError, match=f"lacks 1 of 3 weight files, {files[1].name} among them"):
@@ -436,13 +436,17 @@ def test_a_bare_name_is_one_of_sentence_transformers(hub: ScriptedHub, tmp_path:
 
 @pytest.mark.parametrize("name", ["nothing.gguf", "nothing:Q4_K_M"])
 def test_a_gguf_without_an_owner_is_no_name_of_the_hub(hub: ScriptedHub, name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="'nothing.*' is neither here nor a hub name"):
+    with pytest.raises(
+        ModelNotFoundError, match="'nothing.*' is neither a local path nor a hub name"
+    ):
         read_info(name)
 
 
 @pytest.mark.parametrize("name", ["./typo", "/none/typo.gguf", "models/7b/typo.gguf", "~/typo"])
 def test_a_path_that_is_not_there_is_no_name_of_the_hub(hub: ScriptedHub, name: str) -> None:
-    expected = f"{name!r} is neither here nor a hub name; the hub's names are namespace/name"
+    expected = (
+        f"{name!r} is neither a local path nor a hub name; the hub's names are namespace/name"
+    )
     with pytest.raises(ModelNotFoundError, match=f"^{re.escape(expected)}\nOn this machine: "):
         read_info(name)
     with pytest.raises(ModelNotFoundError, match=f"^{re.escape(expected)}$"):

@@ -127,7 +127,7 @@ class TestWrong:
             ({"type": "image_url", "image_url": {"url": 7}}, "begins with 'https:' or the like"),
             ({**BLOCK, "base64": "no base64!"}, "cannot be decoded"),
             ({**BLOCK, "base64": ""}, "the image is empty"),
-            ({**BLOCK, "mime_type": "text/html"}, "is no image in base64"),
+            ({**BLOCK, "mime_type": "text/html"}, "is not a base64 image"),
         ],
     )
     def test_what_holds_none_is_named(self, block: dict[str, Any], why: str) -> None:

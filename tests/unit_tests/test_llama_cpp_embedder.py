@@ -143,7 +143,9 @@ def test_a_file_that_names_no_pooling(folder: Path, file: Path, tmp_path: Path) 
     bare = write_gguf(folder, tmp_path / "bare.gguf", pooling=None)
     with pytest.raises(LlamaError, match="pooling"):
         encoder(bare)
-    with pytest.raises(LlamaError, match=r"bare\.gguf names no pooling.*\{'pooling': 'mean'\}"):
+    with pytest.raises(
+        LlamaError, match=r"bare\.gguf does not say how to pool.*\{'pooling': 'mean'\}"
+    ):
         GPUEmbeddings(model=str(bare)).embed_query("a")
     chosen = load(config(bare, pooling="mean")).engine.run(TEXTS, EmbedOptions()).vectors
     assert np.allclose(
@@ -156,7 +158,7 @@ def test_a_file_that_names_no_pooling(folder: Path, file: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"dtype": "float16"}, "brings its own dtype"),
+        ({"dtype": "float16"}, "has its own dtype"),
         ({"options": {"n_batch": 5}}, "unknown options n_batch; known: n_ctx"),
         ({"options": {"pooling": "max"}}, "pooling 'max' is not one of mean, cls, last"),
     ],

@@ -124,7 +124,7 @@ def test_facts_of_a_file(write: Write, tmp_path: Path) -> None:
     assert head.tensors["cls.output.weight"] == (24, 1)
     for size in (10, 300, 3000):
         (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:size])
-        with pytest.raises(ValueError, match="cut.gguf has no head that can be read"):
+        with pytest.raises(ValueError, match="cut.gguf has no header that can be read"):
             read_head(tmp_path / "cut.gguf")
 
 
@@ -132,11 +132,11 @@ def test_facts_of_a_file(write: Write, tmp_path: Path) -> None:
 def test_a_head_with_a_length_beyond_all_memory(tmp_path: Path, length: int) -> None:
     file = tmp_path / "wild.gguf"
     file.write_bytes(struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, length))
-    with pytest.raises(ValueError, match="wild.gguf has no head that can be read"):
+    with pytest.raises(ValueError, match="wild.gguf has no header that can be read"):
         read_head(file)
 
 
 def test_a_file_without_a_head(tiny: Callable[[str], str], tmp_path: Path) -> None:
     file = write_gguf(Path(tiny("bert")), tmp_path / "embedder.gguf")
-    with pytest.raises(ModelLoadError, match="is no reranker: it has no head that scores"):
+    with pytest.raises(ModelLoadError, match="is not a reranker: it has no scoring head"):
         GPURerank(model=str(file), device="cpu", model_kwargs={"n_threads": 1}).score([("a", "b")])

@@ -181,7 +181,7 @@ def test_an_engine_without_plain_prompts_says_so(
     llm: GPULLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TransformersGenerator, "plain_prompts", False)
-    with pytest.raises(NotImplementedError, match="TransformersGenerator knows only chats"):
+    with pytest.raises(NotImplementedError, match="TransformersGenerator takes chats only"):
         llm.invoke("hello")
     both = llm.with_fallbacks([FakeListLLM(responses=["from the other"])])
     assert both.invoke("hello") == "from the other"

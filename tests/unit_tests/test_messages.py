@@ -311,7 +311,7 @@ def test_refusals_and_plain_documents_are_text() -> None:
         (ChatMessage(role="\ud800", content="x"), "message 0: character 0 is half"),
         (
             AIMessage("", tool_calls=[{"name": "f", "args": {"a": {1, 2}}, "id": "1"}]),
-            r"message 0 \(assistant\), tool call 0 \(f\): its arguments are no JSON",
+            r"message 0 \(assistant\), tool call 0 \(f\): its arguments are not JSON",
         ),
     ],
 )

@@ -399,7 +399,7 @@ class TestFiles:
             return [each[:, ::-1] for each in export(*arguments, **options)]
 
         monkeypatch.setattr(onnx_conversion, "export", lossy)
-        with pytest.raises(NotConvertibleError, match="computes something else than the model"):
+        with pytest.raises(NotConvertibleError, match="does not compute what the model does"):
             OnnxEncoder(Path(tiny("bert")), CPU)
         assert not list(tmp_path.rglob("model.onnx")), "it must not be cached"
 
@@ -480,5 +480,5 @@ class TestProofOfScores:
 
     @pytest.mark.parametrize(("off", "dtype"), [(0.02, "float32"), (0.5, "float16")])
     def test_another_score_is_refused(self, off: float, dtype: str) -> None:
-        with pytest.raises(NotConvertibleError, match="computes something else than the model"):
+        with pytest.raises(NotConvertibleError, match="does not compute what the model does"):
             self.prove(off, dtype)

@@ -57,7 +57,7 @@ class TestChoice:
     def test_float16_on_a_cpu_goes_to_torch(self, tiny: Tiny) -> None:
         embeddings = GPUEmbeddings(model=tiny("bert"), device="cpu", dtype="float16")
         assert embeddings.backend_reason.startswith("torch: openvino does not compute in float16")
-        with pytest.raises(ValueError, match="take bfloat16 or float32"):
+        with pytest.raises(ValueError, match="use bfloat16 or float32"):
             GPUEmbeddings(model=tiny("bert"), backend="openvino", dtype="float16").embed_query("a")
 
 
@@ -99,7 +99,7 @@ class TestConversion:
 
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setattr(openvino, "convert_model", lossy)
-        with pytest.raises(NotConvertibleError, match="computes something else when traced"):
+        with pytest.raises(NotConvertibleError, match="gives different results when traced"):
             exact(tiny("bert")).embed_query("one")
         assert not list(tmp_path.rglob("model.xml")), "it must not be cached"
 

@@ -138,7 +138,7 @@ def test_layers_with_a_local_window_are_told(tiny: Tiny, monkeypatch: pytest.Mon
         return packed_attention(*args, **kwargs)
 
     monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, forgetful)
-    with pytest.raises(ValueError, match="packed rows give something else"):
+    with pytest.raises(ValueError, match="packed rows give different results"):
         encoder(tiny("modernbert"))
 
 
@@ -146,7 +146,7 @@ def test_positions_that_count_from_the_padding_id_are_told(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("langchain_gpu.engine.runtimes.packed._counted_from", lambda _: None)
-    with pytest.raises(ValueError, match="packed rows give something else"):
+    with pytest.raises(ValueError, match="packed rows give different results"):
         encoder(tiny("xlm-roberta"))
 
 
@@ -226,7 +226,7 @@ class TestChoice:
         for module in (torch_runtime, attention):
             monkeypatch.setattr(module, "kernel_for", lambda *_: Kernel("wrong", wrong))
         model = encoder(tiny("xlm-roberta"), "auto")
-        assert model.attention.startswith("padded: packed rows give something else (cosine ")
+        assert model.attention.startswith("padded: packed rows give different results (cosine ")
         assert "batches are padded" in caplog.text
         peer = SentenceTransformer(tiny("xlm-roberta"), device="cpu")
         assert np.allclose(embed(model, TEXTS), peer.encode_document(TEXTS), atol=1e-5)
@@ -338,8 +338,8 @@ class TestAttention:
     @pytest.mark.parametrize(
         ("extra", "match"),
         [
-            ({"softcap": 30.0}, "wants softcap"),
-            ({"position_bias": torch.zeros(1)}, "wants position_bias"),
+            ({"softcap": 30.0}, "needs softcap"),
+            ({"position_bias": torch.zeros(1)}, "needs position_bias"),
             ({"cu_seq_lens_q": None}, "does not pass offsets on"),
         ],
     )

@@ -386,5 +386,5 @@ async def test_callable_where_a_loop_runs(server: Scripted, clients: list[JsonCl
 
 def test_not_json(server: Scripted, clients: list[JsonClient]) -> None:
     server.script = in_turn(Reply(b"<html>"))
-    with pytest.raises(BadAnswerError, match="something else than JSON: '<html>'"):
+    with pytest.raises(BadAnswerError, match="something other than JSON: '<html>'"):
         ask(clients)

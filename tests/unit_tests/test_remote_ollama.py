@@ -210,7 +210,7 @@ class TestAuto:
         """A question that has its answer at hand has one bound for all attempts."""
         monkeypatch.setattr(http, "ASK_SECONDS", 0.3)
         server.script = lambda _: Reply(delay=60)
-        with pytest.raises(ServerTimeoutError, match="within 0.3 seconds; look whether"):
+        with pytest.raises(ServerTimeoutError, match="within 0.3 seconds; check whether"):
             loads(backend, timeout=3)
         assert server.heard(1) == 1
 

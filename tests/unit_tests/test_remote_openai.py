@@ -125,10 +125,10 @@ class TestAddress:
     @pytest.mark.parametrize(
         ("url", "match"),
         [
-            ("far.example:8000", "is no address"),
-            ("ftp://far.example", "is no address"),
-            ("http://", "is no address"),
-            ("http://far.example:port", "is no address"),
+            ("far.example:8000", "is not a server address"),
+            ("ftp://far.example", "is not a server address"),
+            ("http://", "is not a server address"),
+            ("http://far.example:port", "is not a server address"),
             ("http://far.example/v1?key=1", "must end before"),
             ("http://me:hidden@far.example", "no user or password"),
         ],

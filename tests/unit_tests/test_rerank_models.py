@@ -129,7 +129,7 @@ def test_a_model_with_several_scores_is_refused(tiny_reranker: PATH) -> None:
 def test_an_embedder_is_no_reranker(tiny: PATH, backend: Any) -> None:
     """Else a new head of random numbers would order the documents."""
     reranker = GPURerank(model=tiny("bert"), device="cpu", backend=backend)
-    with pytest.raises(ValueError, match="bert is no reranker: its files hold a BertModel"):
+    with pytest.raises(ValueError, match="bert is not a reranker: its files hold a BertModel"):
         reranker.score([("a", "b")])
 
 
@@ -254,7 +254,7 @@ def test_int8_is_refused_as_its_loss_is_not_measured(tiny_reranker: PATH, backen
     reranker = GPURerank(
         model=tiny_reranker("roberta"), device="cpu", backend=backend, dtype="int8"
     )
-    with pytest.raises(ValueError, match="dtype='int8' is for embedders; take 'auto' for a rerank"):
+    with pytest.raises(ValueError, match="dtype='int8' is for embedders; use 'auto' for a rerank"):
         reranker.score(PAIRS)
 
 

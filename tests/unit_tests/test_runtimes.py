@@ -153,10 +153,12 @@ def test_the_end_of_a_text_where_the_model_wants_that(tiny: Tiny, backend: Any) 
 def test_no_embedder_is_made_of_another_kind_of_model(
     tiny: Tiny, tiny_reranker: Tiny, backend: Any
 ) -> None:
-    with pytest.raises(ValueError, match="sparse is no embedder but a SparseEncoder: its vectors"):
+    with pytest.raises(
+        ValueError, match="sparse is not an embedder but a SparseEncoder: its vectors"
+    ):
         GPUEmbeddings(model=tiny("sparse"), backend=backend).embed_query("gpu")
     reranker = tiny_reranker("bert-identity")
-    with pytest.raises(ValueError, match="no embedder but a CrossEncoder: take GPURerank"):
+    with pytest.raises(ValueError, match="not an embedder but a CrossEncoder: use GPURerank"):
         GPUEmbeddings(model=reranker, backend=backend).embed_query("gpu")
 
 
@@ -168,7 +170,9 @@ def test_a_reranker_without_settings_is_no_embedder_either(
     shutil.copytree(tiny_reranker("bert-identity"), folder)
     for name in ("modules.json", "config_sentence_transformers.json"):
         (folder / name).unlink(missing_ok=True)
-    with pytest.raises(ValueError, match="plain is no embedder but a CrossEncoder: take GPURerank"):
+    with pytest.raises(
+        ValueError, match="plain is not an embedder but a CrossEncoder: use GPURerank"
+    ):
         GPUEmbeddings(model=str(folder)).embed_query("gpu")
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"0": "bad", "1": "good"}

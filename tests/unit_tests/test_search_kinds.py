@@ -119,7 +119,7 @@ def test_what_does_not_go_together_is_refused(
 
 
 def test_a_width_that_pieces_do_not_divide_is_refused_before_anything_is_stored() -> None:
-    with pytest.raises(ValueError, match="5 pieces of one length, which 16"):
+    with pytest.raises(ValueError, match="5 pieces of equal length, which 16"):
         kinds.get("IVF4,PQ5").create(SIZE, "l2")
 
 

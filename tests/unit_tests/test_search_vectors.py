@@ -67,7 +67,7 @@ def test_unit_rows_are_not_copied_again() -> None:
         ([[1e39, 2]], "item 0 holds NaN, infinity, or numbers too large"),
         ([[1, 2], [1, 2, 3]], "item 1 has 3 dimensions, item 0 has 2"),
         ([[1, 2], [[1], [2]]], "item 1 has 2 x 1 dimensions"),
-        ([[1, 2], ["a", 2]], "item 1 holds something that is no number"),
+        ([[1, 2], ["a", 2]], "item 1 holds something that is not a number"),
         ([[1, 2], None], "item 1"),
         ([1.0, 2.0], "rows of numbers"),
         ([[[1.0]]], "rows of numbers"),

@@ -97,9 +97,9 @@ LIES = {
     "it claims 91 bytes, the file has 98": struct.pack("<Q", 91) + bytes(90),
     "it does not begin with {": of_text("[]"),
     "no tensor's name at its byte 1": of_text("{x}"),
-    "'x' has no entry as it should be": of_text('{"x":' + "[" * 100_000),
+    "'x' has a malformed entry": of_text('{"x":' + "[" * 100_000),
     "it is no JSON": of_text('{"x":{"dtype":}}'),
-    "'x' stands in it twice": of_text(
+    "'x' appears in it twice": of_text(
         '{"x":{"dtype":"U8","shape":[],"data_offsets":[0,1]},'
         '"x":{"dtype":"U8","shape":[],"data_offsets":[1,2]}}',
         b"  ",
@@ -110,7 +110,7 @@ LIES = {
     "'x' has the type ['F32'], which is not": of_entries(entry(dtype=["F32"]), bytes(8)),
     "'x' has no shape": of_entries(entry(shape=2), bytes(8)),
     "'x' has a size or an offset that is no whole": of_entries(entry(shape=[-2]), bytes(8)),
-    "that is no whole number": of_entries(entry(shape=[2.0]), bytes(8)),
+    "that is not a whole number": of_entries(entry(shape=[2.0]), bytes(8)),
     "does not take 8 bytes": of_entries(entry(shape=[2**62, 2**62]), bytes(8)),
     "'x' begins at 4; the one before ends at 0": of_entries(entry(data_offsets=[4, 12]), bytes(12)),
     "its tensors end at byte": of_entries(entry(), bytes(7)),

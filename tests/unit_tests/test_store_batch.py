@@ -74,7 +74,7 @@ def test_what_is_no_string_is_named(arguments: dict[str, Any], message: str) -> 
         ({"texts": ["a"], "metadatas": []}, "1 texts came with 0 metadatas"),
         (
             {"texts": ["a", "b", "c"], "ids": ["x", "y", "x"]},
-            "the id 'x' comes twice in one call, for documents 0 and 2",
+            "the id 'x' appears twice in one call, for documents 0 and 2",
         ),
         ({"texts": ["a"], "metadatas": ["x"]}, "metadata of document 0 is a str, not a dict"),
     ],
@@ -144,7 +144,7 @@ def test_what_json_cannot_hold_is_named_by_document_and_key(value: Any) -> None:
 
 
 def test_a_key_that_is_no_string_is_named() -> None:
-    with pytest.raises(DocumentError, match="document 0 has the key 3, which is no string"):
+    with pytest.raises(DocumentError, match="document 0 has the key 3, which is not a string"):
         encode_metadata({3: "x"}, 0)
 
 

@@ -86,18 +86,18 @@ def line(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([b"{"], "line 1 is no document"),
-        ([b"[]"], "line 1 is no document"),
-        ([b"{}"], "line 1 is no document.*row"),
-        ([b"\xff"], "line 1 is no document"),
-        ([line(), line(row=True)], "line 2 is no document"),
-        ([line(id=3)], "line 1 is no document"),
-        ([line(text=None)], "line 1 is no document"),
-        ([line(metadata=[])], "line 1 is no document"),
+        ([b"{"], "line 1 is not a document"),
+        ([b"[]"], "line 1 is not a document"),
+        ([b"{}"], "line 1 is not a document.*row"),
+        ([b"\xff"], "line 1 is not a document"),
+        ([line(), line(row=True)], "line 2 is not a document"),
+        ([line(id=3)], "line 1 is not a document"),
+        ([line(text=None)], "line 1 is not a document"),
+        ([line(metadata=[])], "line 1 is not a document"),
         ([line(), line(id="b")], "line 2 has row 0, which is out of order"),
         ([line(row=7)], "line 1 has row 7, which is out of order"),
         ([line(), line(row=1)], "line 2 repeats the id 'a'"),
-        ([b"[" * 100_000], "line 1 is no document"),
+        ([b"[" * 100_000], "line 1 is not a document"),
     ],
 )
 def test_a_bad_line_is_named(lines: list[bytes], message: str) -> None:

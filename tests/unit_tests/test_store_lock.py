@@ -452,7 +452,7 @@ def test_a_format_that_never_was(version: int, tmp_path: Path) -> None:
     store("a").save_local(tmp_path)
     path = tmp_path / manifests.NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version}))
-    with pytest.raises(DamagedStoreError, match="is no manifest"):
+    with pytest.raises(DamagedStoreError, match="is not a manifest"):
         load(tmp_path)
 
 

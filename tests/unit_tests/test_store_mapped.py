@@ -218,7 +218,7 @@ def test_a_line_that_was_changed_is_named_when_it_is_read(tmp_path: Path) -> Non
         lambda: mapped.add_texts(["new"]),
         lambda: mapped.similarity_search("text 3", filter={"n": 3}),
     ):
-        with pytest.raises(DamagedStoreError, match="line 8 is no document") as raised:
+        with pytest.raises(DamagedStoreError, match="line 8 is not a document") as raised:
             ask()
         assert manifests.REMEDY in str(raised.value)
     with pytest.raises(DamagedStoreError, match="line 10 has row 8"):

@@ -61,7 +61,7 @@ def test_the_first_wrong_row_is_named(
 def test_what_holds_no_ids_is_named(row: Any) -> None:
     both: list[list[Any]] = [[[1], row], [np.array([1]), row]]
     for rows in both:
-        with pytest.raises(TypeError, match="^token row 11 is no row of whole numbers: "):
+        with pytest.raises(TypeError, match="^token row 11 is not a sequence of whole numbers: "):
             flat_ids(rows, window=9, vocabulary=4, start=10)
 
 

@@ -133,7 +133,7 @@ def test_a_missing_model_shows_nothing_else(face: type[Any]) -> None:
 def test_an_address_is_not_shown_below_the_faces() -> None:
     assert SECRET not in repr(Options(server=Server(url=ADDRESS)))
     for address in (ADDRESS, f"user:{SECRET}@host"):
-        with pytest.raises(ValueError, match="must hold no user or password") as caught:
+        with pytest.raises(ValueError, match="must not hold a user or password") as caught:
             check_url(address)
         assert SECRET not in str(caught.value)
     with pytest.raises(ValueError, match="base_url has no meaning") as caught:

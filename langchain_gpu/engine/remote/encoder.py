@@ -210,7 +210,7 @@ class RemoteEncoder(ABC):
                 f"{self._client.host} returned vectors of shape {vectors.shape} instead of {wanted}"
             )
         if not vectors.shape[1]:
-            raise BadAnswerError(f"{self._client.host} returned vectors without a number")
+            raise BadAnswerError(f"{self._client.host} returned empty vectors")
         finite = np.isfinite(vectors).all(axis=1)
         if request.options.refused is None and not finite.all():
             bad = request.positions[int(np.flatnonzero(~finite)[0])]

@@ -57,7 +57,7 @@ class OllamaEncoder(RemoteEncoder):
             raise self._explained(error) from None
         rows: Any = answer.get("embeddings") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
-            raise BadAnswerError(f"{self._client.host} returned no list of vectors")
+            raise BadAnswerError(f"{self._client.host} did not return a list of vectors")
         return read_vectors(rows, len(request), self._client.host)
 
     def _explained(self, error: RefusedError) -> RefusedError:

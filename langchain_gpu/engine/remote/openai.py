@@ -123,7 +123,7 @@ class OpenAIEncoder(RemoteEncoder):
         answer = await self._post(body, final=FAILED if request.suspected else None)
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise BadAnswerError(f"{self._client.host} returned no list of vectors")
+            raise BadAnswerError(f"{self._client.host} did not return a list of vectors")
         vectors = read_vectors(
             [row.get("embedding") for row in rows], len(request), self._client.host
         )

@@ -135,7 +135,7 @@ def read_vectors(rows: Sequence[Any], count: int, host: str) -> NDArray[np.float
             data = [base64.b64decode(row, validate=True) for row in rows]
             return np.stack([np.frombuffer(each, "<f4") for each in data]).astype(np.float32)
         if not all(isinstance(row, list) for row in rows):
-            raise ValueError("a vector is no list of numbers")  # noqa: TRY301
+            raise ValueError("a vector is not a list of numbers")  # noqa: TRY301
         return np.array(rows, np.float32)
     except (ValueError, TypeError) as error:  # base64's own error is a ValueError
         raise BadAnswerError(f"{host} returned vectors that cannot be read: {error}") from None

@@ -106,7 +106,7 @@ def packed_attention(
         raise NotPackableError("the model does not pass offsets on to its attention")
     asked = [name for name in _REFUSED if kwargs.get(name) is not None]
     if attention_mask is not None or asked:
-        raise NotPackableError(f"its attention wants {asked[0] if asked else 'a mask of its own'}")
+        raise NotPackableError(f"its attention needs {asked[0] if asked else 'a mask of its own'}")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     reach = -1 if sliding_window is None else sliding_window - 1
@@ -200,7 +200,7 @@ def why_no_kernel(device: Device, dtype: torch.dtype) -> str:
         return f"no attention kernel takes rows end to end on {device.kind}"
     if dtype not in HALVES:
         return "attention kernels for rows end to end compute in float16 and bfloat16 only"
-    return "torch here has no complete varlen_attn, and flash-attn is not installed"
+    return "this torch has no complete varlen_attn, and flash-attn is not installed"
 
 
 @cache

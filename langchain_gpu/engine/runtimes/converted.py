@@ -56,7 +56,7 @@ class ConvertedEncoder:
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """See `TextEncoder.from_ids`."""
         if not isinstance(self._tokenizer, TextTokenizer):
-            raise ValueError("a reranker takes no token ids")  # noqa: TRY004 - a value can be loaded that does
+            raise ValueError("a reranker does not take token ids")  # noqa: TRY004 - a value can be loaded that does
         return self._tokenizer.from_ids(rows, start=start)
 
     def merge(self, tokens: Tokenized, vectors: Vectors) -> Vectors:

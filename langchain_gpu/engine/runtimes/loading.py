@@ -24,9 +24,9 @@ from langchain_gpu.utils.forking import loading_model
 _HEAD = "ForSequenceClassification"
 # Kinds of models that sentence-transformers would load as embedders, and what to do.
 _NO_EMBEDDERS = {
-    "CrossEncoder": "take GPURerank for it",
-    "MultiVectorEncoder": "it has a vector for each token; take a model with one for a text",
-    "SparseEncoder": "its vectors are sparse; take an embedder, and hybrid search for words",
+    "CrossEncoder": "use GPURerank for it",
+    "MultiVectorEncoder": "it gives a vector per token; use a model that gives one per text",
+    "SparseEncoder": "its vectors are sparse; use an embedder, and hybrid search for words",
 }
 
 # What is taken for an argument of sentence-transformers' class, and how it is said.
@@ -112,8 +112,8 @@ def _unknown(
         return f"model_kwargs[{name!r}] is unknown ({error}); say {_ELSEWHERE[name]}"
     if name in options:
         return (
-            f"model_kwargs[{name!r}] is unknown ({error}); the precision is dtype=, the device "
-            f"device=, and what transformers takes goes one deeper: "
+            f"model_kwargs[{name!r}] is unknown ({error}); dtype= sets the precision, device= the "
+            f"device, and arguments of transformers go one level deeper: "
             f"model_kwargs={{'model_kwargs': {{{name!r}: ...}}}}"
         )
     if name in weights:
@@ -131,7 +131,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _damaged(place: Path, error: Exception) -> ValueError:
     what = f"the model in {place}" if place.is_dir() else str(place)
-    return ValueError(f"{what} is damaged; fetch it again: {first_line(error)}")
+    return ValueError(f"{what} is damaged; download it again: {first_line(error)}")
 
 
 def _check_kind(path: Path) -> None:
@@ -146,7 +146,7 @@ def _check_kind(path: Path) -> None:
     else:
         kind = "CrossEncoder" if _is_plain_reranker(path) else None
     if kind in _NO_EMBEDDERS:
-        raise ValueError(f"{path.name} is no embedder but a {kind}: {_NO_EMBEDDERS[kind]}")
+        raise ValueError(f"{path.name} is not an embedder but a {kind}: {_NO_EMBEDDERS[kind]}")
 
 
 def _is_plain_reranker(path: Path) -> bool:
@@ -170,8 +170,8 @@ def _check_head(model: Any, path: Path) -> None:
     stored = (getattr(first.config, "architectures", None) or [made])[0]
     if made.endswith(_HEAD) and not stored.endswith(_HEAD):
         raise ValueError(
-            f"{path.name} is no reranker: its files hold a {stored}, without a head that scores "
-            "pairs; take a cross-encoder, or GPUEmbeddings for an embedder"
+            f"{path.name} is not a reranker: its files hold a {stored}, without a scoring "
+            "head; use a cross-encoder, or GPUEmbeddings for an embedder"
         )
 
 

@@ -132,7 +132,9 @@ class ModulesEncoder:
     def from_ids(self, rows: Sequence[Sequence[int]], *, start: int = 0) -> Tokenized:
         """See `TextEncoder.from_ids`."""
         if not isinstance(self._tokenizer, TextTokenizer):
-            raise ValueError("this model prepares its items in its own way; it takes no token ids")  # noqa: TRY004 - a value can be loaded that does
+            raise ValueError(  # noqa: TRY004 - a value can be loaded that does
+                "this model prepares its items in its own way, and does not take token ids"
+            )
         return self._tokenizer.from_ids(rows, start=start)
 
     def prepare(self, tokens: Tokenized, rows: NDArray[np.int64]) -> Any:

@@ -268,16 +268,16 @@ class OnnxEncoder(ModulesEncoder):
 
 def _check_dtype(dtype: str, device: Device) -> None:
     if dtype == "bfloat16":
-        raise ValueError("ONNX Runtime has no bfloat16 for embedders; take float32 or float16")
+        raise ValueError("ONNX Runtime has no bfloat16 for embedders; use float32 or float16")
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     if dtype == "int8" and device.kind != "cpu":
         raise ValueError(
             f"int8 ONNX on {device} is far slower than float32 (0.08x in published figures: the "
-            f"GPU has no kernels for it); take float16"
+            f"GPU has no kernels for it); use float16"
         )
     if dtype == "float16" and device.kind == "cpu":
-        raise ValueError("ONNX Runtime computes float16 in float32 on a CPU; take float32 or int8")
+        raise ValueError("ONNX Runtime computes float16 in float32 on a CPU; use float32 or int8")
 
 
 def _best_output(session: Any) -> str:

@@ -189,7 +189,7 @@ def prove(run: Run, examples: Sequence[Inputs], wanted: Sequence[Vectors], dtype
             longest = max(longest, float(np.abs(ratio - 1).max()))
     if not least >= LEAST[dtype] or longest > 2 * (1 - LEAST[dtype]) ** 0.5:
         raise NotConvertibleError(
-            f"the ONNX file computes something else than the model (cosine {least:.5f}, lengths "
+            f"the ONNX file does not compute what the model does (cosine {least:.5f}, lengths "
             f"off by {longest:.1%})"
         )
 

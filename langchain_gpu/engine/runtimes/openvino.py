@@ -143,7 +143,7 @@ class OpenVINOEncoder(ConvertedEncoder):
         hint = self._hint
         if device.kind == "cpu" and hint == "f16":
             raise ValueError(
-                "openvino does not compute in float16 on a CPU; take bfloat16 or float32"
+                "openvino does not compute in float16 on a CPU; use bfloat16 or float32"
             )
         if device.kind == "xpu" and hint == "bf16":
             raise ValueError("openvino computes in float16 or float32 on Intel GPUs, not bfloat16")

@@ -64,7 +64,7 @@ def convert(recipe: Recipe) -> tuple[Any, ModelSettings]:
             least = likeness(wanted, found)
             if not least >= LEAST_COSINE:
                 raise NotConvertibleError(
-                    f"{recipe.path.name} computes something else when traced (cosine {least:.5f})"
+                    f"{recipe.path.name} gives different results when traced (cosine {least:.5f})"
                 )
         return program
 

@@ -75,7 +75,7 @@ class Packer:
     def __init__(self, transformer: Any) -> None:
         model = transformer.model
         if not isinstance(model, PreTrainedModel):
-            raise NotPackableError(f"{type(model).__name__} is no model of transformers")
+            raise NotPackableError(f"{type(model).__name__} is not a transformers model")
         self._model: Any = model
         self._own: str = self._model.config._attn_implementation  # noqa: SLF001 - its only name
         self._typed = "token_type_ids" in transformer.tokenizer.model_input_names
@@ -131,7 +131,7 @@ class Packer:
             transformers_logging.set_verbosity(level)
         if self._model.config._attn_implementation != name:  # noqa: SLF001
             raise NotPackableError(
-                f"{type(self._model).__name__} has an attention of its own, which takes no other"
+                f"{type(self._model).__name__} has its own attention, which cannot be replaced"
             )
 
 
@@ -170,7 +170,7 @@ def prove(
             return first_line(error)
         cosine = _least_cosine(wanted, found)
         if not cosine >= least:
-            return f"packed rows give something else (cosine {cosine:.5f}, {least} wanted)"
+            return f"packed rows give different results (cosine {cosine:.5f}, {least} wanted)"
     return None
 
 

@@ -25,7 +25,7 @@ def check_embeds(task: str) -> None:
         NotConvertibleError: The task is not embedding.
     """
     if task != "embed":
-        raise NotConvertibleError("dtype='int8' is for embedders; take 'auto' for a reranker")
+        raise NotConvertibleError("dtype='int8' is for embedders; use 'auto' for a reranker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class QuantizationLoss:
             NotConvertibleError: int8 loses too much.
         """
         if not self.least >= LEAST_COSINE:
-            raise NotConvertibleError(f"int8 loses too much of this model: {self}; take 'auto'")
+            raise NotConvertibleError(f"int8 loses too much of this model: {self}; use 'auto'")
 
     def __str__(self) -> str:
         """Say it in words."""

@@ -38,7 +38,7 @@ def flat_ids(
         for index, row in enumerate(rows):
             if not _is_whole(row):
                 raise TypeError(
-                    f"token row {start + index} is no row of whole numbers: {row!r:.60}"
+                    f"token row {start + index} is not a sequence of whole numbers: {row!r:.60}"
                 ) from None
         raise
     wrong = (lengths == 0).any() or (ids < 0).any()

@@ -116,7 +116,7 @@ def parse(text: str) -> Shape:
         return Shape("flat" if match["plain"] == "Flat" else "sq", match["plain"])
     if match["links"]:
         if int(match["links"]) < 2:  # noqa: PLR2004 - the floors of a graph grow with its logarithm
-            raise ValueError(f"{text!r}: a node of a graph has 2 links at least")
+            raise ValueError(f"{text!r}: a graph node has at least 2 links")
         return Shape("hnsw", match["stored"] or "Flat", links=int(match["links"]))
     lists = int(match["lists"])
     if match["coding"]:
@@ -160,8 +160,8 @@ def choose(kind: str, rows: int, dimension: int, train_size: int | None = None) 
         shape = Shape("ivf", shape.coding, lists=lists, pieces=shape.pieces, bits=shape.bits)
     if shape.coding == "PQ" and dimension % shape.pieces:
         raise ValueError(
-            f"{kind!r} cuts a vector into {shape.pieces} pieces of one length, which {dimension} "
-            "dimensions do not allow"
+            f"{kind!r} cuts a vector into {shape.pieces} pieces of equal length, which "
+            f"{dimension} dimensions do not allow"
         )
     return shape if not shape.trained or rows >= trained_from(kind, train_size) else FLAT
 
@@ -215,7 +215,7 @@ def check_arguments(kind: str, given: Mapping[str, int | None]) -> None:
     if size is not None and size < shape.centroids:
         raise ValueError(
             f"train_size {size} is too small for {kind!r}, which has {shape.centroids} centroids "
-            "to find: it needs as many vectors at least"
+            "to find: it needs at least as many vectors"
         )
 
 

@@ -84,7 +84,9 @@ VECTORS: list[tuple[Metric, list[Any], str]] = [
 
 
 @pytest.mark.parametrize(("metric", "vectors", "message"), VECTORS)
-def test_vectors(metric: Metric, vectors: list[Any], message: str) -> None:
+def test_bad_vectors_are_refused_and_nothing_is_stored(
+    metric: Metric, vectors: list[Any], message: str
+) -> None:
     target = store(metric)
     before = held(target)
     with pytest.raises(VectorError, match=message):
@@ -175,7 +177,9 @@ def test_k_that_is_no_integer(k: Any) -> None:
         ({1: 1}, TypeError, "names of fields, not int"),
     ],
 )
-def test_filters(kind: str, where: Any, error: type[Exception], message: str) -> None:
+def test_bad_filters_are_refused_by_every_search(
+    kind: str, where: Any, error: type[Exception], message: str
+) -> None:
     for target in (store(), FAISSVectorStore(Plane())):
         with pytest.raises(error, match=message):
             target.search("1 0", kind, filter=where)
@@ -204,7 +208,7 @@ def itself() -> dict[str, Any]:
         ("metadata", "document 1 is a str, not a dictionary"),
     ],
 )
-def test_metadata(metadata: Any, message: str) -> None:
+def test_bad_metadata_is_refused_before_anything_is_embedded(metadata: Any, message: str) -> None:
     target = store()
     before, plane = held(target), target.embeddings
     assert isinstance(plane, Plane)
@@ -225,7 +229,9 @@ def test_metadata(metadata: Any, message: str) -> None:
         ("xy", TypeError, "a list is needed, not a single str"),
     ],
 )
-def test_ids(ids: Any, error: type[Exception], message: str) -> None:
+def test_bad_ids_are_refused_and_nothing_is_stored(
+    ids: Any, error: type[Exception], message: str
+) -> None:
     target = store()
     before = held(target)
     with pytest.raises(error, match=message):
@@ -234,7 +240,7 @@ def test_ids(ids: Any, error: type[Exception], message: str) -> None:
 
 
 @pytest.mark.parametrize("ids", [[7], ["a", None], "a", [["a"]]])
-def test_ids_to_delete_or_get(ids: Any) -> None:
+def test_bad_ids_to_delete_or_get_are_refused(ids: Any) -> None:
     target = store()
     before = held(target)
     for ask in (target.delete, target.get_by_ids):
@@ -372,7 +378,7 @@ def test_a_folder_that_takes_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert held(load(tmp_path)) == held(target)
 
 
-def test_links(tmp_path: Path) -> None:
+def test_a_linked_folder_works_and_a_linked_file_is_noticed(tmp_path: Path) -> None:
     """A link to a folder is that folder; a manifest's file may be no link out of it unnoticed."""
     target = saved(tmp_path / "real")
     link = tmp_path / "link"
@@ -401,7 +407,7 @@ def test_links(tmp_path: Path) -> None:
     "options",
     [{"index": "magic"}, {"metric": "dot"}, {"index": "flat", "nprobe": 4}, {"nprobe": 0}],
 )
-def test_constructors(options: dict[str, Any]) -> None:
+def test_bad_constructor_arguments_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="unknown|means nothing|at least 1"):
         FAISSVectorStore(Plane(), **options)
 

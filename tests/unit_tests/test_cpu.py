@@ -166,7 +166,7 @@ def test_another_system_is_asked_through_psutil() -> None:
     assert 0 < free <= total
 
 
-def test_this_machine() -> None:
+def test_the_facts_of_this_machine_are_read() -> None:
     cpu = read_cpu()
     assert cpu.name
     assert 1 <= cpu.cores <= 8

@@ -93,7 +93,7 @@ def stream_context(self: Any, stream: Any) -> None:
     self.src_prev_stream = self.dst_prev_stream = None
 
 
-def test_a_recording(card: Card) -> None:
+def test_a_graph_is_recorded_on_the_stream_that_warmed_it_up(card: Card) -> None:
     recorder = CudaRecorder("cuda:0")
     where: list[Stream] = []
 

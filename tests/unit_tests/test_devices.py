@@ -200,7 +200,9 @@ def test_an_empty_list_is_refused() -> None:
         ("cpu", None, (), "float32"),
     ],
 )
-def test_dtype(kind: str, capability: str | None, isa: tuple[str, ...], dtype: str) -> None:
+def test_each_kind_of_device_has_its_dtype_and_a_reason(
+    kind: str, capability: str | None, isa: tuple[str, ...], dtype: str
+) -> None:
     chosen, reason = choose_dtype(kind, capability, isa)
     assert chosen == dtype
     assert reason

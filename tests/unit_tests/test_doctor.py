@@ -173,5 +173,5 @@ def test_without_rich_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         render(found)
 
 
-def test_this_machine() -> None:
+def test_a_report_of_this_machine_can_be_drawn() -> None:
     assert drawn(render(report(environment=read_environment(ollama=False))))

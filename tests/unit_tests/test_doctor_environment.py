@@ -426,7 +426,7 @@ def test_where_the_hub_keeps_models(environ: dict[str, str], place: str) -> None
     assert str(hub_cache(environ)) == place
 
 
-def test_swap(tmp_path: Path) -> None:
+def test_used_swap_is_read_from_meminfo(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     assert swap_used(tmp_path) is None
     (tmp_path / "proc/meminfo").write_text("SwapTotal: 2048 kB\nSwapFree:  1024 kB\n")

@@ -282,7 +282,7 @@ class TestReports:
         with pytest.raises(ValueError, match="NaN, which ubinary cannot hold"):
             small.embed_with_report(["one"], on_error="skip")
 
-    def test_skipping_everything(self, embeddings: GPUEmbeddings) -> None:
+    def test_rows_are_nan_where_every_text_is_skipped(self, embeddings: GPUEmbeddings) -> None:
         nothing: Any = [None, 3]
         rows = embeddings.embed_with_report(nothing, on_error="skip")
         assert rows.vectors.shape == (2, 24)
@@ -357,11 +357,13 @@ class TestBadInput:
             (3, "texts is int"),
         ],
     )
-    def test_not_texts(self, embeddings: GPUEmbeddings, texts: Any, match: str) -> None:
+    def test_what_is_not_a_list_of_texts_is_refused(
+        self, embeddings: GPUEmbeddings, texts: Any, match: str
+    ) -> None:
         with pytest.raises(TypeError, match=match):
             embeddings.embed_documents(texts)
 
-    def test_not_a_query(self, embeddings: GPUEmbeddings) -> None:
+    def test_a_query_that_is_not_a_text_is_refused(self, embeddings: GPUEmbeddings) -> None:
         with pytest.raises(TypeError, match="text 0 is NoneType"):
             embeddings.embed_query(None)  # type: ignore[arg-type]
 
@@ -373,7 +375,7 @@ class TestBadInput:
     def test_odd_but_good(self, embeddings: GPUEmbeddings, tiny: Tiny, text: str) -> None:
         assert np.allclose(embeddings.embed_documents([text]), encode(tiny, [text]), atol=1e-5)
 
-    def test_ten_megabytes(self, embeddings: GPUEmbeddings) -> None:
+    def test_a_text_of_ten_megabytes_is_cut_with_a_warning(self, embeddings: GPUEmbeddings) -> None:
         with pytest.warns(TruncationWarning, match="1 of 1"):
             vector = embeddings.embed_query("the gpu is fast " * 650_000)
         assert np.isfinite(vector).all()

@@ -18,7 +18,7 @@ TEXTS = ["the gpu is fast", "one", "memory of the model and the batch"]
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino", "onnx"])
-def test_a_folder(tiny: Tiny, backend: Any) -> None:
+def test_every_back_end_gives_the_vectors_of_the_default(tiny: Tiny, backend: Any) -> None:
     model = GPUEmbeddings(
         model=tiny("bert"),
         backend=backend,

@@ -50,7 +50,7 @@ def test_bad_tokens_are_named(tiny: Tiny, rows: list[list[int]], match: str) -> 
         GPUEmbeddings(model=tiny("bert")).embed_tokens(rows)
 
 
-def test_fewer_dimensions(tiny: Tiny) -> None:
+def test_truncated_vectors_keep_their_norm(tiny: Tiny) -> None:
     whole = GPUEmbeddings(model=tiny("bert"), dtype="float32")
     short = GPUEmbeddings(model=tiny("bert"), dtype="float32", truncate_dim=8)
     assert (whole.dimension, short.dimension) == (24, 8)
@@ -64,7 +64,7 @@ def test_fewer_dimensions(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_smaller_numbers(tiny: Tiny, precision: Any) -> None:
+def test_smaller_dtypes_keep_the_direction_of_a_vector(tiny: Tiny, precision: Any) -> None:
     model = GPUEmbeddings(model=tiny("bert"), dtype="float32", precision=precision)
     vectors = model.embed_to_array(TEXTS)
     assert vectors.dtype == precision
@@ -75,7 +75,7 @@ def test_smaller_numbers(tiny: Tiny, precision: Any) -> None:
     assert np.array_equal(model.embed_documents(TEXTS[:2]), model.embed_to_array(TEXTS[:2]))
 
 
-def test_precision_in_two_places(tiny: Tiny) -> None:
+def test_precision_given_in_two_places_is_refused(tiny: Tiny) -> None:
     model = GPUEmbeddings(
         model=tiny("bert"), precision="int8", encode_kwargs={"precision": "ubinary"}
     )

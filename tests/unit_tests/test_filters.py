@@ -67,7 +67,7 @@ PAPER = {"lang": "en", "year": 2020, "tags": ["a", "b"], "draft": False, "note":
         ({"nested": {"a": 1}}, False),
     ],
 )
-def test_admits(spec: dict[str, Any], admitted: bool) -> None:  # noqa: FBT001 - a table's column
+def test_every_operator_admits_what_it_should(spec: dict[str, Any], admitted: bool) -> None:  # noqa: FBT001 - a table's column
     assert compile_filter(spec)(PAPER) is admitted
 
 

@@ -124,7 +124,7 @@ def plain(lengths: list[int], **more: Any) -> PackedBatch:
 
 
 class TestBuckets:
-    def test_steps(self) -> None:
+    def test_sizes_grow_in_steps_of_at_most_half(self) -> None:
         assert list(TOKENS) == sorted(set(TOKENS))
         assert (TOKENS[0], TOKENS[-1]) == (128 + 64, 24576 + 64)
         assert all(after <= before * 1.5 for before, after in pairwise(TOKENS))
@@ -135,7 +135,7 @@ class TestBuckets:
         assert bucket.tokens == 16384 + 64
 
     @given(st.lists(st.integers(1, 512), min_size=1, max_size=60))
-    def test_filling(self, lengths: list[int]) -> None:
+    def test_a_batch_is_filled_up_to_the_size_of_its_bucket(self, lengths: list[int]) -> None:
         batch = plain(lengths)
         bucket = bucket_for(batch)
         if bucket is None:
@@ -391,11 +391,11 @@ class TestWhereTheyAreOff:
         model = TorchEncoder(Path(tiny("bert")), CPU, options={"attention": "packed"})
         assert model.graphs == "off: they are for packed batches on NVIDIA cards"
 
-    def test_asked_for(self, tiny: Tiny) -> None:
+    def test_graphs_can_be_turned_off(self, tiny: Tiny) -> None:
         model = TorchEncoder(Path(tiny("bert")), CPU, options={"cuda_graphs": False})
         assert model.graphs == "off: asked for"
 
-    def test_wide_models(self, tiny: Tiny) -> None:
+    def test_wide_models_are_not_recorded(self, tiny: Tiny) -> None:
         model = TorchEncoder(Path(tiny("bert")), CPU, options={"attention": "packed"})
         model._device = CARD
         assert model._no_graphs() == ""

@@ -100,7 +100,7 @@ def write_parts(folder: Path, *, parts: int = 3, stem: str = "tiny-Q8_0") -> lis
 
 
 @pytest.mark.models
-def test_smollm2() -> None:
+def test_the_header_of_smollm2_is_read_to_the_byte() -> None:
     model = read_info("HuggingFaceTB/SmolLM2-135M-Instruct")
     assert (model.format, model.architecture, model.role) == ("gguf", "llama", "decoder")
     assert (model.params, model.dtype, model.layers) == (134_515_008, "Q4_1", 30)

@@ -108,7 +108,7 @@ class TestProviders:
             (CPU, {"provider": "openvino"}, [OPENVINO]),
         ],
     )
-    def test_by_device(
+    def test_each_device_asks_for_its_own_providers(
         self,
         tiny: Tiny,
         monkeypatch: pytest.MonkeyPatch,
@@ -276,7 +276,9 @@ class TestDtypes:
             ("int4", CPU, "'int4' is not one of auto, float32, float16, int8"),
         ],
     )
-    def test_refused(self, tiny: Tiny, dtype: str, device: Device, problem: str) -> None:
+    def test_a_dtype_that_cannot_be_computed_is_refused(
+        self, tiny: Tiny, dtype: str, device: Device, problem: str
+    ) -> None:
         with pytest.raises(ValueError, match=problem):
             OnnxEncoder(Path(tiny("bert")), device, dtype=dtype)
 

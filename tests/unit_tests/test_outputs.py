@@ -48,7 +48,7 @@ def test_int8_of_a_vector_does_not_depend_on_the_others() -> None:
     assert np.array_equal(together[7:8], alone)
 
 
-def test_float16() -> None:
+def test_float16_vectors_are_close_to_the_originals() -> None:
     found = Output(precision="float16").apply(VECTORS)
     assert found.dtype == np.float16
     assert np.allclose(found, VECTORS, atol=1e-3)

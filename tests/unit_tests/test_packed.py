@@ -180,7 +180,7 @@ class TestChoice:
         assert model.rules.padded
         assert model.rules.in_flight == 1
 
-    def test_asked_for(self, tiny: Tiny) -> None:
+    def test_attention_that_is_asked_for_is_used(self, tiny: Tiny) -> None:
         assert encoder(tiny("bert"), "padded").attention == "padded: asked for"
         packed = encoder(tiny("bert"), "packed")
         assert packed.attention == "packed (row by row)"
@@ -205,7 +205,7 @@ class TestChoice:
         peer = SentenceTransformer(tiny(name), device="cpu")
         assert np.allclose(embed(automatic, TEXTS), peer.encode_document(TEXTS), atol=1e-5)
 
-    def test_another_word(self, tiny: Tiny) -> None:
+    def test_an_unknown_kind_of_attention_is_refused(self, tiny: Tiny) -> None:
         with pytest.raises(ValueError, match="'flash' is not one of auto, packed, padded"):
             encoder(tiny("bert"), "flash")
 
@@ -301,7 +301,7 @@ class TestAttention:
     @pytest.mark.parametrize("causal", [False, True])
     @pytest.mark.parametrize("window", [None, 1, 3, 100])
     @pytest.mark.parametrize("kernel", [None, Kernel("stand-in", flash)])
-    def test_dense(
+    def test_packed_attention_gives_what_dense_attention_gives(
         self, monkeypatch: pytest.MonkeyPatch, causal: Any, window: int | None, kernel: Any
     ) -> None:
         monkeypatch.setattr(attention, "kernel_for", lambda *_: kernel)

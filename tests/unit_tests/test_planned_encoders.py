@@ -126,7 +126,9 @@ class TestOwnPlan:
         for changed in (replace(config, backend="onnx"), replace(config, model="m.gguf")):
             assert planned.plan_encoder(changed, card(MIB)) is None
 
-    def test_enough_memory(self, tiny: Tiny, on: Callable[[int], Device]) -> None:
+    def test_with_enough_memory_a_batch_has_the_default_size(
+        self, tiny: Tiny, on: Callable[[int], Device]
+    ) -> None:
         found = planned.plan_encoder(EmbedderConfig(model=tiny("bert")), on(4096 * MIB))
         assert found is not None
         assert (found.decision, found.max_batch_tokens) == ("whole", 16384)

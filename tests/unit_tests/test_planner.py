@@ -471,14 +471,14 @@ def test_devices_that_say_nothing_of_their_memory() -> None:
         ("2TiB", 2**41),
     ],
 )
-def test_sizes(text: str, count: int) -> None:
+def test_memory_sizes_are_parsed(text: str, count: int) -> None:
     assert parse_size(text) == count
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "-1", "1e9", "GiB", "5 PiB", "nan", "0.1", "9" * 400, "2000000TiB"]
 )
-def test_sizes_that_are_none(text: str) -> None:
+def test_what_is_not_a_memory_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write 24GiB"):
         parse_size(text)
 

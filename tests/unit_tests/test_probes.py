@@ -53,7 +53,9 @@ def fake_nvml(monkeypatch: Patch, **answers: Any) -> None:
         monkeypatch.setattr(pynvml, name, function)
 
 
-def test_nvml(monkeypatch: Patch, tmp_path: Path) -> None:
+def test_nvml_lists_cards_and_keeps_the_place_of_a_lost_one(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
     fake_nvml(monkeypatch)
     card = GPU(name="NVIDIA A100", uuid="GPU-1", capability="8.0", memory_total=80, memory_free=70)
     lost = GPU(name="NVIDIA GPU")  # keeps its place, so that cuda:2 stays cuda:2

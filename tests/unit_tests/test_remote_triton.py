@@ -219,7 +219,7 @@ def test_the_text_that_is_to_blame_is_named(server: ScriptedTriton, builds: Buil
         builds().embed_documents(["a", "b", "long"])
 
 
-def test_it_hangs(server: ScriptedTriton, builds: Builds) -> None:
+def test_a_server_that_hangs_is_a_time_out(server: ScriptedTriton, builds: Builds) -> None:
     embeddings = builds(timeout=0.3, max_retries=1)
     embeddings.embed_query("a")
 
@@ -373,5 +373,5 @@ def test_what_cannot_be(builds: Builds, settings: dict[str, Any], match: str) ->
         ("grpcs://[::1]:8001", "grpcs://[::1]:8001"),
     ],
 )
-def test_addresses(url: str, place: str) -> None:
+def test_an_address_of_any_form_becomes_a_grpc_place(url: str, place: str) -> None:
     assert grpc_place(url).url == place

@@ -101,7 +101,7 @@ def test_three_by_default() -> None:
     assert GPURerank().top_n == 3
 
 
-def test_a_threshold(make: Make) -> None:
+def test_documents_below_the_threshold_are_left_out(make: Make) -> None:
     every = make().rerank(QUERY, TEXTS)
     limit = every[2].score
     reranker = make(score_threshold=limit)
@@ -339,7 +339,7 @@ class TestPlugs:
         assert len(found) == 2
         assert await retriever.ainvoke(QUERY) == found
 
-    async def test_a_runnable(self, reranker: GPURerank) -> None:
+    async def test_it_works_inside_a_runnable(self, reranker: GPURerank) -> None:
         step: Runnable[dict[str, Any], Any] = RunnableLambda(
             lambda given: reranker.compress_documents(given["context"], given["question"])
         )

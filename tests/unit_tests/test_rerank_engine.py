@@ -192,7 +192,7 @@ class TestServer:
         with GPURerank(model="m", base_url="http://far.example", top_n=None) as reranker:
             yield reranker
 
-    async def test_every_call(self, remote: GPURerank) -> None:
+    async def test_every_call_gives_the_scores_of_the_server(self, remote: GPURerank) -> None:
         wanted = np.array([remote_score(QUERY, text) for text in TEXTS], np.float32)
         order = np.argsort(-wanted, kind="stable").tolist()
         assert [place.index for place in remote.rerank(QUERY, TEXTS)] == order

@@ -63,7 +63,7 @@ def test_a_folder_with_the_parts_of_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", None])
-def test_no_name(name: str) -> None:
+def test_what_cannot_be_a_name_is_refused(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="a path or a name"):
         resolve(name)
 

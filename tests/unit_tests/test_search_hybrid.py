@@ -39,7 +39,7 @@ WORDS = ["cat", "dog", "bird", "fish", "horse", "the", "a", "of"]
         ("\ud800 half", ["half"]),
     ],
 )
-def test_words(text: str, words: list[str]) -> None:
+def test_a_text_is_split_into_words(text: str, words: list[str]) -> None:
     assert split(text) == words
 
 

@@ -107,7 +107,7 @@ def test_the_benchmark_gives_memory_back_each_time(cases: Any) -> None:
     assert found["after_close"] == found["after_close_again"] == 0
 
 
-def test_search(cases: Any) -> None:
+def test_a_search_on_a_card_finds_the_same(cases: Any) -> None:
     found = found_in(cases, "search")
     assert found["same"]
     assert found["held"] > 0
@@ -115,7 +115,7 @@ def test_search(cases: Any) -> None:
     assert any("search runs on cpu, not cuda:0" in each for each in found["told"])
 
 
-def test_a_chat(cases: Any) -> None:
+def test_a_chat_on_a_card_moves_to_the_cpu_when_memory_ends(cases: Any) -> None:
     found = found_in(cases, "chat")
     assert found["whole"]
     assert found["parted"]

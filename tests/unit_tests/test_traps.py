@@ -288,5 +288,5 @@ def test_a_chip_without_relatives_needs_a_build_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("dotted", "pair"), [("13.0", (13, 0)), ("12", (12, 0)), ("7.2.26015-9a", (7, 2)), ("", (0, 0))]
 )
-def test_versions(dotted: str, pair: tuple[int, int]) -> None:
+def test_a_version_is_read_as_two_numbers(dotted: str, pair: tuple[int, int]) -> None:
     assert version(dotted) == pair

@@ -201,7 +201,7 @@ async def test_documents_that_can_be_read_only_once() -> None:
     assert [each.id for each in made.iter_documents()] == ["0 5"]
 
 
-def test_deleting() -> None:
+def test_documents_are_deleted_by_id_or_all_at_once() -> None:
     compass = store(*COMPASS)
     assert compass.delete(["id0", "never here"]) is True
     assert len(compass) == 3
@@ -251,7 +251,7 @@ def test_vectors_that_are_here_already() -> None:
     assert [document.id for document in held.iter_documents()] == ["x", "y", "z"]
 
 
-def test_merging() -> None:
+def test_merging_adds_and_replaces_documents() -> None:
     left, right = store(*COMPASS), store("7 7", "8 8")
     right.add_texts(["9 0"], ids=["other"])
     left.merge_from(right)

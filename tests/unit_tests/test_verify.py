@@ -358,7 +358,7 @@ class TestFollowsThePlan:
         assert sum(layers) == 6
         assert (settings.n_parallel, settings.cache_dtype, settings.ubatch) == (3, "q8_0", 64)
 
-    def test_an_encoder(self) -> None:
+    def test_an_encoder_is_loaded_as_planned(self) -> None:
         encoder = Encoder(info=replace(uneven(), role="encoder", caches=()), max_length=300)
         planned = plan([encoder], machine(4))["embedder"]
         settings = self.told(encoder, planned)

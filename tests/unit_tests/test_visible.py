@@ -41,7 +41,9 @@ CUT = GPU(name="cut", uuid="GPU-dddd4444-0000", instances=(MIG_1, MIG_2))
         ("MIG-1111-x", ()),
     ],
 )
-def test_cuda(value: str | None, seen: tuple[GPU, ...]) -> None:
+def test_cuda_visible_devices_hides_and_orders_cards(
+    value: str | None, seen: tuple[GPU, ...]
+) -> None:
     assert visible(CARDS, value) == seen
 
 
@@ -93,7 +95,9 @@ def test_indices_give_the_order(order: list[int]) -> None:
         ({"ROCR_VISIBLE_DEVICES": "GPU-cccc3333-0000"}, (C,)),
     ],
 )
-def test_rocm(environ: dict[str, str], seen: tuple[GPU, ...]) -> None:
+def test_the_variables_of_rocm_hide_and_order_cards(
+    environ: dict[str, str], seen: tuple[GPU, ...]
+) -> None:
     assert visible_amd(CARDS, environ) == seen
 
 

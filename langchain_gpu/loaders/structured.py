@@ -6,9 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any
 
 _DELIMITERS = ",;\t|"
+# The limit of a field is the process's: one thread would restore it while another still reads.
+_field_limit = Lock()
 
 
 def json_text(text: str) -> str:
@@ -63,13 +66,7 @@ def csv_rows(text: str) -> Iterator[tuple[int, str]]:
     """
     headings_line = text.split("\n", 1)[0]
     delimiter = max(_DELIMITERS, key=headings_line.count)
-    limit = csv.field_size_limit()
-    csv.field_size_limit(max(limit, len(text)))  # a long field is no reason to refuse the file
-    try:
-        # Lines as a file has them: splitlines() would also cut at U+2028 and vertical tabs.
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    finally:
-        csv.field_size_limit(limit)
+    rows = _read_rows(text, delimiter)
     if not rows:
         return
     names = [name.strip() or f"column {i}" for i, name in enumerate(rows[0], start=1)]
@@ -82,3 +79,14 @@ def csv_rows(text: str) -> Iterator[tuple[int, str]]:
         ]
         if fields:
             yield number, "\n".join(fields)
+
+
+def _read_rows(text: str, delimiter: str) -> list[list[str]]:
+    with _field_limit:
+        limit = csv.field_size_limit()
+        csv.field_size_limit(max(limit, len(text)))  # a long field is no reason to refuse the file
+        try:
+            # Lines as a file has them: splitlines() would also cut at U+2028 and vertical tabs.
+            return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        finally:
+            csv.field_size_limit(limit)

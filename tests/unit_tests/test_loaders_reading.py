@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pypdf
 import pytest
@@ -210,6 +215,33 @@ def test_csv_ends_a_row_where_its_line_ends(tmp_path: Path, mark: str) -> None:
 def test_csv_takes_a_long_field(tmp_path: Path) -> None:
     (text,) = load(tmp_path / "a.csv", "text\n" + "x" * 300_000)
     assert len(text) == 300_006
+
+
+def test_csv_takes_a_long_field_while_another_thread_reads_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit of a field is one for the process, and the short file restores it."""
+    limit, read = csv.field_size_limit(), csv.reader
+    short_reads, long_reads, short_is_done = (threading.Event() for _ in range(3))
+
+    def reader(lines: io.StringIO, **kwargs: Any) -> Iterator[list[str]]:
+        if len(lines.getvalue()) > limit:
+            long_reads.set()
+            assert short_is_done.wait(20)
+        else:
+            short_reads.set()
+            long_reads.wait(1)  # in vain where the long file waits for this one
+        return read(lines, **kwargs)
+
+    monkeypatch.setattr(csv, "reader", reader)
+    with ThreadPoolExecutor(2) as pool:
+        short = pool.submit(load_file, "short.csv", data=b"text\nx")
+        assert short_reads.wait(20)
+        long = pool.submit(load_file, "long.csv", data=b"text\n" + b"x" * 300_000)
+        assert len(short.result()) == 1
+        short_is_done.set()
+        assert len(long.result()[0].page_content) > 300_000
+    assert csv.field_size_limit() == limit
 
 
 def test_an_unreadable_file_says_why(tmp_path: Path) -> None:

@@ -287,7 +287,9 @@ class _CrossEncoder(BaseCrossEncoder):
 def _texts(documents: Sequence[Any]) -> list[str]:
     """Take texts and documents; anything else is refused later, by its position."""
     if isinstance(documents, str | Document):
-        raise TypeError(f"documents is one {type(documents).__name__}; pass a list: [document]")
+        raise TypeError(
+            f"documents is a single {type(documents).__name__}; pass a list: [document]"
+        )
     return [each.page_content if isinstance(each, Document) else each for each in documents]
 
 

@@ -182,7 +182,7 @@ class TestBadDocuments:
         ("query", "documents", "error", "match"),
         [
             (3, ["a"], TypeError, "the query is int"),
-            ("q", "a", TypeError, "documents is one str; pass a list"),
+            ("q", "a", TypeError, "documents is a single str; pass a list"),
             ("q", ["a", None], TypeError, "text 1 is NoneType"),
             ("q\ud800", ["a"], ValueError, "the query holds a lone surrogate"),
             ("q", ["a", "\udfff"], ValueError, "document 1 holds a lone surrogate"),

@@ -173,7 +173,9 @@ def _check_sendable(query: str, documents: Sequence[str]) -> None:
     if not isinstance(query, str):
         raise TypeError(f"the query is {type(query).__name__}, not str")
     if isinstance(documents, str | bytes):
-        raise TypeError(f"documents is one {type(documents).__name__}; pass a list: [document]")
+        raise TypeError(
+            f"documents is a single {type(documents).__name__}; pass a list: [document]"
+        )
     check_texts(documents)
     for name, text in [
         ("the query", query),

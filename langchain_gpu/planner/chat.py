@@ -43,17 +43,7 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
         policy: What must be respected.
     """
     wanted = chat.context or min(policy.context, chat.info.context_length or policy.context)
-    found = _on_gpus(chat, wanted, gpus, cpu, policy)
-    if found is None and chat.context is None:
-        found = _with_less(chat, wanted, gpus, cpu, policy)
-    if found is None and policy.partial:
-        found = _in_part(chat, wanted, gpus, cpu)
-    if found is None:
-        found = _on_cpu(chat, wanted, cpu)
-    smaller = min(policy.min_context, wanted)
-    if found is None and chat.context is None and smaller < wanted:
-        found = _in_part(chat, smaller, gpus, cpu) if policy.partial else None
-        found = found or _on_cpu(chat, smaller, cpu)
+    found = _first_that_fits(chat, wanted, gpus, cpu, policy)
     if found is None:
         return _refused(chat, wanted, gpus, cpu, policy)
     llama = chat.runs_on == "llama_cpp"
@@ -81,6 +71,29 @@ def place_chat(chat: Chat, gpus: Sequence[Pool], cpu: Pool | None, policy: Polic
             ),
         ),
     )
+
+
+def _first_that_fits(
+    chat: Chat, wanted: int, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
+) -> _Placement | None:
+    """Try the places from best to worst, with a shorter context only where none was asked for."""
+    may_shrink = chat.context is None
+    found = _on_gpus(chat, wanted, gpus, cpu, policy)
+    if found is None and may_shrink:
+        found = _with_less(chat, wanted, gpus, cpu, policy)
+    found = found or _with_cpu(chat, wanted, gpus, cpu, policy)
+    smallest = min(policy.min_context, wanted)
+    if found is None and may_shrink and smallest < wanted:
+        found = _with_cpu(chat, smallest, gpus, cpu, policy)
+    return found
+
+
+def _with_cpu(
+    chat: Chat, context: int, gpus: Sequence[Pool], cpu: Pool | None, policy: Policy
+) -> _Placement | None:
+    """Leave a part of the layers to the CPU, else all of them."""
+    found = _in_part(chat, context, gpus, cpu) if policy.partial else None
+    return found or _on_cpu(chat, context, cpu)
 
 
 def _on_gpus(

@@ -35,7 +35,7 @@ _CHARACTERS_PER_TOKEN = 4  # English has 4 to 5
 
 
 class ChatGPU(AnswersBatches, StructuredChat):
-    """Chat with a model on the GPU, or on the CPU where there is none, and know which and why.
+    """Chat with a model on the GPU, or on the CPU if there is none, and know which and why.
 
     Setup:
         `pip install "langchain-gpu[llama-cpp]"` for GGUF files,
@@ -49,12 +49,12 @@ class ChatGPU(AnswersBatches, StructuredChat):
             the server at `base_url` what it is: `"ollama"`, or else `"openai"` (vLLM, SGLang,
             llama-server, NIM, TGI). It never chooses `"triton"`: name it.
         base_url: Address of a server; the key it asks for goes into `api_key`.
-        temperature, top_p, max_tokens, stop, seed, timeout: How an answer is written; each may be
-            given with a call instead. Other options go to the engine under its own names, as
+        temperature, top_p, max_tokens, stop, seed, timeout: How an answer is generated; each may
+            be passed with a call instead. Other options go to the engine under its own names, in
             `model_kwargs` or with the call; `transformers` and `llama_cpp` refuse unknown ones.
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"` or `"cpu"`.
         n_ctx: Window of one chat in tokens, prompt and answer together.
-        fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
+        fallback: `"cpu"` continues there, with a warning, when a device is missing or too small;
             `"error"` raises.
 
     Instantiate and use:
@@ -73,8 +73,8 @@ class ChatGPU(AnswersBatches, StructuredChat):
         answer = await chat.ainvoke("What is a GPU?")
         ```
 
-    Structured output (a grammar lets the model write nothing else; for safetensors it takes
-    `pip install "langchain-gpu[grammar]"`, and a server enforces it itself):
+    Structured output (a grammar keeps the model to the schema; safetensors need
+    `pip install "langchain-gpu[grammar]"` for it, and a server enforces it itself):
         ```python
         class Person(BaseModel):
             name: str
@@ -88,14 +88,14 @@ class ChatGPU(AnswersBatches, StructuredChat):
 
     Constructing it loads nothing; the first call does, and `close()` frees it. It is safe to use
     from several threads: `llama_cpp` works on `n_parallel` chats at once, with `transformers` they
-    share forwards, a server is sent `n_parallel` at once, and several `ChatGPU` of one file and the
-    same settings share the weights. `llama_cpp` holds Python's lock while it loads: an event loop
-    that must not wait calls `chat.devices` in its start-up.
+    share forward passes, and a server is sent `n_parallel` at once. Several `ChatGPU` of one file
+    and the same settings share the weights. `llama_cpp` holds the GIL while it loads: call
+    `chat.devices` at start-up where an event loop must not be blocked later.
 
-    A model's chat template is a program that its makers wrote. `transformers` and `llama_cpp` run
-    it where it reaches no Python object and no file. One whose loops do not end is stopped with
-    `transformers` (after `timeout`, at most 60 s), but nothing bounds what it allocates, and
-    nothing stops it inside llama.cpp: take models from people you trust.
+    A model's chat template is a program that its authors wrote. `transformers` and `llama_cpp` run
+    it where it can reach no Python object and no file. With `transformers`, a template whose loops
+    do not end is stopped (after `timeout`, at most 60 s), but nothing bounds what it allocates;
+    inside llama.cpp nothing stops it. Use models from people you trust.
     """
 
     model_config = ConfigDict(extra="forbid")  # which LangChain's class would undo
@@ -148,7 +148,7 @@ class ChatGPU(AnswersBatches, StructuredChat):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer all inputs; as many as the engine takes share forwards.
+        """Answer all inputs; as many as the engine takes share forward passes.
 
         Ctrl-C, or the error of one, stops the others; those that have not begun never begin.
 

@@ -21,16 +21,16 @@ _STRETCH = 65536
 
 
 class GPUEmbeddings(RunsEmbedder, Embeddings):
-    """Embed texts on the GPU, or on the CPU where there is none, with a word on which and why.
+    """Embed texts on the GPU, or on the CPU if there is none, and say which was chosen and why.
 
     A drop-in for `HuggingFaceEmbeddings`: the same names and the same default model. The vectors
     differ in three ways: `dtype="auto"` computes in half precision where the device is fast at it,
     newlines are kept, and the model's own prompts for queries and documents are applied. For the
-    vectors of `HuggingFaceEmbeddings` (cosine at least 0.99999) take `dtype="float32"`,
+    vectors of `HuggingFaceEmbeddings` (cosine at least 0.99999) use `dtype="float32"`,
     `replace_newlines=True` and `encode_kwargs={"prompt": ""}`.
 
-    Texts are sorted by length and batched by tokens; running out of GPU memory shrinks the batch
-    instead of ending the work.
+    Texts are sorted by length and batched by tokens; when GPU memory runs out, the batch shrinks
+    and the work goes on.
 
     Setup:
         `pip install "langchain-gpu[local]"`
@@ -39,14 +39,14 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         model: Folder, name of an installed model package, or name on the hub (alias `model_name`).
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"`, `"cpu"`, or a list of
             them to share the work.
-        dtype: What is computed in: `"auto"` takes what is fast and safe on the device.
+        dtype: What the model computes in: `"auto"` uses what is fast and safe on the device.
         base_url: A server that computes the vectors, instead of a model here: Ollama, one that
             speaks the OpenAI form (vLLM, TEI, infinity, OpenLLM, NIM, llama-server), or, with
             `backend="triton"`, a Triton Inference Server (`"grpc://host:8001"`).
         on_long: What happens to texts beyond the model's window: `"truncate"` (counted, and warned
             about once), `"mean"` (all windows, averaged; refused with a prompt where the model
             leaves prompts out of its vectors) or `"error"`.
-        fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
+        fallback: `"cpu"` continues there, with a warning, when a device is missing or too small;
             `"error"` raises.
 
     Instantiate and use:
@@ -129,8 +129,8 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
     ) -> NDArray[Any]:
         """Embed texts, as documents, into one array of shape (len(texts), dimension).
 
-        A list of floats takes eight times the memory and most of the time; what can take an array
-        should.
+        A list of floats takes eight times the memory, and making it most of the time: prefer this
+        wherever an array will do.
 
         Args:
             texts: What to embed.
@@ -138,7 +138,7 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
                 `numpy.memmap`; it is returned.
 
         Raises:
-            TypeError: As `embed_documents`; or `out` is no array.
+            TypeError: As `embed_documents`; or `out` is not an array.
             ValueError: As `embed_documents`; or `out` has another shape or dtype, or is read-only.
         """
         items = as_list(texts)
@@ -195,8 +195,8 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         Args:
             texts: What to embed.
             on_error: `"skip"` lists items that cannot be embedded in the report and gives them a
-                row of NaN: what is no text, what is too long with `on_long="error"`, what a server
-                refuses; `"raise"` raises as `embed_documents`.
+                row of NaN: what is not a string, what is too long with `on_long="error"`, what a
+                server refuses; `"raise"` raises as `embed_documents`.
 
         Raises:
             ValueError: As `embed_documents`; or `on_error` is neither.

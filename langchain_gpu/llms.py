@@ -40,10 +40,10 @@ _LEFT = ("tags", "metadata", "run_name", "run_id", "model", "stream", "timeout")
 
 
 class GPULLM(AnswersBatches, BaseLLM):
-    """Go on with a text, outside any chat template, on the GPU or on the CPU where there is none.
+    """Continue a text, outside any chat template, on the GPU or on the CPU if there is none.
 
-    A drop-in for `HuggingFacePipeline`, `LlamaCpp` and `OllamaLLM`. Base models work too. To talk
-    with a model that was trained for chats, take `ChatGPU`.
+    A drop-in for `HuggingFacePipeline`, `LlamaCpp` and `OllamaLLM`. Base models work too. To chat
+    with a model that was trained for it, use `ChatGPU`.
 
     Setup:
         `pip install "langchain-gpu[llama-cpp]"` for GGUF files,
@@ -58,7 +58,7 @@ class GPULLM(AnswersBatches, BaseLLM):
             chooses `"triton"`: name it.
         base_url: Address of a server; the key it asks for goes into `api_key`.
         device: `"auto"`, `"cuda"`, `"cuda:1"`, `"rocm"`, `"xpu"`, `"mps"` or `"cpu"`.
-        fallback: `"cpu"` goes on there, with a warning, when a device is missing or too small;
+        fallback: `"cpu"` continues there, with a warning, when a device is missing or too small;
             `"error"` raises.
 
     Instantiate and use:
@@ -93,7 +93,7 @@ class GPULLM(AnswersBatches, BaseLLM):
         callbacks: Callbacks | list[Callbacks] | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """Go on with every prompt; settings of the call are part of the key in LangChain's caches.
+        """Continue every prompt; settings of the call are part of the key in LangChain's caches.
 
         With `streaming`, callbacks hear the tokens of a single prompt; several are told when they
         end, for all of them go to the engine at once.

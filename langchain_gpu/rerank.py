@@ -1,4 +1,4 @@
-"""`GPURerank`: a second look at retrieved documents, on the hardware at hand."""
+"""`GPURerank`: retrieved documents in a better order, on your own hardware."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Ranked:
 
 
 class GPURerank(RunsModel, BaseDocumentCompressor):
-    """Rank documents by how well they answer a query, on the GPU or on the CPU where there is none.
+    """Rank documents by how well they answer a query, on the GPU or on the CPU if there is none.
 
     A drop-in where a document compressor is expected, for `NVIDIARerank` and `CrossEncoderReranker`
     among others. It runs on the same engine as `GPUEmbeddings`: pairs of all queries are sorted by
-    length and batched by tokens, and running out of GPU memory shrinks the batch.
+    length and batched by tokens, and when GPU memory runs out, the batch shrinks.
 
     Setup:
         `pip install "langchain-gpu[local]"`
@@ -136,7 +136,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
         order.
 
         Raises:
-            TypeError: The query or a document is no text; the message has its position.
+            TypeError: The query or a document is not a string; the message has its position.
             ValueError: A text cannot be tokenized; the same.
         """
         ranking = self._ranking(query, _texts(documents), self.top_n)
@@ -165,7 +165,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
                 counts too.
 
         Raises:
-            TypeError: The query or a document is no text; the message has its position.
+            TypeError: The query or a document is not a string; the message has its position.
             ValueError: top_n is smaller than 1, or a text cannot be tokenized.
         """
         _check_top_n(top_n)

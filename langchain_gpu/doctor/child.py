@@ -192,7 +192,7 @@ _PROOFS: dict[str, Callable[..., dict[str, Any]]] = {
 def _checked(error: float, dtype: str, gflops: float) -> dict[str, Any]:
     allowed = _TOLERANCE[dtype]
     answer = {"error": error, "gflops": gflops}
-    if error <= allowed:  # and never where it is no number
+    if error <= allowed:  # and never where it is not a number
         return {"ok": True, **answer}
     return {
         **_failed("wrong", f"the result is off by {error:.2g}, and {dtype} allows {allowed:.0e}"),

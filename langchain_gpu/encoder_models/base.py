@@ -171,7 +171,7 @@ class RunsModel(BaseModel):
         """Read the settings.
 
         Raises:
-            TypeError: The device in `model_kwargs` is no name.
+            TypeError: The device in `model_kwargs` is not a name.
             ValueError: The device is named in two places, and they disagree.
         """
         options = dict(self.model_kwargs)

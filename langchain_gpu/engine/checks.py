@@ -80,7 +80,7 @@ def check_buffer(out: object, shape: tuple[int, int], dtype: np.dtype[Any]) -> N
     """Check that vectors can be written into `out`, before any is computed.
 
     Raises:
-        TypeError: It is no array.
+        TypeError: It is not an array.
         ValueError: It has another shape or dtype, or is read-only.
     """
     if not isinstance(out, np.ndarray):

@@ -127,7 +127,7 @@ class Engine(Generic[ItemT]):
         return self._collector.call(items, options)
 
     def submit(self, items: Sequence[ItemT], options: Any = None) -> Future[Rows]:
-        """Do what `call` does without waiting. Cancelling the future disturbs nobody else."""
+        """Do what `call` does without waiting. Canceling the future disturbs nobody else."""
         return self._collector.submit(items, options)
 
     def close(self) -> None:

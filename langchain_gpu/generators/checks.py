@@ -51,7 +51,7 @@ def check_timeout(seconds: Any) -> None:
     """Check whether a time-out can be waited for.
 
     Raises:
-        ValueError: It is no positive number, or longer than a thread can wait.
+        ValueError: It is not a positive number, or longer than a thread can wait.
     """
     check_number("timeout", seconds)
     if seconds <= 0:
@@ -64,7 +64,7 @@ def check_stops(stops: Sequence[Any]) -> None:
     """Check whether every stop string can be met.
 
     Raises:
-        ValueError: One is no text, empty, or cannot be encoded.
+        ValueError: One is not a string, empty, or cannot be encoded.
     """
     for at, stop in enumerate(stops):
         if not isinstance(stop, str):

@@ -26,7 +26,7 @@ def calls_in_text(tools: Sequence[Mapping[str, Any]]) -> Stage:
 class Tagged:
     """Turns tagged calls of an answer into tool calls; other text is passed on without delay.
 
-    Text between tags that is no call is passed on as text, with its tags: nothing is lost.
+    Text between tags that is not a call is passed on as text, with its tags: nothing is lost.
     """
 
     def __init__(self) -> None:

@@ -96,7 +96,7 @@ class Recovery:
 
 
 def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
-    """Return the calls that `text` consists of; none if anything in it is no call."""
+    """Return the calls that `text` consists of; none if anything in it is not a call."""
     if block := _BLOCK.fullmatch(text.strip()):
         text = block[1]
     calls: list[ToolCall] = []

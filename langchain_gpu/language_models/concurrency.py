@@ -29,7 +29,7 @@ def configs_of(
     machine has cores and four, fewer than an engine can answer at once.
 
     Raises:
-        TypeError: `max_concurrency` is no whole number.
+        TypeError: `max_concurrency` is not a whole number.
         ValueError: It is less than 1.
     """
     configs = get_config_list(config, count)

@@ -51,7 +51,7 @@ def to_tool(tool: Any, *, strict: bool | None = None) -> dict[str, Any]:
     """Return a tool's definition in the OpenAI format.
 
     Raises:
-        ValueError: It is no tool, or one that takes something else than an object.
+        ValueError: It is not a tool, or takes something other than an object.
     """
     given = _given(tool)
     if given is not None and "title" in given:
@@ -99,7 +99,7 @@ def to_tool_choice(choice: Any) -> str:
     """Bring everything LangChain and OpenAI write for it to one string.
 
     Raises:
-        ValueError: It is no text, no bool, and names no tool.
+        ValueError: It is neither a string nor a bool, or names no tool.
     """
     if isinstance(choice, dict):
         named = choice.get("function", choice)
@@ -136,7 +136,7 @@ def _recursive(schema: Any) -> dict[str, Any] | None:
 
 
 def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema whose root is no reference: engines want an object there."""
+    """Return a schema whose root is not a reference: engines want an object there."""
     whole = dict(schema)
     seen = set()
     while (found := _defined(whole, whole.get("$ref"))) is not None and whole["$ref"] not in seen:

@@ -254,7 +254,7 @@ def seconds_of(keep_alive: float | str | None) -> float | None:
     """Return how many seconds an idle model stays loaded; None forever.
 
     Raises:
-        ValueError: It is no number, and no number with `ms`, `s`, `m` or `h`.
+        ValueError: It is neither a number nor a number with `ms`, `s`, `m` or `h`.
     """
     if keep_alive is None:
         return None

@@ -79,7 +79,7 @@ class Fields:
         """Return the first of the fields `names` that is there.
 
         Raises:
-            HeaderError: None is there, or it is no whole number of at least 1.
+            HeaderError: None is there, or it is not a whole number of at least 1.
         """
         found = self.optional(*names)
         if found is None:
@@ -93,7 +93,7 @@ class Fields:
         """Return the first of the fields `names` that is there and not null, or None.
 
         Raises:
-            HeaderError: It is no whole number of at least `least`.
+            HeaderError: It is not a whole number of at least `least`.
         """
         for name in names:
             value = self.values.get(name)
@@ -150,7 +150,7 @@ class Fields:
         """Return a field that holds one item for every layer, or None where it is missing.
 
         Raises:
-            HeaderError: It is no list of that length.
+            HeaderError: It is not a list of that length.
         """
         value = self.values.get(name)
         if value is None:

@@ -60,7 +60,7 @@ def read_quantization(config: Mapping[str, Any], file: str) -> Quantization | No
     """Read `quantization_config`, or return None where there is none.
 
     Raises:
-        HeaderError: It is no object, or its bits make no sense.
+        HeaderError: It is not an object, or its bits make no sense.
     """
     found = config.get("quantization_config")
     if found is None:

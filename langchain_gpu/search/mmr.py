@@ -21,7 +21,7 @@ def select_diverse(query: Matrix, vectors: Matrix, k: int, balance: float) -> li
         balance: 1 looks at the query only, 0 at variety only.
 
     Raises:
-        TypeError: `balance` is no number.
+        TypeError: `balance` is not a number.
         ValueError: It is not between 0 and 1.
     """
     given: object = balance

@@ -18,7 +18,7 @@ def detect(server: Server) -> tuple[Form, str]:
 
     Raises:
         ServerError: Nothing answers there.
-        ValueError: `server.url` is no address.
+        ValueError: `server.url` is not an address.
     """
     if server.url is None:
         raise ValueError("there is no address to ask")

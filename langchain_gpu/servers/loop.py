@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-_GRACE = 5.0  # seconds that cancelled requests have to end
+_GRACE = 5.0  # seconds that canceled requests have to end
 CLOSED = "the connection is closed"
 FORKED = (
     "connections do not survive a fork: build the object in the new process, or start processes "

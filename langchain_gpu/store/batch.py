@@ -38,8 +38,8 @@ def check(
     """Check documents, and give ids to those that have none.
 
     Raises:
-        TypeError: A text or an id is no string, or a single string was given for the list of them.
-        DocumentError: The numbers differ, an id comes twice, or metadata is not JSON.
+        TypeError: A text or an id is not a string, or a string was given for the list of them.
+        DocumentError: The numbers differ, an id appears twice, or metadata is not JSON.
     """
     texts = strings(texts, "text")
     if metadatas is None:
@@ -63,7 +63,7 @@ def strings(values: Iterable[Any], what: str) -> list[str]:
     """Return `values` as a list of strings; `what` is each of them called.
 
     Raises:
-        TypeError: One is no string, or a single string was given for the list of them.
+        TypeError: One is not a string, or a single string was given for the list of them.
     """
     found = _listed(values)
     if set(map(type, found)) <= {str}:
@@ -86,7 +86,7 @@ def encode_metadata(metadata: Any, position: int) -> str:
     Dates and datetimes stay what they are, and NumPy's numbers become Python's.
 
     Raises:
-        DocumentError: It does not: a key that is no string, a tuple, NaN, any other object.
+        DocumentError: It does not: a key that is not a string, a tuple, NaN, any other object.
     """
     if metadata is None:
         return "{}"

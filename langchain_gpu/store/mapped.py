@@ -84,7 +84,7 @@ class MappedDocuments:
         writers wait for.
 
         Raises:
-            DamagedStoreError: A line is no document, or they do not go together.
+            DamagedStoreError: A line is not a document, or they do not go together.
         """
         with self._reading:
             if self._whole is None:

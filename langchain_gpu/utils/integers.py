@@ -14,7 +14,7 @@ def at_least_one(name: str, value: Any) -> int:
         value: What was given.
 
     Raises:
-        TypeError: It is no whole number.
+        TypeError: It is not a whole number.
         ValueError: It is less than 1.
     """
     try:

@@ -27,7 +27,7 @@ class FAISSVectorStore(Persistent):
     """A vector store in memory, searched by FAISS, saved to a folder without pickle.
 
     Setup:
-        `pip install "langchain-gpu[faiss]"`, or one of `faiss-gpu`, `faiss-gpu-cuvs` in its place.
+        `pip install "langchain-gpu[faiss]"`, or the extra `faiss-gpu` or `faiss-gpu-cuvs` instead.
 
     Instantiate and use:
         ```python
@@ -53,11 +53,11 @@ class FAISSVectorStore(Persistent):
 
     Filters are dictionaries (`$eq $ne $in $nin $gt $gte $lt $lte $contains $exists $and $or $not`)
     or functions of the metadata. They are applied before the cut at `k`: `k` documents are found if
-    there are so many. `langchain_gpu.search.filters` says how each operator treats missing fields.
+    that many match. `langchain_gpu.search.filters` says how each operator treats missing fields.
 
-    Adding is all or nothing for each call, and an id that is here is replaced. Metadata is
-    what JSON holds, dates and datetimes; documents come back as fresh copies. Threads may search
-    while others add. The `a...` methods run in a thread.
+    A call adds all of its documents or none; a document whose id exists already is replaced.
+    Metadata holds what JSON does, and dates and datetimes; documents come back as fresh copies.
+    Threads may search while others add. The `a...` methods run in a thread.
 
     Index kinds, by `index`; `langchain_gpu.search.kinds` has their memory, and any FAISS factory
     string of these families will do:
@@ -71,14 +71,15 @@ class FAISSVectorStore(Persistent):
     | more than memory holds in another form | `"ivf_pq"` | trained, slowly; finds some 85 of 100 |
 
     `"auto"` is flat up to 512 MiB of vectors, and `"ivf_flat"` beyond. A kind that is trained stays
-    flat, and exact, until there are enough vectors to train from; moving is logged, and
-    `index_shape` says what the index is now. The compressed kinds give back vectors as they were
+    flat, and exact, until there are enough vectors to train from; the change is logged, and
+    `index_shape` says what the index is now. The compressed kinds return vectors as they were
     rounded: `merge_from` and MMR work with those.
 
-    The CPU index is what is changed and saved; on a GPU a copy of it answers, made again at the
-    first search after a change. FAISS searches NVIDIA cards; torch searches the others, and what
-    FAISS cannot (filters, a very large `k`) where the process has loaded it. What no GPU can do the
-    CPU does; a `FallbackWarning` says so once. `device` says where searches run, with the reason.
+    The CPU index is what is changed and saved. On a GPU a copy of it is searched, which is rebuilt
+    at the first search after a change. FAISS searches on NVIDIA cards. Torch searches on the
+    others, and does what FAISS cannot (filters, a very large `k`) if the process has loaded it. The
+    CPU does what no GPU can; a `FallbackWarning` says so once. `device` says where searches run,
+    with the reason.
     """
 
     def add_texts(
@@ -90,24 +91,24 @@ class FAISSVectorStore(Persistent):
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Embed and add texts; those whose id is here are replaced.
+        """Embed and add texts; those whose id exists already are replaced.
 
-        All of the call is stored, or, if a text cannot be embedded or stored, nothing.
+        If one text cannot be embedded or stored, none is.
 
         Args:
             texts: The texts.
             metadatas: One dictionary for each text, of what JSON can hold; NaN is refused.
-            ids: One for each text; without, or where it is None, a random one is made.
-            batch_size: Texts a call to the embedding. None leaves it to the store.
+            ids: One for each text; a missing one, or None, becomes a random one.
+            batch_size: Texts per call of the embedding. None leaves it to the store.
             **kwargs: None; another name is a TypeError.
 
         Returns:
             The ids.
 
         Raises:
-            TypeError: A text or an id is no string.
-            ValueError: An id comes twice, metadata is not JSON, or a vector has the wrong width or
-                holds NaN; the message names the document.
+            TypeError: A text or an id is not a string.
+            ValueError: An id appears twice, metadata is not JSON, or a vector has the wrong width
+                or holds NaN; the message names the document.
         """
         refuse(kwargs)
         batch = check(texts, metadatas, ids)
@@ -130,7 +131,7 @@ class FAISSVectorStore(Persistent):
         *,
         ids: list[str] | None = None,
     ) -> list[str]:
-        """Add texts with vectors that are here already, for example `zip(texts, array)`.
+        """Add texts with vectors that you have already, for example `zip(texts, array)`.
 
         Otherwise as `add_texts`.
         """
@@ -151,7 +152,7 @@ class FAISSVectorStore(Persistent):
         """Embed and add documents, under their ids if they have any; otherwise as `add_texts`.
 
         Raises:
-            TypeError: One of them is no `Document`; none is added.
+            TypeError: One of them is not a `Document`; none is added.
         """
         return super().add_documents(documents_of(documents), **kwargs)
 

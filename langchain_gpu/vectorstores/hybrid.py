@@ -68,7 +68,7 @@ class Hybrid(Searches):
             search only.
 
         Raises:
-            TypeError: The query is no text.
+            TypeError: The query is not a string.
             ValueError: A number is out of its range, or there is no such fusion.
         """
         (query,) = strings([query], "query")

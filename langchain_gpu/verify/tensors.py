@@ -66,7 +66,7 @@ def measure_encoder(encoder: Encoder, planned: ComponentPlan) -> Measured:
     path = resolve(encoder.info.name, local_files_only=True).path
     before = process_memory()
     place, dtype = _place(planned), _dtype(planned)
-    # Its pooler is no part of a text's vector, and is not loaded by sentence-transformers either.
+    # Its pooler has no part in a vector, and is not loaded by sentence-transformers either.
     with no_bars():
         model = AutoModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
     model = model.to(place).eval()

@@ -97,7 +97,7 @@ class Fields:
 
         Raises:
             ValueError: An option is not the user's to set.
-            TypeError: What stands under a kind is no mapping.
+            TypeError: The value of a kind is not a mapping.
         """
         by_kind = {kind: options.get(kind) or {} for kind in _KINDS}
         for kind, fields in by_kind.items():

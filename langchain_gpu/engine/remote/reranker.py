@@ -98,7 +98,7 @@ class Reranker(ABC):
             TextTooLongError: The server refuses a pair for its length; names the document.
             ServerError: The server did not do it; names the document at which it fails, where it
                 scores others.
-            TypeError: The query or a document is no text.
+            TypeError: The query or a document is not a string.
             ValueError: A text cannot be sent.
         """
         _check_sendable(query, documents)
@@ -167,7 +167,7 @@ def _check_sendable(query: str, documents: Sequence[str]) -> None:
     """Refuse what no server can be sent.
 
     Raises:
-        TypeError: The query or a document is no text.
+        TypeError: The query or a document is not a string.
         ValueError: A text cannot be encoded; the message names it.
     """
     if not isinstance(query, str):

@@ -77,7 +77,7 @@ class TritonReranker(Reranker):
                 if each.datatype in _TEXT and (other is None or each.name != other.name)
             ]
             fitting = [name for name in left if "query" in name.lower()] if other is None else left
-            # What the document's own option names is no query.
+            # The tensor that the option for documents names is not the query's.
             fitting = [name for name in fitting if name != self._named_tensors["document"]]
             if len(fitting) == 1:
                 named = fitting[0]

@@ -135,7 +135,7 @@ def _damaged(place: Path, error: Exception) -> ValueError:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is no embedder: one would be made of it, with a pooling that nobody trained.
+    """Refuse what is not an embedder: one would be made of it, with a pooling that nobody trained.
 
     Raises:
         ValueError: The folder holds a model of another kind.
@@ -200,7 +200,7 @@ def _drawn(model: PreTrainedModel, path: Path) -> list[str]:
         name for name, each in weights.items() if not getattr(each, "_is_hf_initialized", False)
     ]
     if len(drawn) == len(weights) and _holds_any(path, weights):
-        return []  # the mark is no part of transformers' API: a release may be without it
+        return []  # the mark is not a part of transformers' API: a release may be without it
     return [name for name in drawn if not known.search(name)]
 
 

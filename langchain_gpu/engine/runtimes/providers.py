@@ -49,7 +49,7 @@ _LIBRARIES = {
 }
 # MIGraphX compiles the model for every shape it meets, so it meets few: widths in steps, and rows
 # filled up to a power of two. TensorRT has one engine for a range of shapes, planned for the
-# largest: its rows are limited so that the largest is no multiple of what a batch may cost.
+# largest: its rows are limited so that the largest is not many times what a batch may cost.
 _COMPILED_STEP = 64
 _TILE = 8
 _TENSORRT_LEAST_WIDTH = 64

@@ -58,7 +58,7 @@ class Task(Protocol):
         """Return our tokenization, if it gives what the model's own gives."""
 
     def check(self, items: Sequence[Any], *, start: int = 0) -> None:
-        """Refuse what is no item; see `Encoder.tokenize`."""
+        """Refuse what is not an item; see `Encoder.tokenize`."""
 
     def lengths(self, model: Any, items: Sequence[Any], options: Any) -> NDArray[np.int64]:
         """Return the tokens of each item by the model's own tokenizer, nothing cut off."""

@@ -25,7 +25,7 @@ def flat_ids(
         start: Position of the first row in the caller's sequence, for messages.
 
     Raises:
-        TypeError: A row is no row of whole numbers; the message has its position.
+        TypeError: A row is not a sequence of whole numbers; the message has its position.
         ValueError: A row is empty, longer than the window, or holds an id the model does not have;
             the same.
     """

@@ -35,7 +35,7 @@ class FaissKind:
         """Refuse what does not go together, before there are vectors.
 
         Raises:
-            ValueError: An argument does not go with the kind, or is no positive number.
+            ValueError: An argument does not go with the kind, or is not a positive number.
         """
         _check(self.name, {"train_size": self.train_size})
         self.check(self.effort)

@@ -188,12 +188,9 @@ class _Hub:
         from httpx import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-        from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
         repo, _, tag = name.partition(":")
         patterns = self._patterns
-        if local_files_only:
-            disable_progress_bars()
         try:
             if self._kind == "gguf" and not local_files_only:
                 # One quantization of the many that such a repository holds.
@@ -209,9 +206,6 @@ class _Hub:
             tried.append(f"{where} {name}: {said}")
         except (OSError, ValueError, HTTPError) as error:  # the last: it cannot be reached
             tried.append(f"{where} {name}: {first_line(error)[:_SHOWN]}")
-        finally:
-            if local_files_only:
-                enable_progress_bars()
         return None
 
     def _snapshot(self, repo: str, patterns: list[str], *, here: bool) -> Path:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_a_folder_with_the_parts_of_one_model(tmp_path: Path) -> None:
 def test_what_cannot_be_a_name_is_refused(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="a path or a name"):
         resolve(name)
+
+
+def test_the_users_choice_about_progress_bars_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The setting is one for the process: with HF_HUB_DISABLE_PROGRESS_BARS, changing it warns."""
+    bars = import_module("huggingface_hub.utils.tqdm")
+    monkeypatch.setattr(bars, "progress_bar_states", {"_global": False})
+    for asked_for in (None, True):
+        monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", asked_for)
+        with pytest.raises(ModelNotFoundError):
+            resolve("nobody/nothing", cache_folder=str(tmp_path), local_files_only=True)
+        assert bars.are_progress_bars_disabled()
+    assert not recwarn.list
 
 
 def test_the_error_lists_everything_tried(tmp_path: Path) -> None:

@@ -303,6 +303,27 @@ class TestDtypes:
         assert np.array_equal(again, vectors)
         assert "cosine to float32" in caplog.text
 
+    def test_other_warnings_are_logged_while_a_model_is_quantized(
+        self,
+        tiny: Tiny,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """ONNX Runtime's advice on the root logger is left out, and nothing else."""
+        source = Path(OnnxEncoder(Path(tiny("bert")), CPU, dtype="float32")._file.path)
+        real = onnx_files.quantize_dynamic
+
+        def beside(*args: Any, **kwargs: Any) -> None:
+            real(*args, **kwargs)
+            logging.getLogger("app").warning("meanwhile")
+            logging.getLogger().warning("on the root logger")
+
+        monkeypatch.setattr(onnx_files, "quantize_dynamic", beside)
+        caplog.clear()
+        onnx_files.quantize(source, tmp_path, exact=True)
+        assert caplog.messages == ["meanwhile", "on the root logger"]
+
     def test_int8_that_ruins_a_model_is_refused(
         self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,9 +220,7 @@ def quantize(source: Path, folder: Path, *, exact: bool) -> None:
         exact: The CPU adds products of bytes without overflow (VNNI or its like); elsewhere
             weights take 7 bits, because two products overflow the 16 bits of older instructions.
     """
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it logs advice on preprocessing there
-    try:
+    with _without_advice():
         quantize_dynamic(
             source,
             folder / MODEL,
@@ -232,5 +231,17 @@ def quantize(source: Path, folder: Path, *, exact: bool) -> None:
             weight_type=QuantType.QInt8,
             reduce_range=not exact,
         )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Drop what ONNX Runtime logs on the root logger, advice on preprocessing; nothing else."""
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return "onnxruntime" not in Path(record.pathname).parts
+
+    logging.root.addFilter(is_of_others)
+    try:
+        yield
     finally:
-        logging.root.setLevel(level)
+        logging.root.removeFilter(is_of_others)

@@ -172,7 +172,7 @@ def test_k_that_is_no_integer(k: Any) -> None:
         ({"n": {"$near": 1}}, ValueError, r"unknown filter operator '\$near'; known: \$eq"),
         ({"$xor": [{"n": 1}]}, ValueError, r"unknown filter operator '\$xor'"),
         ({"n": {"$in": 1}}, TypeError, r"'\$in' takes a list, not int"),
-        ({"n": [1, 2]}, ValueError, r"say \{'\$in'"),
+        ({"n": [1, 2]}, ValueError, r"write \{'\$in'"),
         ([("n", 1)], TypeError, "a dictionary or a callable, not list"),
         ({1: 1}, TypeError, "names of fields, not int"),
     ],

@@ -78,7 +78,7 @@ def test_what_it_runs_cannot_wait_for_it() -> None:
     refused: list[int] = []
 
     def run(items: list[int], options: object) -> Rows:
-        with pytest.raises(RuntimeError, match="which waits for the listener"):
+        with pytest.raises(RuntimeError, match="is waiting for that listener"):
             collector.call(items, options)
         refused.extend(items)
         return Rows(np.zeros((len(items), 1), np.float32), Report(items=len(items)))

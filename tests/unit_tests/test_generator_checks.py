@@ -34,7 +34,7 @@ F = {"type": "function", "function": {"name": "f"}}
         ({"tools": "f"}, "tools must be a list"),
         ({"tools": 3}, "tools must be a list of tool definitions, not 3"),
         ({"tools": [{"name": "f"}]}, "tool 0 is not a definition in the OpenAI format"),
-        ({"tools": [F, {"type": "function", "function": {}}]}, "tool 1 is no definition"),
+        ({"tools": [F, {"type": "function", "function": {}}]}, "tool 1 is not a definition"),
         (
             {"tools": [{"function": {"name": "f", "parameters": {"default": {1, 2}}}}]},
             r"tool 0 \(f\) cannot be written as JSON",

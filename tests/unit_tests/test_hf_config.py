@@ -366,7 +366,10 @@ def test_packed_weights(packing: dict[str, Any], bits: float) -> None:
         ({"num_hidden_layers": "many"}, "config.json: 'num_hidden_layers' is 'many'"),
         ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1,000,000,000; 10,000 is the limit"),
         ({"num_attention_heads": True}, "'num_attention_heads' is True"),
-        ({"num_attention_heads": 7}, "no field 'head_dim', and 'hidden_size' 4096 is no multiple"),
+        (
+            {"num_attention_heads": 7},
+            "no field 'head_dim', and 'hidden_size' 4096 is not a multiple",
+        ),
         ({"vocab_size": -1}, "'vocab_size' is -1"),
         ({"model_type": None}, "'model_type' is missing"),
         ({"model_type": "rwkv"}, "type 'rwkv' has is not known from its configuration"),

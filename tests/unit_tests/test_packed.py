@@ -189,7 +189,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("name", "why"),
         [
-            ("mpnet", "MPNetModel has an attention of its own"),
+            ("mpnet", "MPNetModel has its own attention"),
             ("static", "prepares its texts in its own way"),
         ],
     )

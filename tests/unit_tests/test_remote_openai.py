@@ -130,7 +130,7 @@ class TestAddress:
             ("http://", "is not a server address"),
             ("http://far.example:port", "is not a server address"),
             ("http://far.example/v1?key=1", "must end before"),
-            ("http://me:hidden@far.example", "no user or password"),
+            ("http://me:hidden@far.example", "not hold a user or password"),
         ],
     )
     def test_what_is_no_address(self, loads: Loads, url: str, match: str) -> None:

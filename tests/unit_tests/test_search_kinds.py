@@ -107,7 +107,7 @@ def test_other_families_are_refused_with_the_known_ones(text: str) -> None:
         ("ivf_pq", {"train_size": 100}, "256 centroids to find"),
         ("ivf_flat", {"effort": Effort(nprobe=0)}, "nprobe must be at least 1, not 0"),
         ("ivf_flat", {"train_size": -1}, "train_size must be at least 1"),
-        ("HNSW1", {}, "2 links at least"),
+        ("HNSW1", {}, "at least 2 links"),
         ("IVF4,PQ4x13", {}, "1 to 12 bits"),
     ],
 )

@@ -313,8 +313,14 @@ def change(folder: Path, **values: Any) -> None:
         ({"kind": "ivf"}, "unknown index kind 'ivf'"),
         ({"identity": None}, "'identity' is None"),
         ({"identity": {"model": 3, "revision": None, "probe": [], "text": ""}}, "'model' is 3"),
-        ({"identity": {"model": "m", "revision": None, "probe": [[]], "text": ""}}, "no manifest"),
-        ({"identity": {"model": "m", "revision": None, "probe": ["x"], "text": ""}}, "no manifest"),
+        (
+            {"identity": {"model": "m", "revision": None, "probe": [[]], "text": ""}},
+            "is not a manifest",
+        ),
+        (
+            {"identity": {"model": "m", "revision": None, "probe": ["x"], "text": ""}},
+            "is not a manifest",
+        ),
         ({"index": {"name": "../index-1.faiss", "size": 1, "sha256": ""}}, r"'\.\./index-1.faiss'"),
         ({"index": {"name": "/etc/passwd", "size": 1, "sha256": ""}}, "'/etc/passwd'"),
         ({"documents": {"name": "documents-2.jsonl", "size": 1, "sha256": ""}}, "documents-2"),

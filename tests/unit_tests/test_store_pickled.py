@@ -193,13 +193,13 @@ ALLOWED = b"clangchain_core.documents.base\nDocument\n"
         (b"\x8f(]\x90.", "a list as a key or in a set"),
         (b"K\x01a.", "broken"),
         (b"K\x01K\x02a.", "broken"),
-        (b"K\x01", "no whole pickle"),
-        (b"\xff.", "no whole pickle"),
-        (b"X\xff\xff\xff\x7fa.", "no whole pickle"),
-        (b"\x8d" + b"\xff" * 7 + b"\x7fa.", "no whole pickle"),
-        (b"\x8b\xff\xff\xff\x7fa.", "no whole pickle"),
-        (b"\x8a\xffa.", "no whole pickle"),
-        (b"X\x01\x00\x00\x00\xff.", "no whole pickle"),
+        (b"K\x01", "not a complete pickle"),
+        (b"\xff.", "not a complete pickle"),
+        (b"X\xff\xff\xff\x7fa.", "not a complete pickle"),
+        (b"\x8d" + b"\xff" * 7 + b"\x7fa.", "not a complete pickle"),
+        (b"\x8b\xff\xff\xff\x7fa.", "not a complete pickle"),
+        (b"\x8a\xffa.", "not a complete pickle"),
+        (b"X\x01\x00\x00\x00\xff.", "not a complete pickle"),
     ],
 )
 def test_instructions_a_store_never_needs(body: bytes, said: str) -> None:
@@ -212,7 +212,7 @@ def test_instructions_a_store_never_needs(body: bytes, said: str) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x09.", b"\x80\x00.", b"\x80\x01N."])
 def test_no_pickle_of_ours(data: bytes) -> None:
-    refuse(data, "no whole pickle|protocol")
+    refuse(data, "not a complete pickle|protocol")
 
 
 def test_every_other_instruction_is_refused() -> None:

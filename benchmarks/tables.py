@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 _SECTION = re.compile(r"(?<=^## Speed\n\n).*?(?=^`make bench`)", re.MULTILINE | re.DOTALL)
 _PAGE = re.compile(r"(?<=^<!-- Made by `python -m benchmarks.tables`. -->\n\n).*", _SECTION.flags)
 _CLAIM = re.compile(r"(?<=than `HuggingFaceEmbeddings`:\n  ).*?(?=: \[speed\])")
-_PADDING = re.compile(r"(?<=padding added ).*?(?=, which needs widths in steps)")
+_PADDING = re.compile(r"(?<=padding added ).*?(?=, which rounds widths)")
 Found = dict[str, Any]
 
 

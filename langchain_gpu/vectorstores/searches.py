@@ -31,9 +31,11 @@ from langchain_gpu.vectorstores.core import (
 class Searches(Core):
     """The searches of a `FAISSVectorStore` by vectors."""
 
-    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the `k` documents nearest to a text; takes a `filter`, as the methods below do."""
-        return unscored(self.similarity_search_with_score(query, k, **kwargs))
+    def similarity_search(
+        self, query: str, k: int = 4, filter: Filter | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """Return the `k` documents nearest to a text, of those that the filter admits."""
+        return unscored(self.similarity_search_with_score(query, k, filter, **kwargs))
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, **how: Unpack[SearchOptions]
@@ -54,10 +56,10 @@ class Searches(Core):
         return apart(scored(hits), hits.near.counts)
 
     def similarity_search_by_vector(
-        self, embedding: ArrayLike, k: int = 4, **kwargs: Any
+        self, embedding: ArrayLike, k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> list[Document]:
-        """Return the `k` documents nearest to a vector."""
-        return unscored(self.similarity_search_with_score_by_vector(embedding, k, **kwargs))
+        """Return the `k` documents nearest to a vector, of those that the filter admits."""
+        return unscored(self.similarity_search_with_score_by_vector(embedding, k, filter, **kwargs))
 
     def similarity_search_with_score_by_vector(
         self,
@@ -70,11 +72,11 @@ class Searches(Core):
         return scored(self._find([embedding], k, filter, how))
 
     async def asimilarity_search_with_score_by_vector(
-        self, embedding: ArrayLike, k: int = 4, **kwargs: Any
+        self, embedding: ArrayLike, k: int = 4, filter: Filter | None = None, **kwargs: Any
     ) -> Scored:
         """Do the same as `similarity_search_with_score_by_vector` without blocking."""
         search = self.similarity_search_with_score_by_vector
-        return await run_in_executor(None, search, embedding, k, **kwargs)
+        return await run_in_executor(None, search, embedding, k, filter, **kwargs)
 
     def similarity_search_ids_by_vectors(
         self,
@@ -107,12 +109,13 @@ class Searches(Core):
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
+        filter: Filter | None = None,
         **kwargs: Any,
     ) -> list[Document]:
         """Return `k` documents that are near to a text and unlike one another."""
         vector = self._embedding.embed_query(query)
         return self.max_marginal_relevance_search_by_vector(
-            vector, k, fetch_k, lambda_mult, **kwargs
+            vector, k, fetch_k, lambda_mult, filter, **kwargs
         )
 
     def max_marginal_relevance_search_by_vector(
@@ -121,12 +124,13 @@ class Searches(Core):
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
+        filter: Filter | None = None,
         **kwargs: Any,
     ) -> list[Document]:
         """Return `k` documents that are near to a vector and unlike one another."""
         return unscored(
             self.max_marginal_relevance_search_with_score_by_vector(
-                embedding, k, fetch_k, lambda_mult, **kwargs
+                embedding, k, fetch_k, lambda_mult, filter, **kwargs
             )
         )
 

@@ -10,6 +10,7 @@ import pytest
 from langchain_gpu import FAISSVectorStore
 from langchain_gpu.search.base import Metric
 from tests.unit_tests.community_stores import (
+    COUNT,
     EMBEDDING,
     IDS,
     METADATAS,
@@ -67,4 +68,18 @@ def test_filters_find_what_theirs_finds_when_it_looks_at_everything() -> None:
     for query in QUERIES:
         found = left.similarity_search(query, k=10, filter={"lang": "de"})
         expected = right.similarity_search(query, k=10, filter={"lang": "de"}, fetch_k=300)
+        assert [document.id for document in found] == [document.id for document in expected]
+
+
+def test_a_filter_is_taken_by_its_place_too() -> None:
+    left, right = ours("l2"), theirs()
+    where, vector = {"lang": "de"}, EMBEDDING.embed_query(QUERIES[0])
+    for name, asked, between in (
+        ("similarity_search", QUERIES[0], ()),
+        ("similarity_search_by_vector", vector, ()),
+        ("max_marginal_relevance_search", QUERIES[0], (COUNT, 0.5)),
+        ("max_marginal_relevance_search_by_vector", vector, (COUNT, 0.5)),
+    ):
+        found = getattr(left, name)(asked, 3, *between, where)
+        expected = getattr(right, name)(asked, 3, *between, where, *(() if between else (COUNT,)))
         assert [document.id for document in found] == [document.id for document in expected]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from langchain_core.documents import Document
 
 from langchain_gpu.utils.arguments import unknown_argument
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 # Of langchain-community's FAISS, from which most who name them come.
 _REMEDIES = {
@@ -23,6 +24,7 @@ _REMEDIES = {
     "fetch_k": "leave it out, as filters come before the cut at k",
     "index_to_docstore_id": "leave it out, as the store keeps the ids itself",
     "index_name": "leave it out, as a folder holds one store",
+    "io_flags": "mmap=True leaves vectors and documents in their files",
     "normalize_L2": 'metric="cosine" does it',
     "score_threshold": "similarity_search_with_relevance_scores takes it, as a relevance",
 }
@@ -50,17 +52,20 @@ def check_settings(store: type, kwargs: dict[str, Any]) -> None:
         refuse({name: value for name, value in kwargs.items() if name not in known})
 
 
-def refusing(init: Callable[P, None]) -> Callable[P, None]:
+def refusing(function: Callable[P, R]) -> Callable[P, R]:
     """Have a constructor refuse unknown arguments with their remedies.
 
-    Python would tell of them, or of the argument that they stand for, without a remedy.
+    Python would tell of them, or of the argument that they stand for, without a remedy. Where the
+    function takes further arguments itself, only names that have a remedy are refused.
     """
-    known = signature(init).parameters
+    known = signature(function).parameters
+    further = any(each.kind is Parameter.VAR_KEYWORD for each in known.values())
 
-    @wraps(init)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
-        refuse({name: value for name, value in kwargs.items() if name not in known})
-        init(*args, **kwargs)
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        unknown = {name: value for name, value in kwargs.items() if name not in known}
+        refuse({name: unknown[name] for name in unknown if name in _REMEDIES or not further})
+        return function(*args, **kwargs)
 
     return checked
 

@@ -22,7 +22,7 @@ from langchain_gpu.store.batch import check
 from langchain_gpu.store.lock import TIMEOUT
 from langchain_gpu.store.manifest import Manifest
 from langchain_gpu.store.pickled import Limits
-from langchain_gpu.vectorstores.arguments import check_settings, refuse
+from langchain_gpu.vectorstores.arguments import check_settings, refuse, refusing
 from langchain_gpu.vectorstores.core import embed_text
 from langchain_gpu.vectorstores.hybrid import Hybrid
 
@@ -90,6 +90,7 @@ class Persistent(Hybrid):
         )
 
     @classmethod
+    @refusing
     def load_local(
         cls,
         folder_path: str | PathLike[str],

@@ -62,6 +62,14 @@ def test_arguments_nobody_knows_are_refused() -> None:
             "'allow_dangerous_deserialization': leave it out, as nothing in the folder can run",
         ),
         (
+            lambda folder: FAISSVectorStore.load_local(folder, embeddings=Plane()),
+            "'embeddings': embedding=... says it",
+        ),
+        (
+            lambda folder: FAISSVectorStore.load_local(folder, Plane(), io_flags=0),
+            "'io_flags': mmap=True leaves",
+        ),
+        (
             lambda _: FAISSVectorStore.from_texts(["1 0"], Plane(), distance_strategy="COSINE"),
             "'distance_strategy': metric=",
         ),

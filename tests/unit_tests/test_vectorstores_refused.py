@@ -62,7 +62,7 @@ def test_arguments_nobody_knows_are_refused() -> None:
             "'allow_dangerous_deserialization': leave it out, as nothing in the folder can run",
         ),
         (
-            lambda folder: FAISSVectorStore.load_local(folder, embeddings=Plane()),
+            lambda folder: FAISSVectorStore.load_local(folder, embeddings=Plane()),  # type: ignore[call-arg]
             "'embeddings': embedding=... says it",
         ),
         (

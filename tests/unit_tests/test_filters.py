@@ -99,7 +99,9 @@ def test_a_field_operator_at_the_top_is_refused_with_its_place() -> None:
 
 
 def test_an_operator_without_its_dollar_is_refused_with_both_ways() -> None:
-    with pytest.raises(ValueError, match=r"'year' holds 'gte': write \{'\$gte': \.\.\.\} for the op"):
+    with pytest.raises(
+        ValueError, match=r"'year' holds 'gte': write \{'\$gte': \.\.\.\} for the op"
+    ):
         compile_filter({"year": {"gte": 2020, "lt": 2025}})
     assert compile_filter({"tag": {"$eq": {"in": 1}}})({"tag": {"in": 1}})
     assert compile_filter({"tag": {"in": 1, "stock": 2}})({"tag": {"in": 1, "stock": 2}})

@@ -377,7 +377,7 @@ def test_packed_weights(packing: dict[str, Any], bits: float) -> None:
         ({"torch_dtype": "int3"}, "'dtype' is 'int3'; known: "),
         (
             {"layer_types": ["full_attention"]},
-            "'layer_types' is not a list with one item for 32 layers",
+            "'layer_types' is not a list with one item for each of 32 layers",
         ),
         ({"layer_types": [[]] * 32}, "'layer_types' holds '\\[\\]', not known here"),
         ({"layer_types": ["odd"] * 32}, "'layer_types' holds 'odd', not known here"),

@@ -206,7 +206,7 @@ def test_anything_that_finds_documents_is_a_retriever(model: Model) -> None:
     find: RunnableLambda[str, list[Document]] = RunnableLambda(lambda _: [MOON])
     assert create_rag_chain(find, model).invoke("Who?")["context"] == [MOON]
     find_texts: Any = RunnableLambda(lambda _: ["a text"])
-    with pytest.raises(TypeError, match="gave a str, not a Document"):
+    with pytest.raises(TypeError, match="returned a str, not a Document"):
         create_rag_chain(find_texts, model).invoke("Who?")
 
 

@@ -78,7 +78,7 @@ VECTORS: list[tuple[Metric, list[Any], str]] = [
     ("cosine", [[1, 0, 0], [0, 1, 0]], r"document 0 \(id 'a'\) has 3 dimensions, the store has 2"),
     ("cosine", [[1, 0], [1, 0, 0]], r"document 1 \(id 'y'\) has 3 dimensions, document 0.*has 2"),
     ("cosine", [[1, 0], []], "document 1.*0 dimensions"),
-    ("cosine", [[1, 0], "up"], "document 1.*no number"),
+    ("cosine", [[1, 0], "up"], "document 1.*not a number"),
     ("cosine", [[1, 0], None], "document 1"),
 ]
 

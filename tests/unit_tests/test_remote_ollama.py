@@ -149,8 +149,8 @@ class TestLongTexts:
         ({"embeddings": [[1, 2, 3], [1, 2, "three"]]}, "cannot be read"),
         ({"embeddings": [[1, 2, 3], [1, 2, float("nan")]]}, "NaN or infinity for text 1"),
         ({"embeddings": [[1], [2]]}, "shape"),
-        ({"embeddings": None}, "no list of vectors"),
-        ([], "no list of vectors"),
+        ({"embeddings": None}, "did not return a list of vectors"),
+        ([], "did not return a list of vectors"),
     ],
 )
 def test_wrong_answers(server: Scripted, loads: Loads, answer: Any, match: str) -> None:

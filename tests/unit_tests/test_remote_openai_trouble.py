@@ -58,8 +58,8 @@ class TestWrongAnswers:
             ([{"embedding": "no base64!"}] * 2, "cannot be read"),
             ([{"embedding": "AAA="}] * 2, "cannot be read"),
             ([{}] * 2, "cannot be read|shape|NaN"),
-            (["a", "b"], "no list of vectors"),
-            (None, "no list of vectors"),
+            (["a", "b"], "did not return a list of vectors"),
+            (None, "did not return a list of vectors"),
         ],
     )
     def test_are_errors(self, server: Scripted, loads: Loads, data: Any, match: str) -> None:

@@ -199,7 +199,7 @@ class TestResults:
         [
             (
                 {"torch_dtype": "float16"},
-                r"\['torch_dtype'\] is unknown .* dtype=, .*\{'model_kwargs': \{'torch_dtype': ",
+                r"\['torch_dtype'\] is unknown .* dtype= sets .*\{'model_kwargs': \{'torch_dtype': ",
             ),
             ({"normalize_embeddings": True}, "say encode_kwargs={'normalize_embeddings': ...}"),
             ({"max_seq_length": 9}, "say model_kwargs={'processor_kwargs': {'model_max_length'"),

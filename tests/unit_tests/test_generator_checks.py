@@ -45,7 +45,7 @@ F = {"type": "function", "function": {"name": "f"}}
         ),
         ({"tools": [F], "tool_choice": "g"}, r"tool_choice='g' is not one of the tools \['f'\]"),
         ({"tool_choice": "f"}, r"tool_choice='f' is not one of the tools \[\]"),
-        ({"tool_choice": "required"}, r"none of the tools \[\]"),
+        ({"tool_choice": "required"}, r"not one of the tools \[\]"),
         ({"response_format": "json"}, "response_format must be a mapping"),
         ({"response_format": {}}, "response_format must be a mapping"),
         ({"response_format": {"type": "json_schema"}}, "needs its schema"),

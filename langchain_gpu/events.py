@@ -6,6 +6,7 @@ runs the program sees it once, and `emit`s the fact, so that a program can count
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,12 @@ Fallback = Literal["cpu", "error"]
 """Where a device is missing or too small: go on on the CPU and say so, or raise."""
 
 logger = logging.getLogger("langchain_gpu")
+_PASSED_OVER = frozenset(
+    (
+        *("langchain_gpu", "langchain_core", "langchain", "langchain_classic", "langgraph"),
+        *("asyncio", "concurrent", "contextlib", "threading"),
+    )
+)
 
 
 class GPUWarning(UserWarning):
@@ -32,6 +39,18 @@ class TruncationWarning(GPUWarning):
 
 class ContextWarning(GPUWarning):
     """Retrieved chunks did not fit the chat model's context window and were left out."""
+
+
+def users_line() -> int:
+    """Return the `stacklevel` at which a warning of the calling function names the user's line.
+
+    Frames of this package, of LangChain and of what runs functions for others are passed over. A
+    thread of ours has no other frames; there the warning names the line that called the function.
+    """
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).split(".")[0] in _PASSED_OVER:
+        level, frame = level + 1, frame.f_back
+    return 2 if frame is None else level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +125,9 @@ def warn_fallback(
     """Report a fallback once: a `FallbackWarning` for the person, a `FellBack` for the program."""
     event = FellBack(what=what, source=source, target=target, reason=reason)
     emit(listener, event)
-    warnings.warn(f"{what} runs on {target}, not {source}: {reason}", FallbackWarning, stacklevel=3)
+    warnings.warn(
+        f"{what} runs on {target}, not {source}: {reason}", FallbackWarning, stacklevel=users_line()
+    )
     return event
 
 
@@ -122,6 +143,6 @@ def warn_plan(
         f"{what} took {measured_bytes / 2**20:,.0f} MiB on {device}; {planned_bytes / 2**20:,.0f} "
         f"MiB were planned",
         GPUWarning,
-        stacklevel=3,
+        stacklevel=users_line(),
     )
     return event

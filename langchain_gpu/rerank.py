@@ -22,7 +22,7 @@ from langchain_gpu.encoder_models.base import RunsModel, started
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
 from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
-from langchain_gpu.events import TruncationWarning
+from langchain_gpu.events import TruncationWarning, users_line
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.utils.integers import at_least_one
 
@@ -261,7 +261,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
                 f"{self.max_length or scorer.window} tokens that are read, and were cut (shown "
                 f"once). on_long='window' scores all of a document, on_long='error' refuses it.",
                 TruncationWarning,
-                stacklevel=5,
+                stacklevel=users_line(),
             )
         return scored
 

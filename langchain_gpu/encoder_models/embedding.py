@@ -25,7 +25,7 @@ from langchain_gpu.engine.outputs import Output, Precision
 from langchain_gpu.engine.report import Report, Rows
 from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import check_texts
-from langchain_gpu.events import TruncationWarning
+from langchain_gpu.events import TruncationWarning, users_line
 
 # What OllamaEmbeddings, OpenAIEmbeddings and LlamaCppEmbeddings call our settings.
 _ELSEWHERE = {
@@ -191,7 +191,7 @@ class RunsEmbedder(RunsModel):
             f"{self.model} reads, and were cut (shown once). on_long='mean' embeds all of a text, "
             f"on_long='error' refuses it; embed_with_report lists which.",
             TruncationWarning,
-            stacklevel=5,
+            stacklevel=users_line(),
         )
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_gpu.events import TruncationWarning
+from langchain_gpu.events import TruncationWarning, users_line
 from langchain_gpu.generators.base import PromptTooLongError, Usage
 from langchain_gpu.generators.ollama_models import Model
 
@@ -49,7 +49,7 @@ def warn_if_cut(
             f"{window}: Ollama forgot the beginning while it wrote; give a larger n_ctx or a "
             f"smaller max_tokens",
             TruncationWarning,
-            stacklevel=2,
+            stacklevel=users_line(),
         )
     plain = "prompt" in body
     texts = (
@@ -68,7 +68,7 @@ def warn_if_cut(
             f"the {asked} has about {estimate} tokens, the window holds {window}, and Ollama has "
             f"read {tokens}: it left out {lost}; give a larger n_ctx or a shorter {asked}",
             TruncationWarning,
-            stacklevel=2,
+            stacklevel=users_line(),
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from langchain_gpu.events import TruncationWarning
+from langchain_gpu.events import TruncationWarning, users_line
 from langchain_gpu.generators.base import Deltas, Message, PromptTooLongError, Request
 from langchain_gpu.generators.openai_plain import DEFAULT_TOKENS
 from langchain_gpu.generators.openai_route import Route, explained, route_of
@@ -172,7 +172,7 @@ class OpenAIGenerator(RemoteGenerator):
                 f"{self._client.host} ended the text after {tokens} tokens, its own limit where "
                 f"none is given: give max_tokens",
                 TruncationWarning,
-                stacklevel=2,
+                stacklevel=users_line(),
             )
 
     def _beside(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
 
-from langchain_gpu.events import ContextWarning
+from langchain_gpu.events import ContextWarning, users_line
 
 # Tokens kept free for the answer where the model names no limit of its own.
 _ANSWER_TOKENS = 512
@@ -181,7 +181,7 @@ class ContextWindow:
                 f"{len(dropped)} of {len(documents)} retrieved chunks do not fit the {limit} "
                 f"tokens the prompt may have, and were left out: {names}",
                 ContextWarning,
-                stacklevel=4,
+                stacklevel=users_line(),
             )
         return kept
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from langchain_gpu.events import GPUWarning
+from langchain_gpu.events import GPUWarning, users_line
 from langchain_gpu.store.errors import StoreLockedError
 from langchain_gpu.utils.extras import require
 
@@ -47,7 +47,7 @@ def locked(folder: Path, timeout: float = TIMEOUT) -> Iterator[None]:
             f"the file system of {folder} has no locks: nothing keeps two processes from saving to "
             "it at once",
             GPUWarning,
-            stacklevel=2,
+            stacklevel=users_line(),
         )
         yield
         return

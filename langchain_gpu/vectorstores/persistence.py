@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
 
-from langchain_gpu.events import GPUWarning
+from langchain_gpu.events import GPUWarning, users_line
 from langchain_gpu.search import foreign, kinds
 from langchain_gpu.search.base import METRICS, Effort, VectorIndex
 from langchain_gpu.search.embed import embed
@@ -205,7 +205,7 @@ class Persistent(Hybrid):
         batch = check(moved.texts, moved.metadatas, moved.ids)
         store._collection.put(batch, store._prepare(found.vectors, batch.name))
         for reason in moved.changed:
-            warnings.warn(f"moving in: {reason}", GPUWarning, stacklevel=2)
+            warnings.warn(f"moving in: {reason}", GPUWarning, stacklevel=users_line())
         return store
 
 

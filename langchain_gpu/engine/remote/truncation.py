@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Protocol, TypeVar
 
-from langchain_gpu.events import TruncationWarning
+from langchain_gpu.events import TruncationWarning, users_line
 from langchain_gpu.servers.errors import RefusedError
 
 PartT = TypeVar("PartT")
@@ -70,5 +70,5 @@ class Truncation:
             f"texts are longer than the model's window and were cut by {self._reader} (in the "
             f"request that begins with {self._where}); split them, or choose on_long='error'",
             TruncationWarning,
-            stacklevel=3,
+            stacklevel=users_line(),
         )

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from langchain_gpu.events import users_line
+
 logger = logging.getLogger(__name__)
 _LIST = "files.json"  # what a folder holds, in bytes by name
 _SCRATCH = ".making-"  # how the names of folders that are being filled begin
@@ -60,7 +62,9 @@ def make_once(
             prefix=_SCRATCH, dir=folder.parent, ignore_cleanup_errors=True
         )
     except OSError as error:
-        warnings.warn(f"the converted model is not cached: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"the converted model is not cached: {error}", RuntimeWarning, stacklevel=users_line()
+        )
         scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         try:
             make(Path(scratch.name))

@@ -24,6 +24,7 @@ from langchain_gpu.engine.runtimes.openvino_core import core
 from langchain_gpu.engine.runtimes.openvino_graph import for_cpu
 from langchain_gpu.engine.runtimes.openvino_programs import Program, Recipe, converted, quantized
 from langchain_gpu.engine.tasks.padding import Features
+from langchain_gpu.events import users_line
 from langchain_gpu.hardware.devices import Device, DeviceNotFoundError
 from langchain_gpu.utils.forking import loading_model
 
@@ -153,7 +154,9 @@ class OpenVINOEncoder(ConvertedEncoder):
         got = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if got != hint:
             warnings.warn(
-                f"openvino computes in {got} here, not in {hint}", RuntimeWarning, stacklevel=2
+                f"openvino computes in {got} here, not in {hint}",
+                RuntimeWarning,
+                stacklevel=users_line(),
             )
 
     def close(self) -> None:

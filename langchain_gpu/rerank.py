@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
+from langchain_gpu.encoder_models import elsewhere
 from langchain_gpu.encoder_models.base import RunsModel, started
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.scorer import Activation, Scored, Scorer, load_scorer
@@ -88,6 +89,8 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
     """
 
     _role: ClassVar[str] = "reranker"
+    _elsewhere: ClassVar[Mapping[str, str]] = {**elsewhere.ARGUMENTS, **elsewhere.RERANKING}
+    _backends: ClassVar[Mapping[str, str]] = elsewhere.RERANKING_BACKENDS
 
     model: str = Field(
         default="cross-encoder/ms-marco-MiniLM-L6-v2",

@@ -10,7 +10,7 @@ from contextlib import (
     ExitStack,
     contextmanager,
 )
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,14 +23,15 @@ from pydantic import (
 )
 from typing_extensions import override
 
+from langchain_gpu.encoder_models import elsewhere
 from langchain_gpu.engine.config import EmbedderConfig
 from langchain_gpu.engine.keeper import Held, Keeper
 from langchain_gpu.events import Fallback, Listener
-from langchain_gpu.hardware.names import as_names, check_names
+from langchain_gpu.hardware.names import as_dtype, as_names, check_names
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
-from langchain_gpu.utils.arguments import check_arguments
+from langchain_gpu.utils.arguments import check_arguments, check_backend
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
@@ -97,17 +98,9 @@ class RunsModel(BaseModel):
     """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
 
     _role: ClassVar[str] = "embedder"  # what a plan calls it
-    _elsewhere: ClassVar[Mapping[str, str]] = {  # what other classes call our settings
-        **dict.fromkeys(("model_id", "model_path", "repo_id"), "model=..."),
-        "batch_size": "max_batch_tokens=..., or nothing: batches are measured out in tokens",
-        "torch_dtype": "dtype=...",
-        "trust_remote_code": "model_kwargs={'trust_remote_code': True, 'revision': ...}",
-        "revision": "model_kwargs={'revision': ...}",
-        "openai_api_base": "base_url=...",
-        "openai_api_key": "api_key=...",
-        "request_timeout": "timeout=..., in seconds",
-        "client_kwargs": "timeout=... or api_key=...",
-    }
+    # What other classes call our settings, and what is taken for a back end.
+    _elsewhere: ClassVar[Mapping[str, str]] = elsewhere.ARGUMENTS
+    _backends: ClassVar[Mapping[str, str]] = {}
     _loaded: Loaded = PrivateAttr(default_factory=Loaded)
 
     model_config = ConfigDict(
@@ -124,6 +117,18 @@ class RunsModel(BaseModel):
         if isinstance(values, dict):
             check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], cls._elsewhere)
         return values
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _say_which(cls, backend: Any) -> Any:
+        known = get_args(cls.model_fields["backend"].annotation)
+        check_backend(cls.__name__, backend, known, cls._backends)
+        return backend
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _without_torch(cls, dtype: Any) -> Any:
+        return as_dtype(dtype)
 
     @field_validator("device", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from langchain_core.runnables.config import run_in_executor
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field
 
+from langchain_gpu.encoder_models import elsewhere
 from langchain_gpu.encoder_models.base import RunsModel, started
 from langchain_gpu.engine.checks import NonFiniteVectorError, non_finite, progress_bar
 from langchain_gpu.engine.config import EmbedderConfig
@@ -26,20 +27,6 @@ from langchain_gpu.engine.report import Report, Rows
 from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning, users_line
-
-# What OllamaEmbeddings, OpenAIEmbeddings and LlamaCppEmbeddings call our settings.
-_ELSEWHERE = {
-    "dimensions": "truncate_dim=...",
-    "chunk_size": "encode_kwargs={'batch_size': ...}",
-    **{
-        name: f"model_kwargs={{{name!r}: ...}}"
-        for name in ("n_ctx", "n_gpu_layers", "n_threads", "keep_alive")
-    },
-    **{
-        name: f"model_kwargs={{'options': {{{name!r}: ...}}}}"
-        for name in ("num_ctx", "num_gpu", "num_thread")
-    },
-}
 
 # Calls of up to this many texts are merged with others; larger ones fill batches by themselves.
 _SMALL = 32
@@ -83,10 +70,8 @@ class RunsEmbedder(RunsModel):
     replace_newlines: bool = False
     """Replace every newline by a space before embedding, as HuggingFaceEmbeddings always does."""
 
-    _elsewhere: ClassVar[Mapping[str, str]] = {
-        **RunsModel._elsewhere,  # noqa: SLF001 - of its own base
-        **_ELSEWHERE,
-    }
+    _elsewhere: ClassVar[Mapping[str, str]] = {**elsewhere.ARGUMENTS, **elsewhere.EMBEDDING}
+    _backends: ClassVar[Mapping[str, str]] = elsewhere.EMBEDDING_BACKENDS
 
     @property
     def model_name(self) -> str:

@@ -112,10 +112,15 @@ def _triton(choice: Choice, options: Options) -> Generator:
     return TritonGenerator(choice.model, options)
 
 
+def names() -> list[str]:
+    """Return what `backend` may be."""
+    return ["auto", *sorted(_FACTORIES)]
+
+
 def check_name(backend: str) -> None:
     """Raise ValueError for a back end that does not exist, listing those that do."""
-    if backend != "auto" and backend not in _FACTORIES:
-        known = ", ".join(["auto", *sorted(_FACTORIES)])
+    if backend not in names():
+        known = ", ".join(names())
         raise ValueError(f"unknown backend {backend!r}; known: {known}")
 
 
@@ -247,4 +252,4 @@ def _safetensors(files: Resolved) -> Choice:
     return Choice("transformers", files.name, reason, files)
 
 
-__all__ = ["SERVERS", "Choice", "Options", "back_end", "check_name", "choose", "create"]
+__all__ = ["SERVERS", "Choice", "Options", "back_end", "check_name", "choose", "create", "names"]

@@ -1,4 +1,4 @@
-"""What a device is called where the program was written for torch."""
+"""What a device or a dtype is called where the program was written for torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def as_names(device: Any) -> Any:
     return str(device) if (kind.__module__, kind.__name__) == ("torch", "device") else device
 
 
+def as_dtype(dtype: Any) -> Any:
+    """Return the name of a `torch.dtype`; anything else comes back as it is."""
+    kind = type(dtype)
+    is_torch = (kind.__module__, kind.__name__) == ("torch", "dtype")
+    return str(dtype).removeprefix("torch.") if is_torch else dtype
+
+
 def check_names(called: str, device: Any) -> None:
     """Refuse what is neither a name nor a list of names.
 
@@ -28,4 +35,4 @@ def check_names(called: str, device: Any) -> None:
             raise TypeError(f"{called} must be a name, as 'cpu' or 'cuda:0', not {name!r}")
 
 
-__all__ = ["as_names", "check_names"]
+__all__ = ["as_dtype", "as_names", "check_names"]

@@ -18,12 +18,13 @@ from pydantic import (
 from typing_extensions import override
 
 from langchain_gpu.events import Fallback, Listener
-from langchain_gpu.generators.registry import SERVERS, Options, check_name
-from langchain_gpu.hardware.names import as_names
+from langchain_gpu.generators.registry import SERVERS, Options, check_name, names
+from langchain_gpu.hardware.names import as_dtype, as_names
+from langchain_gpu.language_models.elsewhere import ARGUMENTS, BACKENDS
 from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
-from langchain_gpu.utils.arguments import check_arguments
+from langchain_gpu.utils.arguments import check_arguments, check_backend
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
@@ -38,35 +39,6 @@ _PLACING = (
     "n_threads",
     "keep_alive",
 )
-# What ChatOllama, ChatOpenAI, ChatLlamaCpp and HuggingFacePipeline call our settings.
-_ELSEWHERE = {
-    **dict.fromkeys(("model_id", "model_path", "repo_id"), "model=..."),
-    **dict.fromkeys(("num_ctx", "max_model_len", "max_length"), "n_ctx=..."),
-    **dict.fromkeys(("max_completion_tokens", "max_new_tokens", "num_predict"), "max_tokens=..."),
-    **dict.fromkeys(("openai_api_base", "server_url"), "base_url=..."),
-    "request_timeout": "timeout=..., in seconds",
-    "client_kwargs": "timeout=... or api_key=...",
-    "num_gpu": "n_gpu_layers=...",
-    "num_thread": "n_threads=...",
-    "batch_size": "n_parallel=...",
-    "openai_api_key": "api_key=...",
-    "device_map": "load_kwargs={'device_map': ...}",
-    "torch_dtype": "dtype=...",
-    "format": "model_kwargs={'format': ...}, or with_structured_output(...) of ChatGPU",
-    "grammar_path": "model_kwargs={'grammar': its text}",
-    **{name: f"load_kwargs={{{name!r}: ...}}" for name in ("default_headers", "default_query")},
-    "reasoning": "model_kwargs={'think': ...}",
-    "pipeline_kwargs": "model_kwargs={...}",
-    **{
-        name: f"model_kwargs={{{name!r}: ...}}"
-        for name in (
-            *("top_k", "min_p", "typical_p", "do_sample", "logprobs", "top_logprobs"),
-            *("repeat_penalty", "repetition_penalty", "frequency_penalty", "presence_penalty"),
-            *("logit_bias", "extra_body", "grammar", "repeat_last_n", "tfs_z"),
-            *("mirostat", "mirostat_eta", "mirostat_tau", "no_repeat_ngram_size", "bad_words_ids"),
-        )
-    },
-}
 # Seconds a server may take for an answer when nobody said: the openai client's own default.
 _SERVER_SECONDS = 600.0
 
@@ -152,14 +124,20 @@ class GeneratorSettings(BaseModel):
     @classmethod
     def _say_ours(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], _ELSEWHERE)
+            check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], ARGUMENTS)
         return values
 
     @field_validator("backend")
     @classmethod
     def _known(cls, backend: str) -> str:
+        check_backend(cls.__name__, backend, names(), BACKENDS)
         check_name(backend)
         return backend
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _without_torch(cls, dtype: Any) -> Any:
+        return as_dtype(dtype)
 
     @field_validator("stop", mode="before")
     @classmethod

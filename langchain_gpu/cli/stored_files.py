@@ -7,7 +7,7 @@ and it is written with the last of the others or after them; theirs are of thems
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,9 +24,10 @@ class StoredFile:
     source: str
     chunks: dict[str, str] = field(default_factory=dict)
 
-    def is_whole(self, fingerprint: str) -> bool:
-        """Say whether the store has all of a file that has this fingerprint now."""
-        return self.chunks.get(chunk_id(self.source, 0)) == fingerprint
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the whole file; None where an interrupted run left only a part of it."""
+        return self.chunks.get(chunk_id(self.source, 0))
 
 
 def chunk_id(source: str, number: int) -> str:
@@ -56,9 +57,16 @@ def gone_files(known: Iterable[str], found: Found, paths: Sequence[Path]) -> lis
 
 
 def _under(known: Iterable[str], paths: Iterable[Path]) -> list[str]:
-    roots = [source_name(path) for path in paths]
-    folders = tuple(root.rstrip(os.sep) + os.sep for root in roots)
-    return [source for source in known if source in roots or source.startswith(folders)]
+    roots = {source_name(path).rstrip(os.sep) for path in paths}
+    return [source for source in known if not roots.isdisjoint(_with_folders(source))]
+
+
+def _with_folders(source: str) -> Iterator[str]:
+    """Yield a file and the folders it lies in, from the nearest up to the root, which is ''."""
+    separator = os.sep
+    while separator:
+        yield source
+        source, separator, _ = source.rpartition(os.sep)
 
 
 def _vanished(source: str) -> bool:

@@ -38,7 +38,7 @@ SAVE_SHARE = 20  # ... unless saving itself would take more than a twentieth of 
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did, counted in files."""
+    """What a run did, counted in files; one that was stored in part counts as added."""
 
     added: int = 0
     updated: int = 0
@@ -136,7 +136,7 @@ def _read(files: Iterable[Path], known: dict[str, StoredFile], cut: Cut) -> Iter
         try:
             data = path.read_bytes()
             fingerprint = _fingerprint(data, cut.settings)
-            if source in known and known[source].is_whole(fingerprint):
+            if source in known and known[source].fingerprint == fingerprint:
                 yield _Read(source)
                 continue
             documents = load_file(path, data=data)
@@ -229,8 +229,9 @@ def _finish(
         if chunks:
             if "encoding" in chunks[0].metadata:
                 summary.guessed.append(read.source)
-            summary.added += old is None
-            summary.updated += old is not None
+            is_new = old is None or old.fingerprint is None
+            summary.added += is_new
+            summary.updated += not is_new
         else:
             summary.empty += old is None
             summary.deleted += old is not None

@@ -12,9 +12,9 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from langchain_gpu.cli import sync as module
-from langchain_gpu.cli.stored_files import stored_under
+from langchain_gpu.cli.stored_files import gone_files, stored_under
 from langchain_gpu.cli.sync import Cut, Summary, sync
-from langchain_gpu.loaders import Chunker, find_files
+from langchain_gpu.loaders import Chunker, Found, find_files
 from langchain_gpu.vectorstores import FAISSVectorStore
 
 
@@ -171,6 +171,15 @@ def test_what_was_indexed_from_elsewhere_stays(folder: Folder) -> None:
     assert stored_under(folder.load(), [folder.docs / "on"]) == 0
 
 
+def test_what_is_gone_is_found_under_each_of_many_paths(tmp_path: Path) -> None:
+    known = [f"{tmp_path}/docs/{n}/a.txt" for n in range(3)] + [f"{tmp_path}/docs.txt", "elsewhere"]
+    found = Found(files=(), failed=(), left_out={})
+    every = [tmp_path / "docs" / "0", tmp_path / "docs" / "2" / "a.txt", tmp_path / "docs.txt"]
+    assert gone_files(known, found, every) == [known[0], known[2], known[3]]
+    assert gone_files(known, found, [Path(os.sep)]) == known[:4], "all but what is no path"
+    assert gone_files(known, found, [tmp_path / "doc"]) == []
+
+
 def test_documents_of_others_stay(folder: Folder) -> None:
     store = folder.load()
     store.add_documents([Document("mine", id="1", metadata={"source": str(folder.docs / "x.md")})])
@@ -283,7 +292,7 @@ def test_a_very_large_file_goes_on_where_it_was_interrupted(
     summary = folder.sync()
     texts = [each for each in folder.embedding.texts if each.startswith("text: line")]
     assert 0 < len(texts) <= 5, "what was saved was not embedded again"
-    assert counts(summary) in {(1, 1, 0, 0), (0, 1, 0, 1)}
+    assert counts(summary) in {(2, 0, 0, 0), (1, 0, 0, 1)}, "new, though a part was there"
     found = {d.id: d.page_content for d in folder.load().iter_documents()}
     source = str(folder.docs / "log.jsonl")
     assert [found[f"{source}#{n}"] for n in range(9)] == [f"text: line {n}" for n in range(9)]
@@ -303,7 +312,7 @@ def test_a_file_that_changed_after_an_interruption_is_not_mixed_up(
         folder.sync()
     folder.embedding.fails_on = None
     lines(folder, *range(9))  # as it was at first
-    assert counts(folder.sync()) == (0, 1, 0, 0)
+    assert counts(folder.sync()) == (1, 0, 0, 0), "the store had only a part of it"
     texts = sorted(d.page_content for d in folder.load().iter_documents())
     assert texts == [f"text: line {n}" for n in range(9)]
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from packaging.requirements import Requirement  # langchain-core brings it
 
-from langchain_gpu.hardware.traps import Problem
+from langchain_gpu.hardware.traps import Problem, advise
 from langchain_gpu.utils.extras import install_line
 
 PACKAGE = "langchain-gpu"
 # Not required by name, and asked for in every bug report.
 _ALSO = ("transformers", "tokenizers", "safetensors")
+# What runs models in this process; OpenVINO and ONNX Runtime convert those of torch.
+_ENGINES = ("torch", "xllamacpp")
 # Extras through which hardware is used; "" is what the package always needs.
 _COMPUTE = re.compile(r"|local|faiss.*|llama-cpp|onnx.*|openvino.*")
 
@@ -90,6 +92,18 @@ def version_problems(needs: list[Need]) -> list[Problem]:
     return list(found.values())
 
 
+def engine_advice(needs: list[Need]) -> list[Problem]:
+    """Tell what to install on a CPU where nothing is installed that runs a model."""
+    engines = [need for need in needs if need.name in _ENGINES]
+    if not engines or any(need.found is not None for need in engines):
+        return []
+    what = (
+        "no model can run here yet, only behind a server: neither torch nor llama.cpp (the extra "
+        "llama-cpp, for GGUF files) is installed"
+    )
+    return [advise("cpu", what, install_line("local,openvino,faiss"))]
+
+
 def find_version(distribution: str) -> str | None:
     """Return an installed version, None where it is not here."""
     try:
@@ -101,6 +115,7 @@ def find_version(distribution: str) -> str | None:
 __all__ = [
     "PACKAGE",
     "Need",
+    "engine_advice",
     "extras_of",
     "find_version",
     "read_needs",

@@ -10,7 +10,13 @@ from typing import Any
 from langchain_gpu import __version__
 from langchain_gpu.doctor.environment import Environment, read_environment
 from langchain_gpu.doctor.judge import judge
-from langchain_gpu.doctor.needs import extras_of, read_needs, version_problems, versions_of
+from langchain_gpu.doctor.needs import (
+    engine_advice,
+    extras_of,
+    read_needs,
+    version_problems,
+    versions_of,
+)
 from langchain_gpu.doctor.proofs import Proof
 from langchain_gpu.doctor.system import system_problems
 from langchain_gpu.doctor.waves import prove
@@ -51,11 +57,13 @@ def report(
     if facts.nvidia.driver is not None:
         versions["NVIDIA driver"] = facts.nvidia.driver
     proven = {proof.device for proof in done if proof.name == "FAISS search" and proof.passed}
+    trapped = problems(facts)
     found = [
-        *problems(facts),
+        *trapped,
         *judge(done, environment, facts, devices),
         *wheel_problems(environment, facts, devices, proven),
         *version_problems(needs),
+        *([] if trapped else engine_advice(needs)),  # what frees a card says what to install
         *advice(facts),
         *system_problems(environment, facts, devices),
     ]

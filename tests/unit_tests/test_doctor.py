@@ -145,6 +145,33 @@ def test_a_wrong_version_counts_where_hardware_is_used_through_it(
     assert problem["severity"] == severity
 
 
+ENGINES = ['torch>=2; extra == "local"', 'xllamacpp; extra == "llama-cpp"']
+
+
+def test_where_nothing_runs_a_model_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_metadata(monkeypatch, ENGINES)
+    (problem,) = report(Facts(cpu=GOOD.cpu))["problems"]
+    assert "no model can run here yet" in problem["what"]
+    assert problem["severity"] == "advice", "it keeps no hardware from being used"
+    assert problem["remedy"] == 'pip install "langchain-gpu[local,openvino,faiss]"'
+
+
+def test_a_card_without_torch_has_one_line_that_brings_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_metadata(monkeypatch, ENGINES)
+    (problem,) = report(replace(GOOD, torch=None))["problems"]
+    assert "torch is not installed" in problem["what"]
+
+
+def test_either_engine_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for engine in ("torch", "xllamacpp"):
+        fake_metadata(monkeypatch, ENGINES, **{engine: "2.13.0"})
+        assert report(Facts(cpu=GOOD.cpu))["problems"] == []
+
+
 def test_a_drawing_fits_80_columns_and_names_every_device() -> None:
     text = drawn(render(report(GOOD)))
     for words in ("cuda:0", "NVIDIA H100 80GB HBM3 · compute capability 9.0 · 80.0 GiB", "Xeon",

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
 from langchain_gpu import GPULLM, ChatGPU
@@ -135,7 +136,9 @@ def test_a_device_map_is_left_to_transformers(path: Path) -> None:
 
 
 @pytest.mark.models
-def test_a_gguf_file_goes_through_transformers_where_it_is_asked_for() -> None:
+def test_a_gguf_file_goes_through_transformers_where_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("accelerate")
     pytest.importorskip("gguf")
     file = resolve(SMOLLM2, kind="gguf").path
@@ -143,3 +146,5 @@ def test_a_gguf_file_goes_through_transformers_where_it_is_asked_for() -> None:
     with GPULLM(model=str(file), backend="transformers", **settings) as llm:
         assert "transformers: " in llm.backend_reason
         assert llm.invoke("The capital of France is").startswith(" Paris")
+    assert "GGUF" not in capsys.readouterr().err, "no bar is drawn while it is unpacked"
+    assert modeling_gguf_pytorch_utils.tqdm is tqdm, "others draw theirs"

@@ -91,6 +91,25 @@ def test_two_at_once_leave_one_whole_result(tmp_path: Path, *, damaged: bool) ->
     assert [each.name for each in folder.parent.iterdir()] == ["model"]
 
 
+def test_a_model_that_nobody_used_for_long_goes_when_another_is_made(tmp_path: Path) -> None:
+    """Each new version of torch or OpenVINO makes another one of the same model."""
+    home = tmp_path / "cache"
+
+    def make(place: Path) -> None:
+        (place / "model.bin").write_text("weights")
+
+    for name in ("old", "used", "fresh"):
+        make_once(home / name, make)
+    (home / "of others").mkdir()
+    long_ago = time.time() - 100 * 24 * 3600
+    for each in [home / "of others", *home.glob("old/*"), *home.glob("used/*")]:
+        os.utime(each, (long_ago, long_ago))
+    make_once(home / "used", lambda _: pytest.fail("it is whole"))
+    assert (home / "old").is_dir(), "nothing is looked for where a model starts from the cache"
+    make_once(home / "new", make)
+    assert sorted(each.name for each in home.iterdir()) == ["fresh", "new", "of others", "used"]
+
+
 def test_what_a_killed_process_left_behind_goes_after_a_day(tmp_path: Path) -> None:
     """Never read, and never removed while another process may be writing it."""
     home = tmp_path / "cache"

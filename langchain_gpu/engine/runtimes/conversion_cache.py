@@ -20,7 +20,9 @@ from langchain_gpu.events import users_line
 logger = logging.getLogger(__name__)
 _LIST = "files.json"  # what a folder holds, in bytes by name
 _SCRATCH = ".making-"  # how the names of folders that are being filled begin
-_ABANDONED = 24 * 3600  # seconds without a write: no conversion takes so long
+_DAY = 24 * 3600
+_ABANDONED = _DAY  # seconds without a write: no conversion takes so long
+_UNUSED = 90 * _DAY  # of another model, or for other versions of the tools than those in use
 
 
 def conversion_folder(kind: str) -> Path:
@@ -50,6 +52,7 @@ def make_once(
         folder: Where it belongs.
         make: Fills an empty folder; whatever it raises leaves no trace.
     """
+    _mark_used(folder)
     if _whole(folder):
         return folder, None
     if folder.is_dir():
@@ -88,8 +91,21 @@ def make_once(
     return folder, None
 
 
+def _mark_used(folder: Path) -> None:
+    with suppress(OSError):  # it is not made yet, or may not be written
+        os.utime(folder / _LIST)
+
+
 def _sweep(home: Path) -> None:
-    """Remove what processes left behind that were killed while they converted a model."""
+    """Remove what killed processes have left behind, and models that nobody has used for long.
+
+    A process that still computes with such a model has it in memory, or its files open.
+    """
+    for sealed in home.glob(f"*/{_LIST}"):
+        with suppress(OSError):  # another process removed it
+            if time.time() - sealed.stat().st_mtime > _UNUSED:
+                logger.info("%s was not used for 90 days, and is removed", sealed.parent)
+                shutil.rmtree(sealed.parent, ignore_errors=True)
     for folder in home.glob(f"{_SCRATCH}*"):
         with suppress(OSError):  # another process removed it
             last = max(each.stat().st_mtime for each in (folder, *folder.rglob("*")))

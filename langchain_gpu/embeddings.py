@@ -10,7 +10,8 @@ from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
 from langchain_gpu.encoder_models.embedding import RunsEmbedder
-from langchain_gpu.engine.checks import as_list, check_buffer, check_on_error, chunks, iterate
+from langchain_gpu.engine.checks import as_list, check_buffer, check_on_error, iterate
+from langchain_gpu.engine.chunks import LARGEST, Pace, chunks
 from langchain_gpu.engine.report import Rows
 from langchain_gpu.engine.skipping import spread_rows, texts_among
 from langchain_gpu.hardware.devices import Device
@@ -219,7 +220,7 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         self,
         texts: Iterable[str],
         *,
-        chunk: int = 8192,
+        chunk: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Iterator[Rows]:
         """Embed an iterable of any length, as documents, in bounded memory.
@@ -227,22 +228,29 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         Args:
             texts: Read lazily, `chunk` texts at a time. Where reading fails, what was read before
                 is embedded first.
-            chunk: Texts per result.
+            chunk: Texts per result. An error or Ctrl-C costs the work on one, so None makes a
+                result of some ten seconds' work: 256 texts at first, 8,192 at most.
             on_error: As in `embed_with_report`. Positions count from the start of the chunk.
 
         Yields:
             Rows in the order of the texts, each with a report of its own.
         """
-        chunk = at_least_one("chunk", chunk)
         check_on_error(on_error)
+        if chunk is None and self._call("document").kwargs.row_by_row:
+            pace = Pace()
+        else:
+            size = LARGEST if chunk is None else at_least_one("chunk", chunk)
+            pace = Pace(size, fixed=True)
         start = 0
-        for group in chunks(iterate(texts), chunk):
+        for group in chunks(iterate(texts), pace):
             try:
-                yield self.embed_with_report(group, on_error=on_error)
+                rows = self.embed_with_report(group, on_error=on_error)
             except (TypeError, ValueError) as error:
                 error.add_note(f"in the chunk that starts at text {start} of the stream")
                 raise
+            yield rows
             start += len(group)
+            pace.after(rows.report.seconds)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included, nothing cut off."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langchain_gpu.engine.tasks.embed import surrogate_problem
 from langchain_gpu.utils.extras import require
-
-T = TypeVar("T")
 
 
 class NonFiniteVectorError(ValueError):
@@ -37,26 +34,6 @@ def iterate(texts: Any) -> Iterator[Any]:
         return iter(texts)
     except TypeError:
         raise TypeError(f"texts is {type(texts).__name__}, not a list of str") from None
-
-
-def chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items, the last one of those that are left.
-
-    What was read before the iterator failed is yielded first, and then its error raised.
-    """
-    error: Exception | None = None
-    while error is None:
-        chunk: list[T] = []
-        try:
-            for item in islice(items, size):
-                chunk.append(item)  # noqa: PERF402 - what was read is kept where reading fails
-        except Exception as raised:  # noqa: BLE001 - it is raised below
-            error = raised
-        if not chunk:
-            break
-        yield chunk
-    if error is not None:
-        raise error
 
 
 def check_on_error(policy: object) -> None:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from langchain_gpu import GPUEmbeddings
 from langchain_gpu.engine import backends, embedder
 from langchain_gpu.engine.checks import NonFiniteVectorError
 from langchain_gpu.engine.encoder import Tokenized
+from langchain_gpu.engine.report import Report, Rows
 from langchain_gpu.engine.runtimes import torch as torch_runtime
 from langchain_gpu.engine.tasks.embed import TextTooLongError
 from langchain_gpu.events import BatchDone, Event, FallbackWarning, TruncationWarning
@@ -303,6 +305,27 @@ class TestReports:
         vectors = np.concatenate([first.vectors, *(rows.vectors for rows in stream)])
         whole = embeddings.embed_to_array([f"one {number}" for number in range(50)])
         assert np.allclose(vectors, whole, atol=1e-6)
+
+    def test_a_stream_has_results_of_some_seconds_work(
+        self, embeddings: GPUEmbeddings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is under way is lost with an error: on a slow machine that must not be much."""
+        rate = 100.0
+
+        def embed(texts: Sequence[str], **_: object) -> Rows:
+            report = Report(items=len(texts), seconds=len(texts) / rate)
+            return Rows(np.zeros((len(texts), 24), np.float32), report)
+
+        monkeypatch.setattr(GPUEmbeddings, "embed_with_report", lambda _, *a, **k: embed(*a, **k))
+        stream = embeddings.stream(repeat("one"))
+        assert [len(next(stream).vectors) for _ in range(3)] == [256, 512, 512]
+        rate = 10.0
+        assert [len(next(stream).vectors) for _ in range(4)] == [512, 256, 128, 128]
+        rate = 1e6
+        assert max(len(next(stream).vectors) for _ in range(20)) == 8192
+        ranged = embeddings.model_copy(update={"encode_kwargs": {"precision": "uint8"}})
+        first = next(ranged.stream(repeat("one")))
+        assert len(first.vectors) == 8192, "these integers depend on what is embedded together"
 
     def test_a_source_that_fails_loses_nothing_of_what_was_read(
         self, embeddings: GPUEmbeddings

@@ -50,7 +50,20 @@ def load_embedder(path: Path, options: Mapping[str, Any]) -> Any:
     _check_complete(model, path)
     if model.truncate_dim is not None:  # `encode` does it, which is not called here
         model.append(TruncateDim(model.truncate_dim))
+    if not isinstance(model[0], Transformer):
+        for module in model:
+            module.register_forward_pre_hook(_to_own_dtype)
     return model
+
+
+def _to_own_dtype(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    """Give a module numbers of its own dtype: counts and weights of words are always float32."""
+    (features, *_), weight = args, next(module.parameters(), None)
+    if weight is None:
+        return
+    for name, value in features.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            features[name] = value.to(weight.dtype)
 
 
 def load_reranker(path: Path, options: Mapping[str, Any]) -> Any:

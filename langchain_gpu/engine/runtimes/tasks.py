@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules.tokenizer import WordTokenizer
 from tokenizers import Tokenizer
 
 from langchain_gpu.engine.encoder import Tokenized, Vectors
@@ -119,6 +120,9 @@ class Embed:
         if isinstance(tokenizer, Tokenizer):  # static embeddings: no special tokens
             encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             return np.fromiter((len(each.ids) for each in encodings), np.int64, len(texts))
+        if isinstance(tokenizer, WordTokenizer):
+            counts = (len(tokenizer.tokenize(text)) for text in texts)
+            return np.maximum(np.fromiter(counts, np.int64, len(texts)), 1)
         if callable(tokenizer):
             ids = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
             return np.fromiter(map(len, ids), np.int64, len(ids))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -40,13 +41,16 @@ def ended(code: str, *, closed: str) -> subprocess.CompletedProcess[bytes]:
     """Run a command whose output goes into a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
+    streams: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    streams[closed] = writer
+    command = [sys.executable, "-c", COMMAND.format(code=code)]
     try:
-        return subprocess.run(  # noqa: S603
-            [sys.executable, "-c", COMMAND.format(code=code)], **streams, timeout=60, check=False
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(  # noqa: S603
+            command, **streams, timeout=60, check=False
         )
     finally:
         os.close(writer)
+    return done
 
 
 @pytest.mark.parametrize("code", [WRITTEN, STREAMED, DRAWN], ids=["written", "streamed", "drawn"])

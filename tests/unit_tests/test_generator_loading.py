@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
@@ -141,10 +140,11 @@ def test_a_gguf_file_goes_through_transformers_where_it_is_asked_for(
 ) -> None:
     pytest.importorskip("accelerate")
     pytest.importorskip("gguf")
+    drawn = modeling_gguf_pytorch_utils.tqdm
     file = resolve(SMOLLM2, kind="gguf").path
     settings = {"device": "cpu", "dtype": "bfloat16", "temperature": 0, "max_tokens": 2}
     with GPULLM(model=str(file), backend="transformers", **settings) as llm:
         assert "transformers: " in llm.backend_reason
         assert llm.invoke("The capital of France is").startswith(" Paris")
     assert "GGUF" not in capsys.readouterr().err, "no bar is drawn while it is unpacked"
-    assert modeling_gguf_pytorch_utils.tqdm is tqdm, "others draw theirs"
+    assert modeling_gguf_pytorch_utils.tqdm is drawn, "others draw theirs"

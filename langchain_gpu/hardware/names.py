@@ -9,9 +9,16 @@ def as_names(device: Any) -> Any:
     """Return the name of a `torch.device`, or of each in a list.
 
     Anything else comes back as it is. Torch need not be imported to tell.
+
+    Raises:
+        ValueError: It is a number, as pipelines of transformers take one.
     """
     if isinstance(device, list | tuple):
         return [as_names(each) for each in device]
+    if isinstance(device, int):
+        name = "cpu" if device < 0 else f"cuda:{device}"
+        message = f"a device is given by its name: {name!r} instead of {device!r}"
+        raise ValueError(message)  # noqa: TRY004 - of pydantic's fields too, which want this one
     kind = type(device)
     return str(device) if (kind.__module__, kind.__name__) == ("torch", "device") else device
 

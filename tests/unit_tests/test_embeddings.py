@@ -201,7 +201,7 @@ class TestResults:
         [
             (
                 {"torch_dtype": "float16"},
-                r"\['torch_dtype'\] is unknown .* dtype= sets .*\{'model_kwargs': \{'torch_dtype': ",
+                r"\['torch_dtype'\] is unknown .* dtype= sets .*'model_kwargs': \{'torch_dtype': ",
             ),
             ({"normalize_embeddings": True}, "say encode_kwargs={'normalize_embeddings': ...}"),
             ({"max_seq_length": 9}, "say model_kwargs={'processor_kwargs': {'model_max_length'"),
@@ -497,9 +497,18 @@ class TestDevices:
         with GPUEmbeddings(model=tiny("bert"), **given) as embeddings:
             assert [str(device) for device in embeddings.devices] == ["cpu"]
 
-    def test_a_device_that_is_no_name(self, tiny: Tiny) -> None:
-        wrong = GPUEmbeddings(model=tiny("bert"), model_kwargs={"device": 0})
-        with pytest.raises(TypeError, match=r"model_kwargs\['device'\] must be a name.*not 0"):
+    def test_a_device_that_is_not_a_name(self, tiny: Tiny) -> None:
+        wrong = GPUEmbeddings(model=tiny("bert"), model_kwargs={"device": 0.5})
+        with pytest.raises(TypeError, match=r"model_kwargs\['device'\] must be a name.*not 0.5"):
+            wrong.embed_query("one")
+
+    @pytest.mark.parametrize(("number", "name"), [(0, "cuda:0"), (1, "cuda:1"), (-1, "cpu")])
+    def test_a_number_of_a_device_is_answered_with_its_name(self, number: Any, name: str) -> None:
+        for given in (number, [number]):
+            with pytest.raises(ValueError, match=f"'{name}' instead of {number}"):
+                GPUEmbeddings(model="any", device=given)
+        wrong = GPUEmbeddings(model="any", model_kwargs={"device": number})
+        with pytest.raises(ValueError, match=f"'{name}' instead of {number}"):
             wrong.embed_query("one")
 
     def test_a_model_that_does_not_fit_is_loaded_on_the_cpu(

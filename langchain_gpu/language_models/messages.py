@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from langchain_core.utils.json import parse_partial_json
 from langchain_gpu.generators.base import Completion, Delta, Timings, ToolCall, Usage
 from langchain_gpu.generators.checks import check_text
 from langchain_gpu.language_models import images
+from langchain_gpu.language_models.calls import calls_of
 from langchain_gpu.language_models.schemas import to_json_schema
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
@@ -56,7 +57,8 @@ def to_dicts(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
         ValueError: A message of an unknown kind, content that is neither text nor an image, or text
             that cannot be encoded; the message is named by its position.
     """
-    return [_to_dict(message, f"message {index}") for index, message in enumerate(messages)]
+    answered = {each.tool_call_id for each in messages if isinstance(each, ToolMessage)}
+    return [_to_dict(each, answered, f"message {index}") for index, each in enumerate(messages)]
 
 
 def to_message(completion: Completion, metadata: Mapping[str, Any]) -> AIMessage:
@@ -150,34 +152,17 @@ def _named(answer: Completion | Delta) -> dict[str, Any]:
     return found
 
 
-def _to_dict(message: BaseMessage, where: str) -> dict[str, Any]:
+def _to_dict(message: BaseMessage, answered: Container[str], where: str) -> dict[str, Any]:
     role = _role(message, where)
     where = f"{where} ({role})"
     result: dict[str, Any] = {"role": role, "content": _content(message, where)}
     if message.name:
         result["name"] = _encodable(message.name, where)
-    if isinstance(message, AIMessage) and message.tool_calls:
-        result["tool_calls"] = [
-            _call(call, f"{where}, tool call {at}", at)
-            for at, call in enumerate(message.tool_calls)
-        ]
+    if isinstance(message, AIMessage) and (calls := calls_of(message, answered, where)):
+        result["tool_calls"] = calls
     if isinstance(message, ToolMessage):
         result["tool_call_id"] = message.tool_call_id
     return result
-
-
-def _call(call: Mapping[str, Any], where: str, at: int) -> dict[str, Any]:
-    try:
-        arguments = json.dumps(call["args"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} ({call['name']}): its arguments are not JSON: {error}") from None
-    # Templates and servers want an id where LangChain allows None.
-    name = call["id"] or f"call_{at}"
-    return {
-        "type": "function",
-        "id": name,
-        "function": {"name": call["name"], "arguments": arguments},
-    }
 
 
 def _role(message: BaseMessage, where: str) -> str:

@@ -339,3 +339,29 @@ def test_arguments_that_are_no_object_are_an_invalid_call() -> None:
     (invalid,) = message.invalid_tool_calls
     assert invalid["args"] == "[1]"
     assert "not list" in str(invalid["error"])
+
+
+def test_an_invalid_call_that_was_answered_is_told_and_another_is_not() -> None:
+    broken = {"type": "invalid_tool_call", "name": "weather", "error": "cut"}
+    asked = AIMessage(
+        "",
+        tool_calls=[{"name": "time", "args": {}, "id": "c0"}],
+        invalid_tool_calls=[
+            {**broken, "args": '{"city": "Par', "id": "c1"},
+            {**broken, "args": None, "id": "c2"},
+            {**broken, "args": None, "id": None},
+        ],
+    )
+    answers = [ToolMessage("noon", tool_call_id="c0"), ToolMessage("cut", tool_call_id="c1")]
+    message = to_dicts([asked, *answers])[0]
+    assert [call["id"] for call in message["tool_calls"]] == ["c0", "c1"]
+    told = message["tool_calls"][1]["function"]
+    assert told["name"] == "weather"
+    assert json.loads(told["arguments"]) == {"invalid_json": '{"city": "Par'}
+
+
+def test_an_answered_call_without_a_name_gets_one() -> None:
+    call = {"type": "invalid_tool_call", "name": None, "args": None, "id": "c1", "error": None}
+    asked = AIMessage("", invalid_tool_calls=[call])
+    (told,) = to_dicts([asked, ToolMessage("cut", tool_call_id="c1")])[0]["tool_calls"]
+    assert told["function"] == {"name": "unknown", "arguments": '{"invalid_json": ""}'}

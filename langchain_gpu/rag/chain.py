@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NotRequired
 
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.messages import convert_to_messages
+from langchain_core.messages import AnyMessage, convert_to_messages
 from langchain_core.prompts import BasePromptTemplate, ChatPromptTemplate
 from langchain_core.runnables import (
     Runnable,
@@ -16,6 +16,7 @@ from langchain_core.runnables import (
     RunnableLambda,
     RunnablePassthrough,
 )
+from typing_extensions import TypedDict
 
 from langchain_gpu.rag.cancellation import ClosingPick, ClosingText
 from langchain_gpu.rag.context import (
@@ -62,6 +63,21 @@ _QUESTION_PROMPT = ChatPromptTemplate.from_messages(
         ("human", _REWRITE),
     ]
 )
+
+
+class RagInput(TypedDict):
+    """A question, and the conversation before it."""
+
+    input: str
+    chat_history: NotRequired[list[AnyMessage]]
+
+
+class RagOutput(TypedDict):
+    """The answer, and the documents it rests on, best first."""
+
+    input: str
+    context: list[Document]
+    answer: str
 
 
 def create_rag_chain(
@@ -120,14 +136,23 @@ def create_rag_chain(
         (itemgetter("context"), RunnableLambda(variables) | prompt | llm | ClosingText()),
         RunnableLambda(lambda _: NOT_FOUND),
     )
+    fitting = _typed(RunnableLambda(window.cut_documents), output_type=list[Document])
     chain = (
         RunnableLambda(_check_input)
         | steps
-        | RunnablePassthrough.assign(context=RunnableLambda(window.cut_documents))
+        | RunnablePassthrough.assign(context=fitting)
         | RunnablePassthrough.assign(answer=answer)
     )
     pick = ClosingPick(keys=["input", "context", "answer"])
-    return (chain | pick).with_config(run_name="rag_chain")
+    whole = (chain | pick).with_config(run_name="rag_chain")
+    return _typed(whole, input_type=str | RagInput, output_type=RagOutput)
+
+
+def _typed(
+    step: Runnable[Any, Any], *, input_type: Any = None, output_type: Any
+) -> Runnable[Any, Any]:
+    """Say what a step takes and gives, for what draws and serves chains by their schemas."""
+    return step.with_types(input_type=input_type, output_type=output_type)
 
 
 def _check_parts(retriever: object, llm: object, reranker: object, prompt: object) -> None:
@@ -168,7 +193,7 @@ def _rerank(reranker: BaseDocumentCompressor) -> Runnable[Any, Any]:
             inputs["context"], search_question(inputs), callbacks
         )
 
-    return RunnableLambda(rerank, arerank)
+    return _typed(RunnableLambda(rerank, arerank), output_type=Sequence[Document])
 
 
 __all__ = ["ANSWER_PROMPT", "NOT_FOUND", "create_rag_chain"]

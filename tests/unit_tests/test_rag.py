@@ -487,6 +487,22 @@ async def test_what_is_no_question_is_named(
         list(chain.stream(question))
 
 
+@pytest.mark.parametrize("reranker", [None, Backwards()])
+def test_it_can_be_drawn_and_served_by_its_schemas(
+    shelf: Shelf, model: Model, reranker: Backwards | None
+) -> None:
+    chain = create_rag_chain(shelf, model, reranker=reranker)
+    question = chain.get_input_jsonschema()
+    assert {"type": "string"} in question["anyOf"]
+    (named,) = (each["$ref"].split("/")[-1] for each in question["anyOf"] if "$ref" in each)
+    assert question["$defs"][named]["required"] == ["input"]
+    assert "chat_history" in question["$defs"][named]["properties"]
+    answer = chain.get_output_jsonschema()
+    fields = answer["$defs"][answer["$ref"].split("/")[-1]]["properties"]
+    assert list(fields) == ["input", "context", "answer"]
+    assert chain.get_graph().to_json(with_schemas=True)["nodes"]
+
+
 @pytest.mark.models
 def test_a_real_model_answers_from_the_documents(shelf: Shelf) -> None:
     with ChatGPU(

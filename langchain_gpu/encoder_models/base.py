@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import override
 
 from langchain_gpu.encoder_models import elsewhere
@@ -94,7 +95,7 @@ class RunsModel(BaseModel):
     """Further attempts when the server is overloaded, fails or breaks off."""
     max_concurrency: int = Field(default=8, ge=1)
     """Requests to the server in flight at the same time."""
-    on_event: Listener | None = Field(default=None, exclude=True)
+    on_event: SkipJsonSchema[Listener | None] = Field(default=None, exclude=True)
     """Called for batches, fallbacks and budget changes; see `langchain_gpu.events`."""
 
     _role: ClassVar[str] = "embedder"  # what a plan calls it

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
 
-from langchain_gpu import GPUEmbeddings
+from langchain_gpu import GPUEmbeddings, GPURerank
 from langchain_gpu.engine import backends, embedder
 from langchain_gpu.engine.checks import NonFiniteVectorError
 from langchain_gpu.engine.encoder import Tokenized
@@ -50,6 +51,12 @@ class TestConstruction:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # noqa: S603
         assert done.stdout.decode().strip() == "[]"
+
+    @pytest.mark.parametrize("kind", [GPUEmbeddings, GPURerank])
+    def test_the_settings_have_a_json_schema(self, kind: type[BaseModel]) -> None:
+        settings = kind.model_json_schema()["properties"]
+        assert "model" in settings or "model_name" in settings
+        assert "on_event" not in settings  # which JSON cannot say
 
     def test_names_of_the_class_it_replaces(self) -> None:
         assert GPUEmbeddings().model == "sentence-transformers/all-mpnet-base-v2"

@@ -211,7 +211,7 @@ async def test_one_bad_call_fails_alone(reranker: GPURerank) -> None:
         (lambda r: r.rerank("a", ["b", None]), TypeError, "document of pair 1 is NoneType"),
         (lambda r: r.rerank(3, ["b"]), TypeError, "the query of pair 0 is int"),
         (lambda r: r.rerank("a", "b"), TypeError, "documents is a single str; pass a list"),
-        (lambda r: r.compress_documents(Document("b"), "a"), TypeError, "is one Document"),
+        (lambda r: r.compress_documents(Document("b"), "a"), TypeError, "is a single Document"),
         (lambda r: r.score(["ab"]), TypeError, "pair 0 is str, not (query, document)"),
         (lambda r: r.rerank("a", ["b", "\udc80"]), ValueError, "pair 1 holds a lone surrogate"),
         (lambda r: r.rerank("a", ["b"], 0), ValueError, "top_n must be at least 1"),

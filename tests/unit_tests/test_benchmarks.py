@@ -185,10 +185,10 @@ def test_the_next_contestant_starts_when_the_cores_are_idle_again() -> None:
     ended: list[float] = []
     began: list[float] = []
 
-    def query(_: str) -> None:
+    def query(_: object) -> None:
         ended.append(perf_counter())
 
-    def next_one(_: str) -> None:
+    def next_one(_: object) -> None:
         began.append(perf_counter())
 
     server = Contestant("server", "float32", query, query, settles=0.05)

@@ -312,14 +312,15 @@ class TestDtypes:
     ) -> None:
         """ONNX Runtime's advice on the root logger is left out, and nothing else."""
         source = Path(OnnxEncoder(Path(tiny("bert")), CPU, dtype="float32")._file.path)
-        real = onnx_files.quantize_dynamic
+        name = "quantize_dynamic"
+        real = getattr(onnx_files, name)
 
         def beside(*args: Any, **kwargs: Any) -> None:
             real(*args, **kwargs)
             logging.getLogger("app").warning("meanwhile")
             logging.getLogger().warning("on the root logger")
 
-        monkeypatch.setattr(onnx_files, "quantize_dynamic", beside)
+        monkeypatch.setattr(onnx_files, name, beside)
         caplog.clear()
         onnx_files.quantize(source, tmp_path, exact=True)
         assert caplog.messages == ["meanwhile", "on the root logger"]

@@ -26,6 +26,9 @@ _ANSWER_TOKENS = 512
 # A guess on the safe side for a model that cannot count: English has about four.
 _CHARACTERS_PER_TOKEN = 3
 
+# More than a chat template writes around a prompt without tools.
+_TEMPLATE_TOKENS = 256
+
 _NAMED = 5  # sources that a warning names
 
 Model = Runnable[Any, Any]
@@ -161,14 +164,18 @@ class ContextWindow:
     ) -> list[Document]:
         if limit is None:
             return documents
-        empty = self._prompt.invoke(variables({**inputs, "context": []}))
-        used = reader.count(empty.to_messages())
+        empty = self._prompt.invoke(variables({**inputs, "context": []})).to_messages()
+        sizes = [reader.count(_format(at, each)) for at, each in enumerate(documents, 1)]
+        # A server may have to read the prompt to count it, and then reads it again to answer.
+        if _at_most(empty) + sum(sizes) <= limit:
+            return documents
+        used = reader.count(empty)
         if used >= limit:
             raise ValueError(
                 f"the question and the prompt around it have {used} tokens without any chunk, and "
                 f"the prompt may have {limit}: ask a shorter question, or make the window larger"
             )
-        kept, dropped = _split(documents, limit - used, reader)
+        kept, dropped = _split(documents, sizes, limit - used, reader)
         if not kept:
             raise ValueError(
                 f"none of the {len(dropped)} retrieved chunks fits the {limit} tokens the prompt "
@@ -192,13 +199,20 @@ class ContextWindow:
 
 
 def _split(
-    documents: Sequence[Document], room: int, reader: _Reader
+    documents: Sequence[Document], sizes: Sequence[int], room: int, reader: _Reader
 ) -> tuple[list[Document], list[Document]]:
-    """Return the documents that fit into `room` tokens together, taken in order, and the others."""
+    """Return the documents that fit into `room` tokens together, taken in order, and the others.
+
+    Args:
+        documents: Best first.
+        sizes: Tokens of each, as it would be numbered if none were left out.
+        room: Tokens for all of them.
+        reader: Counts those whose number has changed.
+    """
     kept: list[Document] = []
     dropped: list[Document] = []
-    for document in documents:
-        tokens = reader.count(_format(len(kept) + 1, document))
+    for size, document in zip(sizes, documents, strict=True):
+        tokens = reader.count(_format(len(kept) + 1, document)) if dropped else size
         if tokens <= room:
             room -= tokens
             kept.append(document)
@@ -218,6 +232,11 @@ def _latest(history: list[BaseMessage], reader: _Reader, limit: int | None) -> s
         while text and (tokens := reader.count(text)) > limit // 2:
             text = text[len(text) - len(text) * limit // (2 * tokens + 1) :]
     return text
+
+
+def _at_most(messages: list[BaseMessage]) -> int:
+    """Return more tokens than messages have: a token is a byte at least."""
+    return len(get_buffer_string(messages).encode(errors="replace")) + _TEMPLATE_TOKENS
 
 
 def _can_count(model: BaseLanguageModel[Any]) -> bool:

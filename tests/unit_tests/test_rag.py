@@ -283,6 +283,16 @@ def test_of_a_last_message_too_long_the_end_is_read(shelf: Shelf) -> None:
     assert " 850 " not in told
 
 
+def test_a_prompt_that_surely_fits_is_not_counted_by_the_model(shelf: Shelf) -> None:
+    model = Counter(answers=["In 1969."])
+    chain = create_rag_chain(shelf, model, max_context_tokens=1000)
+    assert chain.invoke("When?")["context"] == [MOON, LAUNCH]
+    assert model.counted == []
+    # Bytes, not characters: a character may be several tokens.
+    chain.invoke("\u6708" * 150)
+    assert model.counted != []
+
+
 LONG = Document("word " * 200, metadata={"source": "long.txt"})
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 from sentence_transformers import SentenceTransformer
 
 from langchain_gpu.engine import backends
@@ -312,15 +313,13 @@ class TestDtypes:
     ) -> None:
         """ONNX Runtime's advice on the root logger is left out, and nothing else."""
         source = Path(OnnxEncoder(Path(tiny("bert")), CPU, dtype="float32")._file.path)
-        name = "quantize_dynamic"
-        real = getattr(onnx_files, name)
 
         def beside(*args: Any, **kwargs: Any) -> None:
-            real(*args, **kwargs)
+            quantize_dynamic(*args, **kwargs)
             logging.getLogger("app").warning("meanwhile")
             logging.getLogger().warning("on the root logger")
 
-        monkeypatch.setattr(onnx_files, name, beside)
+        monkeypatch.setattr(onnx_files, "quantize_dynamic", beside)
         caplog.clear()
         onnx_files.quantize(source, tmp_path, exact=True)
         assert caplog.messages == ["meanwhile", "on the root logger"]

@@ -109,7 +109,7 @@ BAD_ADDS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"texts": "1 0"}, TypeError, "a list is needed"),
     ({"texts": ["1 0", None]}, TypeError, "text 1 is NoneType"),
     ({"texts": ["1 0"], "ids": [7]}, TypeError, "id 0 is int"),
-    ({"texts": ["1 0", "2 0"], "ids": ["x", "x"]}, ValueError, "'x' comes twice"),
+    ({"texts": ["1 0", "2 0"], "ids": ["x", "x"]}, ValueError, "'x' appears twice"),
     (
         {"texts": ["1 0"], "metadatas": [{"n": {1}}]},
         ValueError,

@@ -90,7 +90,7 @@ def test_nobody_finds_the_question_of_another_cached() -> None:
 
     list(generate_rounds.streamed([recorder("one"), recorder("other")], SMALL, [1, 3]))
     everything = asked["one"] + asked["other"]
-    assert len(everything) == len(set(everything)) == 2 * (7 * 1 + 2 * 3)
+    assert len(everything) == len(set(everything)) == 2 * (7 * 1 + 3 * 3)
 
 
 def test_a_level_that_took_too_long_begins_no_further_round() -> None:
@@ -146,6 +146,28 @@ def test_an_empty_answer_is_no_fast_one() -> None:
 def test_questions_are_new_in_every_round() -> None:
     first, second = generate_rounds.prompts(3, 1), generate_rounds.prompts(3, 2)
     assert len({*first, *second}) == 6
+
+
+def test_questions_of_one_round_begin_no_more_alike_than_those_of_two() -> None:
+    def begins(*marks: int) -> str:
+        return generate_rounds.prompts(1, 16, *marks)[0][: len("Round 1")]
+
+    turns = range(1, 41)
+    assert sum(begins(turn, 0) == begins(turn, 1) for turn in turns) < len(turns) / 2
+    assert sum(begins(turn, 1) == begins(turn + 1, 0) for turn in turns) < len(turns) / 2
+
+
+def test_every_level_is_warmed_up_by_everybody_with_short_answers() -> None:
+    counts: list[int] = []
+
+    def stream(prompt: str, count: int) -> Answer:
+        counts.append(count)
+        return Answer(1.0, [2.0] * count)
+
+    two = [Streamer("one", stream), Streamer("other", stream)]
+    list(generate_rounds.streamed(two, SMALL, [1, 3]))
+    at_once = [2] * 2 + [4] * 12, [2] * 6 + [4] * 12
+    assert counts == at_once[0] + at_once[1]
 
 
 def test_readme_shows_what_was_measured(tmp_path: Path) -> None:

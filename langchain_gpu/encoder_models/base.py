@@ -33,6 +33,7 @@ from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
 from langchain_gpu.utils.arguments import check_arguments, check_backend
+from langchain_gpu.utils.paths import Name
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
@@ -60,11 +61,11 @@ class RunsModel(BaseModel):
     A subclass gives `model` a default, and `backend` its allowed names.
     """
 
-    model: str
+    model: Name
     """A folder, a `.gguf` file, or the name of a model: on the hub, or on the server."""
     backend: str = "auto"
     """Which library, or which kind of server, runs the model."""
-    cache_folder: str | None = None
+    cache_folder: Name | None = None
     """Where models of the hub are kept; SENTENCE_TRANSFORMERS_HOME does the same."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of sentence-transformers' class: `device`, `prompts`, `revision`, `token`,

@@ -24,7 +24,9 @@ PAGES = [
     *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
 ]
 CLI = "from langchain_gpu.cli import main; main()"
-GUIDES = [f"docs/{name}.md" for name in ("planning", "embeddings", "store", "reranking", "chat")]
+GUIDES = [
+    f"docs/{name}.md" for name in ("planning", "embeddings", "store", "reranking", "rag", "chat")
+]
 """Pages whose blocks follow README's, in this order."""
 ALONE = [f"docs/{name}.md" for name in ("community", "migrating", "triton", "troubleshooting")]
 """Pages whose blocks follow no other page's."""

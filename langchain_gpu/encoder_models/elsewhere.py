@@ -13,6 +13,7 @@ _SERVERS = (
     *("tei", "text-embeddings-inference", "llama-server", "llama_server", "llamafile"),
 )
 _DEVICES = ("cuda", "rocm", "xpu", "mps", "cpu")
+_GPU = "device='cuda', or nothing: a GPU is taken where there is one"
 _IN_MODEL_KWARGS = (
     *("revision", "token", "local_files_only"),
     *("prompts", "default_prompt_name", "processor_kwargs", "tokenizer_kwargs", "config_kwargs"),
@@ -27,7 +28,9 @@ ARGUMENTS: Mapping[str, str] = {
     **dict.fromkeys(("model_id", "model_path", "model_name_or_path", "repo_id"), "model=..."),
     "batch_size": "max_batch_tokens=..., or nothing: batches are measured out in tokens",
     "torch_dtype": "dtype=...",
-    "use_fp16": "dtype='float16'",
+    **dict.fromkeys(("use_fp16", "fp16", "half"), "dtype='float16'"),
+    **dict.fromkeys(("gpu", "use_gpu", "use_cuda", "cuda", "gpu_id"), _GPU),
+    **dict.fromkeys(("truncate", "truncation"), "on_long=..."),
     "trust_remote_code": "model_kwargs={'trust_remote_code': True, 'revision': ...}",
     **{name: f"model_kwargs={{{name!r}: ...}}" for name in _IN_MODEL_KWARGS},
     **{
@@ -50,6 +53,8 @@ ARGUMENTS: Mapping[str, str] = {
 # Arguments of OllamaEmbeddings, OpenAIEmbeddings, LlamaCppEmbeddings and HuggingFaceBgeEmbeddings.
 EMBEDDING: Mapping[str, str] = {
     "dimensions": "truncate_dim=...",
+    "normalize": "encode_kwargs={'normalize_embeddings': True}",
+    "quantization": "dtype='int8'",
     "chunk_size": "encode_kwargs={'batch_size': ...}",
     **dict.fromkeys(
         ("max_length", "max_seq_length"),
@@ -81,7 +86,6 @@ RERANKING: Mapping[str, str] = {
     "default_activation_function": "activation=...",
     "normalize": "activation='sigmoid'",
     "max_batch_size": "max_batch_tokens=..., or nothing: batches are measured out in tokens",
-    "truncate": "on_long=...",
 }
 
 _BACKENDS = {
@@ -95,7 +99,7 @@ _BACKENDS = {
     ),
     **dict.fromkeys(("huggingface", "hf", "safetensors"), "backend='torch'"),
     **dict.fromkeys(("onnxruntime", "ort"), "backend='onnx'"),
-    "gpu": "device='cuda', or nothing: a GPU is taken where there is one",
+    "gpu": _GPU,
     **{name: f"device={name!r}" for name in _DEVICES},
 }
 EMBEDDING_BACKENDS: Mapping[str, str] = {

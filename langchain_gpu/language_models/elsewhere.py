@@ -20,6 +20,8 @@ _IN_LOAD_KWARGS = (
     *("revision", "token"),
 )
 
+_GPU = "device='cuda', or nothing: a GPU is taken where there is one"
+
 # Arguments of ChatOllama, ChatOpenAI, ChatLlamaCpp, ChatHuggingFace, HuggingFacePipeline,
 # HuggingFaceEndpoint and VLLM.
 ARGUMENTS: Mapping[str, str] = {
@@ -42,6 +44,8 @@ ARGUMENTS: Mapping[str, str] = {
     "huggingfacehub_api_token": "load_kwargs={'token': ...}, or api_key=... for a server",
     "stop_sequences": "stop=...",
     "torch_dtype": "dtype=...",
+    **dict.fromkeys(("fp16", "half"), "dtype='float16'"),
+    **dict.fromkeys(("gpu", "use_gpu", "use_cuda", "cuda", "gpu_id"), _GPU),
     "format": "model_kwargs={'format': ...}, or with_structured_output(...) of ChatGPU",
     "grammar_path": "model_kwargs={'grammar': its text}",
     "last_n_tokens_size": "model_kwargs={'repeat_last_n': ...}",
@@ -62,6 +66,7 @@ ARGUMENTS: Mapping[str, str] = {
         ("lora_path", "lora_base"), "leave it out, and merge the adapter into the model's file"
     ),
     "f16_kv": "leave it out: the KV cache is in float16",
+    "verbosity": "leave it out: only OpenAI's own models know it",
     "n_batch": "leave it out: its size is chosen here",
     "stream_usage": "leave it out: tokens are always counted",
     "task": "leave it out: ChatGPU answers chats, GPULLM continues prompts",
@@ -88,7 +93,7 @@ BACKENDS: Mapping[str, str] = {
     **dict.fromkeys(
         ("openvino", "onnx", "onnxruntime"), "backend='transformers', or 'llama_cpp' for GGUF"
     ),
-    "gpu": "device='cuda', or nothing: a GPU is taken where there is one",
+    "gpu": _GPU,
     **{name: f"device={name!r}" for name in _DEVICES},
 }
 

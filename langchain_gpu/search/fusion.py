@@ -40,7 +40,8 @@ def plan(by: str, weight: float, fetch_k: int | None, k: int) -> Plan:
         raise ValueError(f"unknown fusion {by!r}; known: {', '.join(FUSIONS)}")
     if not 0 <= weight <= 1:
         raise ValueError(f"weight, the share of the words, must lie between 0 and 1, not {weight}")
-    return Plan("rrf" if by == "rrf" else "scores", weight, max(k, fetch_k or 4 * k, 50))
+    fetch_k = max(4 * k, 50) if fetch_k is None else max(k, fetch_k)
+    return Plan("rrf" if by == "rrf" else "scores", weight, fetch_k)
 
 
 def fuse_ranks(vectors: Rows, words: Rows, weight: float) -> tuple[Scores, Rows]:

@@ -60,7 +60,7 @@ class Hybrid(Searches):
             fusion: `"rrf"` adds 1 / (60 + rank) of both, so that their scores need not compare;
                 `"scores"` adds both scores, each scaled to [0, 1] among the candidates.
             weight: The share of the words, between 0 (vectors only) and 1.
-            fetch_k: Candidates of each ranking. None takes `4 * k`, and at least 50.
+            fetch_k: Candidates of each ranking, at least `k`. None takes `4 * k`, but not under 50.
             **how: `nprobe` or `ef_search`.
 
         Returns:

@@ -284,6 +284,38 @@ def test_the_weight_moves_between_the_rankings() -> None:
         assert ids_of(found) == ["d"]
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_scores_of_vectors_alone_rank_as_a_search_does(metric: Metric) -> None:
+    animals = store(metric=metric)
+    near = ids_of(animals.similarity_search("easterly parcel", 5))
+    found = animals.hybrid_search("easterly parcel", 5, fusion="scores", weight=0.0)
+    assert ids_of(found) == near
+
+
+class Line(Embeddings):
+    """The first word is a place on a line."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return list(map(self.embed_query, texts))
+
+    def embed_query(self, text: str) -> list[float]:
+        return [float(text.split(maxsplit=1)[0])]
+
+
+@pytest.mark.parametrize(("k", "rank"), [(1, 30), (20, 70)])
+def test_what_is_in_the_middle_of_both_rankings_is_a_candidate(k: int, rank: int) -> None:
+    """Of each ranking `4 * k` are looked at, and at least 50."""
+    texts = [f"{n} near" for n in range(1, rank)] + [f"{rank} cat, and much more of other things"]
+    texts += [f"{n} between" for n in range(rank + 1, 200)]
+    texts += [f"{n} cat" for n in range(200, 200 + rank - 1)]
+    line = FAISSVectorStore.from_texts(texts, Line(), metric="l2")
+    found = [each.page_content for each in line.hybrid_search("0 cat", k)]
+    assert texts[rank - 1] in found
+    assert texts[rank - 1] not in [
+        each.page_content for each in line.hybrid_search("0 cat", k, fetch_k=k)
+    ]
+
+
 def test_words_are_counted_at_the_first_such_search_only(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -105,7 +105,7 @@ def read_call(body: str | Mapping[str, Any], index: int) -> ToolCall | None:
         call = json.loads(body) if isinstance(body, str) else body
         name = call["name"]
         arguments = call.get("arguments", call.get("parameters", {}))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not isinstance(name, str):
         return None

@@ -105,9 +105,9 @@ def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
         try:
             call, end = decoder.raw_decode(text)
             name, arguments = call["name"], call["arguments"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ()
-        if name not in names or not isinstance(arguments, dict):
+        if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
             return ()
         calls.append(ToolCall(len(calls), new_call_id(), name, json.dumps(arguments)))
         text = text[end:]

@@ -55,6 +55,7 @@ def told(pieces: Sequence[str], reason: Any = "stop") -> list[Delta]:
 
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+DEEP = "<tool_call>" + '{"a":' * 2000 + "</tool_call>"
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
@@ -68,6 +69,7 @@ CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
         (CALL.removesuffix("</tool_call>"), "", ['{"a": 1}']),
         ("<tool_call>no call</tool_call> x", "<tool_call>no call</tool_call> x", []),
         ("<tool_call>{'name'", "<tool_call>{'name'", []),
+        pytest.param(DEEP, DEEP, [], id="deep"),
     ],
 )
 def test_tagged_calls_are_found_however_the_text_is_cut(

@@ -55,6 +55,15 @@ def test_a_probe_that_does_not_fit_is_halved() -> None:
     assert card.probes == [16384, 8192, 4096]
 
 
+@pytest.mark.usefixtures("free")
+def test_where_a_batch_cannot_be_measured_the_default_stays() -> None:
+    class Unmeasured(FakeEncoder):
+        def peak_bytes(self, tokens: int) -> int | None:
+            return None
+
+    assert Budgets("m").first(Unmeasured()).tokens == default_budget(GPU)
+
+
 class TestMemoryThatOthersTakeAndLeave:
     """Measured where half of a card is somebody else's; a token takes 1 kB."""
 

@@ -140,6 +140,20 @@ def test_the_store_answers_as_the_one_in_memory(tmp_path: Path, *, older: bool) 
         assert again.get_by_ids(["id1", "id2"]) == ours.get_by_ids(["id2"])
 
 
+def test_what_is_deleted_is_gone_before_anything_is_added(tmp_path: Path) -> None:
+    saved(tmp_path)
+    mapped = FAISSVectorStore.load_local(tmp_path, EMBEDDING, mmap=True, device="cpu")
+    mapped.delete(["id1"])
+    assert len(mapped) == COUNT - 1
+    assert mapped.get_by_ids(["id1"]) == []
+    assert {each.id for each in mapped.similarity_search("text 1", k=COUNT)} == {
+        f"id{n}" for n in range(COUNT) if n != 1
+    }
+    mapped.save_local(tmp_path)
+    again = FAISSVectorStore.load_local(tmp_path, EMBEDDING, device="cpu")
+    assert (len(again), again.get_by_ids(["id1"])) == (COUNT - 1, [])
+
+
 def as_format_1(folder: Path) -> None:
     """Make the folder what versions before the table of places wrote."""
     path = folder / manifests.NAME
@@ -224,3 +238,15 @@ def test_a_line_that_was_changed_is_named_when_it_is_read(tmp_path: Path) -> Non
     with pytest.raises(DamagedStoreError, match="line 10 has row 8"):
         mapped.get_by_ids(["id9"])
     assert len(mapped) == COUNT
+
+
+def test_a_line_of_another_row_is_refused_before_a_filter_uses_it(tmp_path: Path) -> None:
+    """Its text would be shown for the vector of that row."""
+    ours = saved(tmp_path)
+    ours.delete(["id8"])
+    ours.save_local(tmp_path)
+    path = tmp_path / "documents-2.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"row":9,', b'"row":8,'))
+    mapped = FAISSVectorStore.load_local(tmp_path, EMBEDDING, mmap=True, device="cpu")
+    with pytest.raises(DamagedStoreError, match="rows are not those of its table"):
+        mapped.similarity_search("text 3", filter={"n": 9})

@@ -113,6 +113,17 @@ def test_filters_come_before_the_cut() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name", ["similarity_search", "max_marginal_relevance_search", "hybrid_search"]
+)
+def test_where_nothing_is_nothing_is_found(name: str) -> None:
+    compass = store(*COMPASS)
+    assert getattr(compass, name)("1 0", k=2, filter={"n": 99}) == []
+    compass.delete()
+    for empty in (compass, FAISSVectorStore(Plane())):
+        assert getattr(empty, name)("1 0", k=2) == []
+
+
 def test_dates_are_compared_and_saved(tmp_path: Path) -> None:
     held = FAISSVectorStore(Plane())
     days = [dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 2, 3)]

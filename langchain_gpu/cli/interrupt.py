@@ -14,7 +14,7 @@ STATUS = 130
 # What a good order takes: a save undone, a message. Libraries that load a model or read a prompt
 # let go of nothing before they are done, and Ctrl-C would wait for them.
 _GRACE_SECONDS = 2.0
-# A progress bar hides the cursor, and what it or an answer wrote last is no whole line.
+# A progress bar hides the cursor, and what it or an answer wrote last is not a whole line.
 _LEAVE_LINE = b"\n\x1b[?25h"
 _unsaid: list[str] = []
 

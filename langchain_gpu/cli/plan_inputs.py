@@ -160,7 +160,7 @@ def size_of(text: str, option: str, *, zero: bool = False) -> int:
         zero: Whether `"0"` is a size too.
 
     Raises:
-        BadParameter: It is no size.
+        BadParameter: It is not a size.
     """
     from langchain_gpu.planner import parse_size
 

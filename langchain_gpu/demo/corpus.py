@@ -18,7 +18,7 @@ from langchain_core.documents import Document
 from packaging.requirements import Requirement  # langchain-core brings it
 from packaging.utils import canonicalize_name
 
-# Tests are no documentation; site-packages lies inside the standard library's folder.
+# Tests are not documentation; site-packages lies inside the standard library's folder.
 _SKIPPED = frozenset(
     {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "testing"}
 )

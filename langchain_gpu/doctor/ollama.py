@@ -87,7 +87,7 @@ def _get(host: str, port: int, path: str) -> bytes:
 
     Raises:
         OSError: Nobody accepts, or an answer does not begin.
-        http.client.HTTPException: It is no answer.
+        http.client.HTTPException: It is not an answer.
     """
     connection = http.client.HTTPConnection(host, port, timeout=_CONNECT)
     try:

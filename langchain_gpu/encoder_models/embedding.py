@@ -91,7 +91,7 @@ class RunsEmbedder(RunsModel):
         """Return the vectors and the report.
 
         With `merge`, a small call goes together with others, and its report counts what they
-        shared; with `skip`, texts that cannot be embedded are no errors and have rows of NaN.
+        shared; with `skip`, texts that cannot be embedded are not errors and have rows of NaN.
         """
         call, texts = self._call(kind), self._read(texts)
         shown = self.show_progress or bool(call.kwargs.show_progress_bar)

@@ -48,7 +48,7 @@ class Report:
 
     @property
     def padding(self) -> float:
-        """Computed tokens per real token: 1.0 is no padding."""
+        """Computed tokens per real token: 1.0 means no padding."""
         return self.padded_tokens / self.tokens if self.tokens else 1.0
 
     @property

@@ -194,7 +194,7 @@ class OllamaGenerator(RemoteGenerator):
             report(self._options, self._placed, problem)
 
     async def _look_again(self) -> None:
-        """Look up where the model is if it was loaded for this answer; a failure is no error."""
+        """Look up where the model is if it was loaded for this answer; log a failure."""
         try:
             await self._look()
         except ServerError as error:

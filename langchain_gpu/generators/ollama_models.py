@@ -125,7 +125,7 @@ async def _pull(client: OllamaClient, name: str, seconds: float) -> None:
             size = f": {step / _STEPS:.0%} of {total / 1e9:.2f} GB" if total else ""
             logger.info("%s fetches %s, %s%s", client.host, name, line.get("status"), size)
 
-    logger.info("%s has no %s and is told to fetch it", client.host, name)
+    logger.info("%s has no model %s: pulling it", client.host, name)
     try:
         async with asyncio.timeout(seconds) as limit:
             await client.stream("/api/pull", {"model": name, "stream": True}, take)

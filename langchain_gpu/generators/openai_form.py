@@ -25,7 +25,7 @@ _OURS = ("model", "messages", "prompt", "stream", "stream_options")
 _SHOWN = 200  # characters of a chunk that an error quotes
 
 # How servers give the numbers when a prompt is too long. "At least" so many, as vLLM says where it
-# stopped counting, is no number.
+# stopped counting, is not a number.
 _PROMPT = tuple(
     map(
         re.compile,

@@ -86,7 +86,7 @@ def _find(word: str, gpus: Sequence[GPU]) -> tuple[int, int] | None:
         return _only(place for place in instances if _named(_at(gpus, place), word))
     if word.startswith("GPU-"):
         return _only((index, 0) for index, gpu in enumerate(gpus) if _named(gpu, word))
-    # CUDA reads the number an entry begins with: "1x" is 1, "x" and "-1" are no card.
+    # CUDA reads the number an entry begins with: "1x" is 1, "x" and "-1" are not a card.
     number = re.match(r"\+?(\d+)", word)
     return (int(number[1]), 0) if number and int(number[1]) < len(gpus) else None
 

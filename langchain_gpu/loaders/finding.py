@@ -28,7 +28,7 @@ class Found:
 
     Attributes:
         files: Absolute paths, each once: sorted within a folder, folders in the order given.
-        failed: Folders that could not be listed and things that are no regular files.
+        failed: Folders that could not be listed and things that are not regular files.
         left_out: How many files of other types were passed over, by suffix.
     """
 

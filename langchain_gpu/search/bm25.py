@@ -41,7 +41,7 @@ class State:
         next_row: The row the next document gets.
         parts: Rows increase from part to part.
         alive: [n] of each part; documents that went are masked until parts are joined.
-        numbers: Of words. Words that came later are no harm.
+        numbers: Of words. Words that came later do no harm.
     """
 
     next_row: int

@@ -14,7 +14,7 @@ from langchain_gpu.servers.server import Server
 OLLAMA_PORT = 11434
 TRITON_HTTP_PORT, TRITON_GRPC_PORT = 8000, 8001
 _GRPC = {"http": "grpc", "https": "grpcs", "grpc": "grpc", "grpcs": "grpcs"}
-_SECRET = 6  # characters: what has fewer ("true") is no secret
+_SECRET = 6  # characters: what has fewer ("true") is not a secret
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -22,7 +22,7 @@ def check_url(url: str) -> str:
     """Return `url` without a slash at its end.
 
     Raises:
-        ValueError: It is no http(s) address, or holds a password, a query or a fragment.
+        ValueError: It is not an http(s) address, or holds a password, a query or a fragment.
     """
     parts = _parts(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or not _has_port(parts):
@@ -57,7 +57,7 @@ def grpc_place(url: str) -> GrpcPlace:
     gRPC one port above. Without a port it is 8001.
 
     Raises:
-        ValueError: It is no grpc(s) or http(s) address of a host, or holds a password or a path.
+        ValueError: It is not a grpc(s) or http(s) address of a host, or holds a password or a path.
     """
     parts = _parts(url)
     rest = parts.path.strip("/") or parts.query or parts.fragment

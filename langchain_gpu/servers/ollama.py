@@ -190,7 +190,8 @@ class OllamaClient(Client):
         except (ValueError, TypeError, AttributeError) as error:  # no JSON, or no object
             shown = self._replies.shown(str(getattr(error, "doc", error)))
             raise BadAnswerError(
-                f"{self.host} sent what is no JSON object: {shown!r}; is base_url right?",
+                f"{self.host} sent something that is not a JSON object: {shown!r}; "
+                f"is base_url right?",
                 again=True,
             ) from None
 

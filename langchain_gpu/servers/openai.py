@@ -168,7 +168,7 @@ class OpenAIClient(Client):
         except json.JSONDecodeError as error:
             shown = self._replies.shown(error.doc)
             raise BadAnswerError(
-                f"{self.host} sent what is no JSON: {shown!r}", again=True
+                f"{self.host} sent something that is not JSON: {shown!r}", again=True
             ) from None
 
     def _unreachable(self, error: openai.APIConnectionError) -> ServerUnreachableError:

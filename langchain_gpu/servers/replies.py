@@ -67,7 +67,7 @@ class Replies:
         return text
 
     def error(self, reply: Reply) -> ServerError:
-        """Return what to raise for an answer whose status is no success."""
+        """Return what to raise for an answer whose status is not success."""
         status, detail = reply.status_code, self.shown(_detail(reply))
         if status in range(300, 400):
             place = self.clean(reply.headers.get("location", "an unknown place"))

@@ -41,7 +41,7 @@ Fix = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class NotCommunityError(StoreError):
-    """What was given is no store of langchain-community, or its parts do not belong together."""
+    """What was given is not a store of langchain-community, or its parts do not belong together."""
 
 
 class Kept(NamedTuple):
@@ -250,7 +250,7 @@ def _unpacked(path: Path, held: Any) -> tuple[dict[str, Kept], dict[int, str]]:
     if not isinstance(found, dict):
         raise NotCommunityError(f"{path} holds a document store without documents")
     if not isinstance(ids, dict) or not all(type(number) is int for number in ids):
-        raise NotCommunityError(f"{path}: index_to_docstore_id is no dictionary of whole numbers")
+        raise NotCommunityError(f"{path}: index_to_docstore_id is not a dictionary of integers")
     _all_strings(path, found, "document id")
     _all_strings(path, ids.values(), "id in index_to_docstore_id")
     documents = {id_: _kept(str(path), id_, _fields(thing)) for id_, thing in found.items()}
@@ -267,10 +267,10 @@ def _fields(thing: Any) -> dict[Any, Any] | None:
 
 def _kept(name: str, id_: object, fields: dict[Any, Any] | None) -> Kept:
     if not isinstance(id_, str):
-        raise NotCommunityError(f"{name}: the document id {id_!r:.60} is no string")
+        raise NotCommunityError(f"{name}: the document id {id_!r:.60} is not a string")
     text = None if fields is None else fields.get("page_content")
     if fields is None or not isinstance(text, str):
-        raise NotCommunityError(f"{name}: what is stored under the id {id_!r:.60} is no document")
+        raise NotCommunityError(f"{name}: the value under the id {id_!r:.60} is not a document")
     metadata = fields.get("metadata")
     return Kept(text, {} if metadata is None else metadata)
 
@@ -278,7 +278,7 @@ def _kept(name: str, id_: object, fields: dict[Any, Any] | None) -> Kept:
 def _all_strings(path: Path, values: Iterable[Any], what: str) -> None:
     for value in values:
         if not isinstance(value, str):
-            raise NotCommunityError(f"{path}: the {what} {value!r:.60} is no string")
+            raise NotCommunityError(f"{path}: the {what} {value!r:.60} is not a string")
 
 
 __all__ = [

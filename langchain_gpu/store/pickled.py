@@ -80,7 +80,7 @@ _DATES: dict[str, Callable[..., Any]] = {
 _OF_DATES = (bytes, int, timedelta, timezone)  # what these are made of
 _ATOMS = (str, int, float, bool, type(None))
 _WIDEST = 1 << 60  # larger whole numbers can be made to have one hash
-# What decoding may raise for bytes that are no pickle.
+# What decoding may raise for bytes that are not a pickle.
 _BROKEN = (ValueError, OverflowError, IndexError, KeyError, AttributeError, struct.error)
 
 

@@ -1,8 +1,8 @@
 """An embedding table that stays in the CPU's memory while the rest of a model is on a GPU.
 
 It is a third and more of a small multilingual model (bge-m3: 256 of 568 million numbers), and a
-batch needs only the rows of its tokens. Looking a row up is no arithmetic: vectors are the same to
-the bit. An idea of transformers' users (huggingface/transformers issue 47705).
+batch needs only the rows of its tokens. Looking a row up takes no arithmetic, so vectors are the
+same to the bit. An idea of transformers' users (huggingface/transformers issue 47705).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ def move_model(model: torch.nn.Module, device: str, dtype: torch.dtype) -> None:
     """Move a model in place, and cast it as transformers would have loaded it in `dtype`.
 
     `Module.to` casts every tensor of floats. Those that a model computes for itself and does not
-    save are no weights: transformers keeps the frequencies of rotary positions in float32 whatever
+    save are not weights: transformers keeps the frequencies of rotary positions in float32 whatever
     the model computes in. Rounded to bfloat16 they are off by up to 0.4%, which is a radian after a
     few hundred tokens, and widening them again does not bring them back. Nor are weights cast that
     a model's class keeps in float32, as what they compute leaves float16's range (T5).

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 _ALIKE = 0.75  # of 1: names that differ by a slip
-_NO_OTHER = ("leave", "set")  # how a remedy begins that is no other argument
+_NO_OTHER = ("leave", "set")  # how a remedy begins that is not another argument
 
 
 def unknown_argument(owner: str, name: str, remedy: str = "") -> str:

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-# What is no extra of this package, as it comes in place of one: "onnx" with another wheel.
+# What is not an extra of this package, as it comes in place of one: "onnx" with another wheel.
 _OTHERS = {
     "onnx-migraphx": "pip install onnx onnxruntime-migraphx",
     "onnx-openvino": "pip install onnx onnxruntime-openvino",

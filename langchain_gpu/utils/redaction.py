@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _MASK = "**********"
-# Headers hold tokens under any name; `max_tokens` and `eos_token_id` are no secrets.
+# Headers hold tokens under any name; `max_tokens` and `eos_token_id` are not secrets.
 _SECRET = re.compile(
     r"headers?$|(^|[_-])(key|token|auth|password|secret)$|authorization|cookie|apikey",
     re.IGNORECASE,

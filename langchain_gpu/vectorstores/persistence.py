@@ -120,7 +120,7 @@ class Persistent(Hybrid):
         check_settings(cls, kwargs)
 
         def accept(manifest: Manifest) -> None:
-            if numbers:  # what the caller gave is no damage of the store
+            if numbers:  # what the caller gave is not damage to the store
                 _get_kind(manifest, numbers)
             identities.accept(manifest.identity, embedding, partial(embed_text, embedding))
 

@@ -95,8 +95,8 @@ def test_what_fails_before_the_first_piece_is_asked_again(
     [
         ([line("Hel"), b'{"message": {"content"'], True, "broke the connection"),
         ([line("Hel")], False, "without saying that it is done"),
-        ([line("Hel"), b"<html>\n"], False, "no JSON object: '<html>'"),
-        ([line("Hel"), b"[1]\n"], False, "no JSON object"),
+        ([line("Hel"), b"<html>\n"], False, "not a JSON object: '<html>'"),
+        ([line("Hel"), b"[1]\n"], False, "not a JSON object"),
         ([line("Hel"), b'{"error": "unexpected EOF"}\n'], False, "unexpected EOF"),
         ([line("Hel"), b'{"message": {"content": 5}}\n'], False, "cannot be read"),
         ([line("Hel"), done(done_reason="unload")], False, "done_reason 'unload'"),

@@ -47,7 +47,7 @@ async def ask_by_bisection(
         name: Makes the error for one item that was refused alone.
         too_many: Told of a number of items that was refused although each half was taken.
         skip: Told of such an item and its error; returns its row, of NaN. None raises the error.
-        suspect: Says whether an error that is no refusal may be about the items; None for never.
+        suspect: Says whether an error that is not a refusal may be about the items; None for never.
 
     Raises:
         ServerError: It has nothing to do with the items.
@@ -112,5 +112,5 @@ def fewer_items(refused: int, most: int, host: str, what: str) -> int:
     if refused > most:  # planned before the limit was found
         return most
     fewer = max(1, refused // 2)
-    logger.warning("%s gets %d %s per request from now", host, fewer, what)
+    logger.warning("%s gets %d %s per request from now on", host, fewer, what)
     return fewer

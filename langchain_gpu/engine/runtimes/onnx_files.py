@@ -30,7 +30,7 @@ Inputs = dict[str, NDArray[np.int64]]
 Run = Callable[[Inputs], Vectors]
 
 # What a copy may differ by at most, as the cosine of the worst row. Half precision and integers
-# round; below these it is no rounding.
+# round; below these it is more than rounding.
 LEAST = {"float32": LEAST_COSINE, "float16": 0.999, "int8": quantization_loss.LEAST_COSINE}
 _OPSET = 17  # the first with LayerNormalization in one piece
 MODEL = "model.onnx"

@@ -137,7 +137,7 @@ def _fold_into_product(
     """Let a product read the bare norm, its weights scaled, and add what the shift would give."""
     product = reader.get_node()
     stored = constant(product.input_value(1))
-    assert stored is not None  # noqa: S101 - else it is no such product
+    assert stored is not None  # noqa: S101 - else it is not such a product
     rows = product.get_attributes()["transpose_b"]  # weights of the shape (outputs, inputs)
     weights = (stored if rows else stored.T).astype(np.float64)
     scaled = (weights * gain).astype(np.float32)

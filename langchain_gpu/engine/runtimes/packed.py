@@ -100,7 +100,7 @@ class Packer:
         ids = packed.ids[source].astype(np.int64) if len(packed.ids) else np.zeros(total, np.int64)
         ids[starts[empty]] = self._pad
         if self._counted_from is not None:
-            # These models count the tokens that are no padding, wherever they stand.
+            # These models count the tokens that are not padding, wherever they stand.
             counted = ids != self._counted_from
             before = np.cumsum(counted) - counted
             inside = before - np.repeat(before[starts], sizes) + 1

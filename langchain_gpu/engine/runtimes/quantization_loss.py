@@ -10,7 +10,7 @@ from langchain_gpu.engine.backends import NotConvertibleError
 from langchain_gpu.engine.encoder import Vectors
 from langchain_gpu.engine.runtimes.likeness import cosines
 
-# Below this it is no rounding any more: neighbors change places.
+# Below this it is more than rounding: neighbors change places.
 LEAST_COSINE = 0.9
 _FILE = "loss.json"
 

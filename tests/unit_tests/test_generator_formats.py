@@ -105,6 +105,18 @@ def test_a_schema_of_the_makers_is_followed() -> None:
     assert (unknown.text, unknown.tool_calls) == ("raw", ())
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_schema_of_the_makers_ends_as_the_answer_did(reason: Any) -> None:
+    def read(message: dict[str, Any]) -> Completion:
+        parsed = Parsed(lambda _: message, [{"function": {"name": "add"}}])
+        return collect(filter(None, map(parsed, told(["raw"], reason))))
+
+    called = read({"tool_calls": [{"name": "add", "arguments": {}}]})
+    assert (called.text, len(called.tool_calls)) == ("", 1)
+    assert called.finish_reason == ("tool_calls" if reason == "stop" else reason)
+    assert read({"content": "Hello"}).finish_reason == reason
+
+
 def engine_of(chat: ChatGPU) -> TransformersGenerator:
     with chat._hold() as generator:
         assert isinstance(generator, TransformersGenerator)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from langchain_gpu.generators.base import Delta, Request, Timings, ToolCall, Usage
+from langchain_gpu.generators.base import Delta, Message, Request, Timings, ToolCall, Usage
 from langchain_gpu.generators.constraints import constraint_of, forced_format
 from langchain_gpu.generators.streams import collect
-from langchain_gpu.generators.toolcalls import Recovery, Tool
+from langchain_gpu.generators.toolcalls import Recovery, Tool, with_objects
 
 ADD: dict[str, Any] = {
     "type": "function",
@@ -139,6 +139,24 @@ def test_a_call_that_is_there_is_not_replaced_by_what_stands_beside_it() -> None
     answer = collect(recovered([*pieces(CALL), replace(END, tool_calls=(there,))], [ADD, NOW]))
     assert answer.tool_calls == (there,)
     assert answer.text == CALL
+
+
+def test_text_after_a_call_that_is_there_is_passed_on_once() -> None:
+    there = ToolCall(0, "call_1", "now", "{}")
+    deltas = [Delta(text="{a"), Delta(tool_calls=(there,)), Delta(text="b"), Delta(text="c}"), END]
+    answer = collect(recovered(deltas, [ADD, NOW]))
+    assert (answer.tool_calls, answer.text) == ((there,), "{abc}")
+
+
+def test_templates_get_objects_for_arguments() -> None:
+    calls = [
+        {"id": "c", "function": {"name": "add", "arguments": text}} for text in ('{"a":1}', "")
+    ]
+    message: Message = {"role": "assistant", "tool_calls": calls}
+    given = with_objects(message, 0)
+    assert [call["function"]["arguments"] for call in given["tool_calls"]] == [{"a": 1}, {}]
+    assert calls[0]["function"] == {"name": "add", "arguments": '{"a":1}'}, "the caller's own"
+    assert with_objects({"role": "user", "content": "x"}, 0) == {"role": "user", "content": "x"}
 
 
 def test_plain_text_is_not_held_back() -> None:

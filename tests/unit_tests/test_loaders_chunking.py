@@ -96,6 +96,38 @@ def test_sizes_follow_the_embedder() -> None:
     assert Chunker(DeterministicFakeEmbedding(size=3)).size == Chunker().size == 1000
 
 
+class RareEmbedding(WordEmbedding):
+    """A character that the tokenizer does not know is four tokens, its bytes."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [2 + 4 * len(text) for text in texts]
+
+
+def test_a_character_of_more_tokens_than_a_chunk_is_a_chunk() -> None:
+    chunks = Chunker(RareEmbedding(size=3), size=2, overlap=0).split([Document("\U0001f600" * 3)])
+    assert [chunk.page_content for chunk in chunks] == ["\U0001f600"] * 3
+
+
+class JumpingEmbedding(WordEmbedding):
+    """Words together cost far more than alone."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [2 + len(text) * (100 if re.search(r"\S\s", text) else 1) for text in texts]
+
+
+def test_where_the_words_say_nothing_the_text_is_halved() -> None:
+    chunks = Chunker(JumpingEmbedding(size=3), size=6, overlap=0).split([Document("ab cd")])
+    assert "".join(chunk.page_content for chunk in chunks) == "ab cd"
+    assert len(chunks) == 2
+
+
+def test_a_window_of_tokens_nobody_counts_is_no_size() -> None:
+    class Uncounted(DeterministicFakeEmbedding):
+        window: int = 34
+
+    assert Chunker(Uncounted(size=3)).size == 1000
+
+
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 32, which fills the model's window, not 33"):
         Chunker(WordEmbedding(size=3), size=33)
@@ -112,7 +144,7 @@ def test_the_next_chunk_repeats_the_end_of_the_last() -> None:
 
 
 def test_a_title_stays_with_its_section() -> None:
-    body = "word " * 25
+    body = "word " * 20  # so short that the next title would fit
     for suffix, titles in {
         ".md": ["# One", "## Two"],
         ".rst": ["One\n===", "Two\n---"],

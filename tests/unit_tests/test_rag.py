@@ -334,6 +334,22 @@ def test_a_history_that_a_server_cannot_count_is_cut_too() -> None:
         chain.invoke("a " * 1000)
 
 
+class Characters(Server):
+    """Takes each character for a token, as models do with languages they hardly know."""
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], *_: Any) -> int:
+        spaced = " ".join("".join(str(each.content) for each in messages).replace(" ", "_"))
+        return super().get_num_tokens_from_messages([HumanMessage(spaced)])
+
+
+def test_what_a_server_cannot_even_read_does_not_fit_whatever_an_estimate_says() -> None:
+    chain = create_rag_chain(
+        Shelf(documents=[MOON]), Characters(answers=["x"], context_length=2000)
+    )
+    with pytest.raises(ValueError, match=r"the question .* have 2001 tokens without any chunk"):
+        chain.invoke("\u6708" * 2500)
+
+
 class Gone(BaseChatModel):
     """Behind a server that is not there: it can be asked nothing."""
 

@@ -44,18 +44,21 @@ def test_an_error_reaches_the_consumer_after_the_good_items() -> None:
 
 
 def test_leaving_early_closes_the_source() -> None:
-    closed = threading.Event()
+    ran: list[int] = []
 
     def source() -> Iterator[int]:
+        ran.append(threading.get_ident())
         try:
             yield from range(1000)
         finally:
-            closed.set()
+            ran.append(threading.get_ident())
 
-    iterator = prefetch(source(), 1)
+    held = source()  # nor is it closed by being forgotten
+    iterator = prefetch(held, 1)
     next(iterator)
     iterator.close()
-    assert closed.wait(5)
+    started, closed = ran
+    assert started == closed != threading.get_ident()
 
 
 def test_no_thread_stays() -> None:
@@ -81,7 +84,8 @@ def work():
     got = [next(early)]
     main.join()  # no executor takes work from here on
     got += early
-    abandoned = prefetch(source(), 2)
+    held = source()
+    abandoned = prefetch(held, 2)
     next(abandoned)
     abandoned.close()
     print(got == list(range(20)), list(prefetch(source(), 2)) == list(range(20)), len(closed))

@@ -95,14 +95,15 @@ class TestBadItems:
             run(embedder, texts)
         assert len(server.asked) - before <= 2 + 12, "found by halving"
 
+    @pytest.mark.parametrize("batch_size", [64, 32])
     def test_a_limit_on_the_number_is_found_and_remembered(
-        self, server: Scripted, loads: Loads
+        self, server: Scripted, loads: Loads, batch_size: int
     ) -> None:
         instead(
             server,
             lambda body: refusal("batch size > maximum", 422) if len(body["input"]) > 16 else None,
         )
-        embedder = loads(batch_size=64, concurrency=1)
+        embedder = loads(batch_size=batch_size, concurrency=1)
         assert np.array_equal(run(embedder, TEXTS), vectors_of(TEXTS))
         assert embedder.encoder.rules.max_items == 16
         before = len(server.asked)

@@ -57,6 +57,7 @@ class TestWrongAnswers:
             ([{"embedding": [1, 2, float("nan")]}] * 2, "NaN or infinity for text"),
             ([{"embedding": "no base64!"}] * 2, "cannot be read"),
             ([{"embedding": "AAA="}] * 2, "cannot be read"),
+            ([{"embedding": "AACAPw####AAAEAAAEBA"}] * 2, "cannot be read"),
             ([{}] * 2, "cannot be read|shape|NaN"),
             (["a", "b"], "did not return a list of vectors"),
             (None, "did not return a list of vectors"),

@@ -20,7 +20,7 @@ logger = logging.getLogger("langchain_gpu")
 _PASSED_OVER = frozenset(
     (
         *("langchain_gpu", "langchain_core", "langchain", "langchain_classic", "langgraph"),
-        *("asyncio", "concurrent", "contextlib", "threading"),
+        *("asyncio", "collections", "concurrent", "contextlib", "tenacity", "threading"),
     )
 )
 

@@ -15,6 +15,7 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import BaseMessage, HumanMessage, trim_messages
 
 from langchain_gpu.events import TruncationWarning
+from langchain_gpu.generators import ollama
 from langchain_gpu.generators.base import PromptTooLongError, Request
 from langchain_gpu.generators.ollama import OllamaGenerator
 from langchain_gpu.servers import http
@@ -267,11 +268,15 @@ def test_a_prompt_cut_at_the_window_is_no_answer(
     assert caught.value.window == 4096
 
 
-def test_messages_left_out_are_told(fake: FakeOllama, server: Scripted) -> None:
+def test_messages_left_out_are_told(
+    fake: FakeOllama, server: Scripted, request: pytest.FixtureRequest
+) -> None:
     script(fake, line("x"), done(prompt_eval_count=3000))
     texts = [HumanMessage("four " * 1000)] * 5  # some 6,000 tokens
-    with pytest.warns(TruncationWarning, match=r"holds 4096, and Ollama has read 3000"):
+    with pytest.warns(TruncationWarning, match=r"holds 4096, and Ollama has read 3000") as caught:
         chat().invoke(texts)
+    in_users_thread = "by the reader" in request.node.name
+    assert caught[0].filename == (__file__ if in_users_thread else ollama.__file__)
     script(fake, line("x"), done(prompt_eval_count=3000))
     chat().invoke("four " * 2900)  # a warning here would be an error
 

@@ -38,12 +38,15 @@ class LlamaCppGenerator:
     Args:
         path: The `.gguf` file.
         options: `n_ctx` is 4096 tokens a chat and `n_parallel` 4 chats unless given. `load` may
-            hold `revision` and `token`, with which the file was found on the hub.
+            hold `cache_dtype`, the type of the KV cache (`"float16"`, or `"q8_0"` and others for
+            about half of its memory), and `revision` and `token`, with which the file was found on
+            the hub.
 
     Raises:
         ModelLoadError: The file is missing, damaged, or does not fit into memory.
         DeviceNotFoundError: The device cannot be used and `fallback="error"`.
-        ValueError: `dtype` is set, for a GGUF file brings its own, or an option of another engine.
+        ValueError: `dtype` is set, for a GGUF file brings its own, an option of another engine, or
+            an unknown type of the KV cache.
     """
 
     plain_prompts = True

@@ -77,6 +77,7 @@ def _settings(path: Path, options: Options) -> LlamaSettings:
         main_gpu=0,
         n_threads=options.n_threads,
         cores=select_device("cpu").cores or 1,
+        cache_dtype=_cache_dtype(options),
     )
     planned = options.plan
     if planned is None:
@@ -85,9 +86,13 @@ def _settings(path: Path, options: Options) -> LlamaSettings:
         settings,
         n_ctx=options.n_ctx or planned.context or WINDOW,
         n_parallel=options.n_parallel or planned.sequences or SLOTS,
-        cache_dtype=planned.cache_dtype or settings.cache_dtype,
         ubatch=planned.ubatch or settings.ubatch,
     )
+
+
+def _cache_dtype(options: Options) -> str:
+    planned = options.plan.cache_dtype if options.plan is not None else None
+    return options.load.get("cache_dtype") or planned or "float16"
 
 
 def _running(settings: LlamaSettings, place: Place, options: Options) -> LlamaServer | None:
@@ -103,7 +108,12 @@ def _own_plan(path: Path, options: Options, place: Place) -> ComponentPlan | Non
         return None
 
     def chat(info: ModelInfo) -> Chat:
-        return Chat(info=info, context=options.n_ctx, sequences=options.n_parallel or SLOTS)
+        return Chat(
+            info=info,
+            context=options.n_ctx,
+            sequences=options.n_parallel or SLOTS,
+            cache_dtype=_cache_dtype(options),
+        )
 
     policy = Policy(context=WINDOW, min_context=_FEWEST)
     found = plan_single(path, place.device, chat, policy)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_gpu.events import Fallback, Listener
+from langchain_gpu.models.ggml_types import CACHE_TYPES
 from langchain_gpu.planner.terms import ComponentPlan
 from langchain_gpu.servers.server import Server
 
 # What finds a model's files on the hub: for the engines it is done with.
 WHERE = ("revision", "token")
 _DTYPES = ("float32", "bfloat16", "float16")
+_LLAMA_CPP = ("cache_dtype", *WHERE)
 # What `load_kwargs` may hold for transformers; all else would be lost or run code nobody has read.
 _TRANSFORMERS = (
     "attn_implementation",
@@ -84,10 +86,14 @@ def check_llama_cpp(options: Options) -> None:
     """Look at what is asked of llama.cpp.
 
     Raises:
-        ValueError: `dtype` is set, for a GGUF file brings its own, or an option it does not have.
+        ValueError: `dtype` is set, for a GGUF file brings its own, an option it does not have, or
+            an unknown type of the KV cache.
     """
     refuse(options, "llama_cpp", "dtype")
-    check_load(options, "llama_cpp", WHERE)
+    check_load(options, "llama_cpp", _LLAMA_CPP)
+    cache = options.load.get("cache_dtype")
+    if cache is not None and cache not in CACHE_TYPES:
+        raise ValueError(f"cache_dtype={cache!r} is not one of {', '.join(CACHE_TYPES)}")
 
 
 def check_transformers(options: Options) -> None:

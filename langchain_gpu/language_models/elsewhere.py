@@ -65,7 +65,11 @@ ARGUMENTS: Mapping[str, str] = {
     **dict.fromkeys(
         ("lora_path", "lora_base"), "leave it out, and merge the adapter into the model's file"
     ),
-    "f16_kv": "leave it out: the KV cache is in float16",
+    "f16_kv": "leave it out: the KV cache is in float16, unless load_kwargs={'cache_dtype': ...}",
+    **dict.fromkeys(
+        ("cache_dtype", "cache_type_k", "cache_type_v", "type_k", "type_v"),
+        "load_kwargs={'cache_dtype': ...} with backend='llama_cpp'",
+    ),
     "verbosity": "leave it out: only OpenAI's own models know it",
     "n_batch": "leave it out: its size is chosen here",
     "stream_usage": "leave it out: tokens are always counted",

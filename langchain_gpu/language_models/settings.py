@@ -96,7 +96,7 @@ class GeneratorSettings(BaseModel):
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More options for every call, under the engine's own names: `{"min_p": 0.1}`."""
     load_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """More options for loading the model, under the engine's own names."""
+    """More options for loading the model, which only one engine knows: docs/chat.md lists them."""
     base_url: str | None = None
     """A server that runs the model instead of this process."""
     api_key: SecretStr | None = Field(default=None, exclude=True)

@@ -227,6 +227,22 @@ def test_dtype_is_the_files_own(path: Path) -> None:
         LlamaCppGenerator(path, replace(SETTINGS, dtype="float16"))
 
 
+def test_the_cache_has_the_type_that_was_asked_for(path: Path, engine: LlamaCppGenerator) -> None:
+    small = LlamaCppGenerator(path, replace(SETTINGS, load={"cache_dtype": "q8_0"}))
+    try:
+        assert small._open.settings.cache_dtype == "q8_0"
+        assert engine._open.settings.cache_dtype == "float16"
+        (answer,) = small.generate([ask(COLORS, max_tokens=30)])
+        assert "Blue" in answer.text
+    finally:
+        small.close()
+
+
+def test_an_unknown_type_of_the_cache_is_refused_with_those_there_are(path: Path) -> None:
+    with pytest.raises(ValueError, match="cache_dtype='int8' is not one of float32, .* q8_0"):
+        LlamaCppGenerator(path, replace(SETTINGS, load={"cache_dtype": "int8"}))
+
+
 def no_gpu(wanted: str, _: Any) -> Place:
     problem = None if wanted in ("cpu", "auto") else f"there is no {wanted} here"
     return Place(select_device("cpu"), problem=problem)
@@ -288,6 +304,17 @@ class TestPlanned:
         with pytest.warns(FallbackWarning, match="the window of .* runs on 512 tokens, not 4,096"):
             engine = LlamaCppGenerator(path, options)
         assert engine.context_length == 512
+
+    def test_a_smaller_cache_leaves_room_for_a_longer_window(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = 2**20 * 210
+        short = Device(kind="cpu", name="short", reason="", memory_total=free, memory_free=free)
+        monkeypatch.setattr(placement, "select_device", lambda _: short)
+        options = replace(SETTINGS, n_ctx=None, n_parallel=2, load={"cache_dtype": "q4_0"})
+        engine = LlamaCppGenerator(path, options)
+        assert engine.context_length == 4096
+        engine.close()
 
     def test_a_plan_is_followed(self, path: Path) -> None:
         info = read_info(path)

@@ -26,7 +26,6 @@ from langchain_gpu.engine.tasks.score import ScoreOptions, check_pairs
 from langchain_gpu.events import TruncationWarning, users_line
 from langchain_gpu.hardware.devices import Device
 from langchain_gpu.utils.integers import at_least_one
-from langchain_gpu.utils.paths import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class GPURerank(RunsModel, BaseDocumentCompressor):
     _elsewhere: ClassVar[Mapping[str, str]] = {**elsewhere.ARGUMENTS, **elsewhere.RERANKING}
     _backends: ClassVar[Mapping[str, str]] = elsewhere.RERANKING_BACKENDS
 
-    model: Name = Field(
+    model: str = Field(
         default="cross-encoder/ms-marco-MiniLM-L6-v2",
         validation_alias=AliasChoices("model", "model_name"),
     )

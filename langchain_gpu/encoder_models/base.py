@@ -33,7 +33,7 @@ from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of
 from langchain_gpu.servers.server import Server
 from langchain_gpu.utils.arguments import check_arguments, check_backend
-from langchain_gpu.utils.paths import Name
+from langchain_gpu.utils.paths import text_of
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 # Arguments of sentence-transformers' classes that say where a model's files are.
@@ -61,11 +61,11 @@ class RunsModel(BaseModel):
     A subclass gives `model` a default, and `backend` its allowed names.
     """
 
-    model: Name
+    model: str
     """A folder, a `.gguf` file, or the name of a model: on the hub, or on the server."""
     backend: str = "auto"
     """Which library, or which kind of server, runs the model."""
-    cache_folder: Name | None = None
+    cache_folder: str | None = None
     """Where models of the hub are kept; SENTENCE_TRANSFORMERS_HOME does the same."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of sentence-transformers' class: `device`, `prompts`, `revision`, `token`,
@@ -119,6 +119,11 @@ class RunsModel(BaseModel):
         if isinstance(values, dict):
             check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], cls._elsewhere)
         return values
+
+    @field_validator("model", "cache_folder", mode="before")
+    @classmethod
+    def _take_paths(cls, name: Any) -> Any:
+        return text_of(name)
 
     @field_validator("backend", mode="before")
     @classmethod

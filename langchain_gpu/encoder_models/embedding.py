@@ -27,7 +27,6 @@ from langchain_gpu.engine.report import Report, Rows
 from langchain_gpu.engine.skipping import run_skipping
 from langchain_gpu.engine.tasks.embed import check_texts
 from langchain_gpu.events import TruncationWarning, users_line
-from langchain_gpu.utils.paths import Name
 
 # Calls of up to this many texts are merged with others; larger ones fill batches by themselves.
 _SMALL = 32
@@ -36,7 +35,7 @@ _SMALL = 32
 class RunsEmbedder(RunsModel):
     """Base of a class that embeds texts: its settings, and how one call runs."""
 
-    model: Name = Field(
+    model: str = Field(
         default="sentence-transformers/all-mpnet-base-v2",
         validation_alias=AliasChoices("model", "model_name"),
     )

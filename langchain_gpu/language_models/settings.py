@@ -25,7 +25,7 @@ from langchain_gpu.planner import ComponentPlan, Plan
 from langchain_gpu.planner.drive import component_of, main_device
 from langchain_gpu.servers.server import Server
 from langchain_gpu.utils.arguments import check_arguments, check_backend
-from langchain_gpu.utils.paths import Name
+from langchain_gpu.utils.paths import text_of
 from langchain_gpu.utils.redaction import redacted, redacted_url
 
 PER_CALL = ("max_tokens", "temperature", "top_p", "seed", "timeout")
@@ -52,7 +52,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 class GeneratorSettings(BaseModel):
     """Fields of a class that generates text with a model."""
 
-    model: Name = Field(validation_alias=AliasChoices("model", "model_name"), min_length=1)
+    model: str = Field(validation_alias=AliasChoices("model", "model_name"), min_length=1)
     """A `.gguf` file, a folder, or the name of a model: on the hub, or on the server."""
     backend: str = "auto"
     """What runs the model: `"llama_cpp"`, `"transformers"`, `"ollama"`, `"openai"` or `"triton"`.
@@ -127,6 +127,11 @@ class GeneratorSettings(BaseModel):
         if isinstance(values, dict):
             check_arguments(cls.__name__, values, [*cls.model_fields, "model_name"], ARGUMENTS)
         return values
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _take_paths(cls, name: Any) -> Any:
+        return text_of(name)
 
     @field_validator("backend")
     @classmethod

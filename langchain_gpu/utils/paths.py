@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Any
 
 
-def _text_of(value: Any) -> Any:
+def text_of(value: Any) -> Any:
+    """Return a path as text, and anything else as it is: `str` and `pathlib.Path` are both taken."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-Name = Annotated[str, BeforeValidator(_text_of)]
-"""Text that may name a file or a folder, and is taken as `pathlib.Path` too."""
-
-__all__ = ["Name"]
+__all__ = ["text_of"]

@@ -4,11 +4,12 @@
 
 Text to vectors, token ids to vectors, and lists, for all-MiniLM-L6-v2 (the installed package, or a
 folder) and for BERT-base with random weights, beside HuggingFaceEmbeddings and a tuned
-sentence-transformers; the vectors' parity; memory after `close`; the end of a batch that does not
-fit. Every contestant gets as many texts as it embeds in `--seconds`, fresh in every round. The
-result goes into benchmarks/results/ part by part, so that a run that is cut short leaves what it
-has measured; the last line is the same as JSON. Without a GPU the exit status is 2;
-`--device cpu --quick` shows that it would run.
+sentence-transformers; the vectors' parity; memory after `close`; whole answers of a Qwen2.5-0.5B
+with random weights, one alone and 16 together; the end of a batch that does not fit. Every
+contestant gets as many texts as it embeds in `--seconds`, fresh in every round. The result goes
+into benchmarks/results/ part by part, so that a run that is cut short leaves what it has measured;
+the last line is the same as JSON. Without a GPU the exit status is 2; `--device cpu --quick` shows
+that it would run.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import gpu_checks, gpu_tables, machine, results
+from benchmarks import gpu_answers, gpu_checks, gpu_tables, machine, results
 from benchmarks.contestants import Setup
 from benchmarks.corpus import Corpus, WordCounter
 from benchmarks.gpu_cases import CASES, QUICK, Size, case, release
-from benchmarks.weights import BERT_BASE, MINILM, convert_in, prepare
+from benchmarks.weights import BERT_BASE, DECODER, MINILM, convert_in, prepare
 from benchmarks.workloads import WINDOW, WORKLOADS
 from langchain_gpu import Device, select_device
 from langchain_gpu.events import TruncationWarning
@@ -115,6 +116,11 @@ class Run:
                 print(gpu_tables.plain_case(found), flush=True)
             gpu_checks.clean()
             self._keep(record)
+        record["answers"] = self._part("answers", _CASE, self._answers)
+        if record["answers"] is not None:
+            print(gpu_tables.plain_answers(record["answers"]), flush=True)
+        gpu_checks.clean()
+        self._keep(record)
         if best.kind in {"cuda", "rocm"}:
 
             def overfill() -> dict[str, Any]:
@@ -143,6 +149,9 @@ class Run:
         self.left_out.append({"name": name, "reason": reason})
         gpu_checks.clean()
         return None
+
+    def _answers(self) -> dict[str, Any]:
+        return gpu_answers.measure(self._setup(DECODER), self._size.tokens, self._size.rounds)
 
     def _setup(self, model: str) -> Setup:
         if model not in self._folders:

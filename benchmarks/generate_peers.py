@@ -14,7 +14,7 @@ import torch
 from langchain_huggingface import HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, pipeline
 
-from langchain_gpu import GPULLM, ChatGPU
+from langchain_gpu import GPULLM, ChatGPU, select_device
 from langchain_gpu.llama.server import LlamaServer
 
 
@@ -97,14 +97,15 @@ def llama_cpp(file: Path, slots: int, window: int, threads: int) -> tuple[list[S
     return [Streamer("xllamacpp", bare), Streamer("ChatGPU(llama_cpp)", ours)], chat
 
 
-def transformers(folder: Path, width: int) -> tuple[list[Writer], GPULLM]:
+def transformers(folder: Path, width: int, device: str = "cpu") -> tuple[list[Writer], GPULLM]:
     """Return HuggingFacePipeline, as it comes and in one batch, and `GPULLM`, all in bfloat16."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    place = select_device(device).torch_name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().to(place)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 
     def peer(name: str, **batch: int) -> Writer:
-        task = pipeline("text-generation", model=model, tokenizer=tokenizer, **batch)
+        task = pipeline("text-generation", model=model, tokenizer=tokenizer, device=place, **batch)
         llm = HuggingFacePipeline(pipeline=task, **batch)
 
         def write(prompts: Sequence[str], count: int) -> int:
@@ -118,7 +119,7 @@ def transformers(folder: Path, width: int) -> tuple[list[Writer], GPULLM]:
     llm = GPULLM(
         model=str(folder),
         backend="transformers",
-        device="cpu",
+        device=device,
         dtype="bfloat16",
         n_parallel=width,
         temperature=0,

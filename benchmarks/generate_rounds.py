@@ -123,14 +123,14 @@ def streamed(
 
 
 def written(here: Sequence[Writer], chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure whole answers to as many prompts as the widest batch holds."""
+    """Measure whole answers to as many prompts as the widest batch holds; short ones warm up."""
     rates: list[list[float]] = [[] for _ in here]
     width = max(chosen.concurrency)
     for turn in range(chosen.rounds + 1):
         for place in order(len(here), turn):
-            asked = prompts(width if turn else 1, turn)
+            asked = prompts(width, turn)
             start = time.perf_counter()
-            tokens = here[place].write(asked, chosen.tokens)
+            tokens = here[place].write(asked, chosen.tokens if turn else _WARM_UP)
             if turn:
                 rates[place].append(tokens / (time.perf_counter() - start))
     return [

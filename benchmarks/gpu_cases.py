@@ -46,15 +46,17 @@ class Size:
         most: Texts per round at most.
         rounds: How many.
         checked: Texts of the parity check.
+        tokens: Of an answer of a model that writes text.
     """
 
     seconds: float = 2.0
     most: int = 65_536
     rounds: int = 3
     checked: int = 512
+    tokens: int = 128
 
 
-QUICK = Size(seconds=0.2, most=2, rounds=1, checked=8)
+QUICK = Size(seconds=0.2, most=2, rounds=1, checked=8, tokens=2)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,20 @@ def plain_case(found: Found) -> str:
     return "\n".join(lines)
 
 
+def plain_answers(found: Found) -> str:
+    """Return the table of whole answers for a terminal."""
+    lines = [
+        f"\n{found['model']}: answers of {found['tokens']} tokens",
+        f"{'':44}{'at once':>8}{'tok/s':>10}{'ratio':>8}",
+    ]
+    lines += [
+        f"{row['name']:44}{row['concurrency']:>8}{row['tokens_per_second']:>10,.1f}"
+        f"{row['ratio']:>7.2f}x"
+        for row in found["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def section(found: Found) -> str:
     """Return the section of a file that `bench_gpu.py` wrote."""
     device, versions = found["device"], found["versions"]
@@ -43,6 +57,19 @@ def section(found: Found) -> str:
         parts += [f"{case['model']}, {case['tokens_per_text']:.0f} tokens:", table(lines)]
         parts += left_out(case.get("left_out", ()))
     parts += _peaks(found["cases"])
+    if (answers := found.get("answers")) is not None:
+        lines = [["whole answers", "at once", "tokens/s", "ratio"]]
+        lines += [
+            [
+                row["name"],
+                str(row["concurrency"]),
+                f"{row['tokens_per_second']:,.1f}",
+                number(row["ratio"], ".2f"),
+            ]
+            for row in answers["rows"]
+        ]
+        about = f"{answers['model']} with random weights, answers of {answers['tokens']} tokens:"
+        parts += [about, table(lines)]
     if (parity := found.get("parity")) is not None:
         least = "; ".join(f"{name} {value:.5f}" for name, value in parity["min_cosine"].items())
         parts.append(f"Least cosine to float32 over {parity['texts']} texts: {least}.")
@@ -66,4 +93,4 @@ def _peaks(cases: list[Found]) -> list[str]:
     return [f"The matrix peak is what torch reached here in a row's dtype: {said}."] if said else []
 
 
-__all__ = ["plain_case", "section"]
+__all__ = ["plain_answers", "plain_case", "section"]

@@ -12,6 +12,7 @@ from langchain_gpu.models.resolve import resolve
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 BERT_BASE = "bert-base"
+DECODER = "qwen2.5-0.5b"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -19,11 +20,13 @@ def prepare(name: str, scratch: Path, *, tokenizer: Path | None = None) -> Path:
     """Return the folder of a model that reads WINDOW tokens.
 
     Args:
-        name: A folder, a model's name, or `"bert-base"` for random weights of that configuration:
-            speed does not depend on the weights, and no hub is needed.
+        name: A folder, a model's name, or `"bert-base"` or `"qwen2.5-0.5b"` for random weights of
+            that configuration: speed does not depend on the weights, and no hub is needed.
         scratch: An empty folder to write to.
-        tokenizer: Folder that has BERT's tokenizer, for `"bert-base"`; MiniLM's package if None.
+        tokenizer: Folder that has BERT's tokenizer, for random weights; MiniLM's package if None.
     """
+    if name == DECODER:
+        return _decoder(scratch / DECODER, tokenizer or resolve(MINILM).path)
     if name == BERT_BASE:
         return _bert_base(scratch / "bert-base", tokenizer or resolve(MINILM).path)
     return _widened(resolve(name).path, scratch / Path(name).name)
@@ -76,3 +79,28 @@ def _bert_base(target: Path, tokenizer: Path) -> Path:
     model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
     model.save(str(target / "model"))
     return target / "model"
+
+
+def _decoder(target: Path, tokenizer: Path) -> Path:
+    """Write a Qwen2.5 with random weights, and the words of MiniLM's tokenizer for its own."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=30720,  # room for what the tokenizer's class adds
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=102,
+        pad_token_id=0,
+    )
+    with torch.device("cpu"):
+        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(target)
+    names = ["input_ids", "attention_mask"]
+    AutoTokenizer.from_pretrained(tokenizer, model_input_names=names).save_pretrained(target)
+    return target

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def text_of(value: Any) -> Any:
-    """Return a path as text, and anything else as it is: `str` and `pathlib.Path` are both taken."""
+    """Return a `pathlib.Path` as text, and anything else as it is."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

@@ -54,14 +54,14 @@ def test_a_run_is_measured_and_kept(tmp_path: Path) -> None:
     ]
     assert [row["rounds"] for row in rows] == [6, 6, 2, 2]
     assert rows[0]["ratio"] == 1
-    asked: list[int] = []
+    asked: list[tuple[int, int]] = []
 
     def write(prompts: Sequence[str], count: int) -> int:
-        asked.append(len(prompts))
+        asked.append((len(prompts), count))
         return len(prompts) * count
 
     batches = generate_rounds.written([Writer("base", write)], SMALL)
-    assert asked == [1, 3, 3]
+    assert asked == [(3, 2), (3, 4), (3, 4)]
     device = {"kind": "cpu", "name": "a cpu"}
     record = {"benchmark": "generate", "model": "m", "device": device, "llama_cpp": rows}
     record["transformers"] = batches

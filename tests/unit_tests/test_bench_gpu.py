@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench_gpu, gpu_cases, gpu_checks, gpu_tables, machine, weights
+from benchmarks import (
+    bench_gpu,
+    gpu_answers,
+    gpu_cases,
+    gpu_checks,
+    gpu_tables,
+    machine,
+    weights,
+)
 from benchmarks.contestants import BASE, HALF, Contestant, NotHereError, Setup
 from benchmarks.corpus import Corpus
 from benchmarks.gpu_cases import Runner, Size
@@ -19,9 +27,15 @@ from benchmarks.workloads import Workload
 from langchain_gpu import Device
 from langchain_gpu.models.resolve import resolve
 from tests.unit_tests.conftest import MINILM as PACKAGE
+from tests.unit_tests.tiny_chat import build_chat
 
 CARD = Device(kind="xpu", index=0, name="A Card", reason="the test says so", dtype="bfloat16")
 SHORT = Workload("short", 12, 0.25, 512)
+ANSWERS = {
+    "model": "a decoder",
+    "tokens": 2,
+    "rows": [{"name": "one", "concurrency": 16, "tokens_per_second": 1234.5, "ratio": 4.2}],
+}
 PARAGRAPHS = [f"paragraph {number} speaks of nothing much at all" for number in range(400)]
 
 
@@ -32,6 +46,7 @@ class TestARun:
         monkeypatch.setattr(bench_gpu, "select_device", lambda _: CARD)
         monkeypatch.setattr(gpu_checks, "freed", lambda *_: {"before": 0})
         monkeypatch.setattr(gpu_checks, "parity", lambda *_: {"texts": 1, "min_cosine": {}})
+        monkeypatch.setattr(bench_gpu.Run, "_answers", lambda _: ANSWERS)
         monkeypatch.setattr(bench_gpu, "Corpus", lambda count: Corpus(count, PARAGRAPHS))
         monkeypatch.setattr("sys.argv", ["bench_gpu", "--quick", "--results", str(tmp_path)])
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -69,6 +84,10 @@ class TestARun:
         assert bench_gpu.main() == 0
         found = json.loads(kept.read_text())
         assert [each["model"] for each in found["cases"]] == [MINILM]
+        assert found["answers"] == ANSWERS
+        shown = gpu_tables.section(found)
+        assert "| one | 16 | 1,234.5 | 4.20 |" in shown
+        assert "a decoder with random weights, answers of 2 tokens" in shown
         reasons = [each["reason"] for each in found["left_out"]]
         assert reasons == ["OSError: no room left", "OSError: no room left", "no card to fill"]
 
@@ -84,6 +103,20 @@ def test_bert_takes_its_tokenizer_where_minilm_is(
     monkeypatch.setattr(weights, "resolve", nowhere)
     made = weights.prepare(BERT_BASE, tmp_path, tokenizer=folder)
     assert (made / "tokenizer.json").is_file()
+
+
+def test_whole_answers_are_measured_against_one_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_answers, "WIDTH", 3)
+    setup = Setup(Path(build_chat(tmp_path / "tiny")), "cpu")
+    found = gpu_answers.measure(setup, 4, 2)
+    assert [row["concurrency"] for row in found["rows"]] == [1, 3, 3, 3]
+    assert found["rows"][0]["ratio"] == 1.0
+    assert all(row["tokens_per_second"] > 0 for row in found["rows"])
+    printed = gpu_tables.plain_answers(found)
+    assert "tiny: answers of 4 tokens" in printed
+    assert all(row["name"] in printed for row in found["rows"])
 
 
 class TestACase:

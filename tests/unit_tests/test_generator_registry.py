@@ -124,7 +124,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     [
         (
             {"model": "org/a-GGUF", "load_kwargs": {"tokens": "hf_hidden"}},
-            r"load_kwargs of the back end 'llama_cpp' are cache_dtype, revision, token, not \['tokens'",
+            r"of the back end 'llama_cpp' are cache_dtype, revision, token, not \['tokens'\]",
         ),
         ({"model": "org/a-GGUF", "dtype": "float16"}, "dtype='float16' has no meaning"),
         ({"backend": "llama_cpp", "dtype": "float16"}, "dtype='float16' has no meaning"),

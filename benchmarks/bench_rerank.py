@@ -82,9 +82,9 @@ def enlist(chosen: argparse.Namespace) -> tuple[list[Reranker], list[dict[str, s
 class Pairs:
     """Pairs of real English that nobody has seen."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, corpus: Corpus | None = None) -> None:
         self._counter = WordCounter(folder, _PAIR_TOKENS[1])
-        self._corpus = Corpus(self._counter.words)
+        self._corpus = corpus or Corpus(self._counter.words)
         self._rng = np.random.default_rng(0)
         self.tokens: list[int] = []
 

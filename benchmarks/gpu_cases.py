@@ -47,6 +47,9 @@ class Size:
         rounds: How many.
         checked: Texts of the parity check.
         tokens: Of an answer of a model that writes text.
+        queries: To rerank in a round, with 50 documents each.
+        vectors: To search.
+        singles: Calls with one query, to rerank and to search with.
     """
 
     seconds: float = 2.0
@@ -54,9 +57,12 @@ class Size:
     rounds: int = 3
     checked: int = 512
     tokens: int = 128
+    queries: int = 200
+    vectors: int = 1_000_000
+    singles: int = 50
 
 
-QUICK = Size(seconds=0.2, most=2, rounds=1, checked=8, tokens=2)
+QUICK = Size(seconds=0.2, most=2, rounds=1, checked=8, tokens=2, queries=1, vectors=2000, singles=1)
 
 
 @dataclass(slots=True)

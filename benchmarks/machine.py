@@ -89,6 +89,22 @@ def peak_rate(torch_name: str, dtype: str, *, seconds: float = 0.2) -> float:
     return best
 
 
+def bandwidth(torch_name: str, *, seconds: float = 0.2) -> float:
+    """Return the bytes that are read and written in a second, at best, while memory is copied."""
+    import torch
+
+    count = 2**26 if torch_name == "cpu" else 2**30
+    source = torch.zeros(count, dtype=torch.uint8, device=torch_name)
+    target = torch.zeros_like(source)
+    target.copy_(source)
+    best, end = 0.0, clock(torch_name) + seconds
+    while (began := clock(torch_name)) < end or not best:
+        for _ in range(4):
+            target.copy_(source)
+        best = max(best, 8 * count / (clock(torch_name) - began))
+    return best
+
+
 def peak_memory() -> int:
     """Return the most bytes of memory this process has held so far.
 

@@ -13,6 +13,7 @@ from langchain_gpu.models.resolve import resolve
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 BERT_BASE = "bert-base"
 DECODER = "qwen2.5-0.5b"
+RERANKER = "minilm-reranker"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -22,11 +23,14 @@ def prepare(name: str, scratch: Path, *, tokenizer: Path | None = None) -> Path:
     Args:
         name: A folder, a model's name, or `"bert-base"` or `"qwen2.5-0.5b"` for random weights of
             that configuration: speed does not depend on the weights, and no hub is needed.
+            `"minilm-reranker"` is MiniLM with a random head for scores.
         scratch: An empty folder to write to.
-        tokenizer: Folder that has BERT's tokenizer, for random weights; MiniLM's package if None.
+        tokenizer: Folder that has MiniLM, whose tokenizer is BERT's; its package if None.
     """
     if name == DECODER:
         return _decoder(scratch / DECODER, tokenizer or resolve(MINILM).path)
+    if name == RERANKER:
+        return _reranker(scratch / RERANKER, tokenizer or resolve(MINILM).path)
     if name == BERT_BASE:
         return _bert_base(scratch / "bert-base", tokenizer or resolve(MINILM).path)
     return _widened(resolve(name).path, scratch / Path(name).name)
@@ -103,4 +107,18 @@ def _decoder(target: Path, tokenizer: Path) -> Path:
         Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(target)
     names = ["input_ids", "attention_mask"]
     AutoTokenizer.from_pretrained(tokenizer, model_input_names=names).save_pretrained(target)
+    return target
+
+
+def _reranker(target: Path, source: Path) -> Path:
+    """Write a cross-encoder of MiniLM's weights: its scores mean nothing, but differ."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=1, dtype=torch.float32
+    )
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source).save_pretrained(target)
     return target

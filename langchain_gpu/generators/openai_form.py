@@ -106,6 +106,7 @@ class Pieces:
         self._usage: Mapping[str, Any] | None = None
         self._model: str | None = None
         self._calls: dict[int, str] = {}  # ids of the calls so far
+        self._places: dict[int, int] = {}  # by the server's index: the call that it means now
         self._arguments: dict[int, str] = {}
         self.begun = False
 
@@ -154,12 +155,8 @@ class Pieces:
 
     def _called(self) -> bool:
         """Whether there are calls and all of them are whole: a stop string may have cut one."""
-        try:
-            for arguments in self._arguments.values():
-                json.loads(arguments or "{}", strict=False)
-        except (RecursionError, ValueError):
-            return False
-        return bool(self._arguments)
+        whole = all(_is_json(arguments or "{}") for arguments in self._arguments.values())
+        return whole and bool(self._arguments)
 
     def _read(self, chunk: Any) -> Delta | None:
         self._usage = chunk.get("usage") or self._usage
@@ -194,16 +191,29 @@ class Pieces:
         arguments = function.get("arguments") or ""
         if not isinstance(arguments, str):  # TGI: an object
             arguments = json.dumps(arguments)
+        at = self._place(call.get("index"), call.get("id"))
+        if at is not None and not (function.get("name") and self._begins(at, arguments)):
+            self._arguments[at] += arguments
+            return ToolCall(at, None, None, arguments)
         index = call.get("index")
-        if index is None:  # a new id begins a new call
-            fresh = not self._calls or call.get("id") not in (None, *self._calls.values())
-            index = len(self._calls) if fresh else len(self._calls) - 1
-        self._arguments[index] = self._arguments.get(index, "") + arguments
-        if index in self._calls:
-            return ToolCall(index, None, None, arguments)
+        free = max(self._calls, default=-1) + 1
+        at = free if index is None or index in self._calls else index
         name = str(call.get("id") or new_call_id())
-        self._calls[index] = name
-        return ToolCall(index, name, function["name"], arguments)
+        self._calls[at], self._arguments[at] = name, arguments
+        self._places[at if index is None else index] = at
+        return ToolCall(at, name, function["name"], arguments)
+
+    def _place(self, index: int | None, name: str | None) -> int | None:
+        """Return which call a piece goes on with; None where it is the first of one."""
+        if index is not None:
+            return self._places.get(index)
+        if not name:
+            return next(reversed(self._calls), None)
+        return next((at for at, known in self._calls.items() if known == name), None)
+
+    def _begins(self, at: int, arguments: str) -> bool:
+        """Whether arguments cannot go on with those of a call: some servers count no calls."""
+        return arguments.lstrip().startswith("{") and _is_json(self._arguments[at])
 
 
 def numbers_in(words: str) -> tuple[int | None, int | None]:
@@ -214,6 +224,14 @@ def numbers_in(words: str) -> tuple[int | None, int | None]:
 def _number(patterns: Iterable[re.Pattern[str]], words: str) -> int | None:
     match = next(filter(None, (pattern.search(words) for pattern in patterns)), None)
     return int(match[1]) if match else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except (RecursionError, ValueError):
+        return False
+    return True
 
 
 def _listed(calls: Any) -> list[Any]:

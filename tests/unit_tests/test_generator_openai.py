@@ -228,6 +228,35 @@ class TestTools:
         assert first.id
         assert (second.index, second.id) == (1, "two")
 
+    @pytest.mark.parametrize("where", [{"index": 0}, {}])
+    @pytest.mark.parametrize("named", [True, False])
+    def test_several_whole_calls_that_the_server_does_not_number(
+        self, server: Scripted, opens: Opens, where: dict[str, Any], *, named: bool
+    ) -> None:
+        """Ollama before 0.5 and some proxies call each of them the first, or give no index."""
+
+        def call(a: int) -> dict[str, Any]:
+            function = {"name": "add", "arguments": f'{{"a": {a}}}'}
+            return {"function": function, **where, **({"id": f"c{a}"} if named else {})}
+
+        calls = [call(1), call(2)]
+        for parts in ([chunk(tool_calls=calls)], [chunk(tool_calls=[each]) for each in calls]):
+            script(server, Reply(parts=[*parts, chunk(finish="tool_calls"), usage()]))
+            first, second = opens().generate([ask(tools=[ADD])])[0].tool_calls
+            assert [json.loads(each.arguments) for each in (first, second)] == [{"a": 1}, {"a": 2}]
+            assert first.id != second.id
+
+    def test_pieces_whose_id_says_nothing(self, server: Scripted, opens: Opens) -> None:
+        first = {"id": "c0", "function": {"name": "add", "arguments": ""}}
+        empty = {"id": "", "function": {"arguments": '{"a"'}}
+        # vLLM, of a tool that was named: another id with each piece, and the name again.
+        again = {"index": 0, "id": "c1", "function": {"name": "add", "arguments": ": {}"}}
+        last = {"index": 0, "id": "c2", "function": {"name": "add", "arguments": "}"}}
+        parts = [chunk(tool_calls=[call]) for call in (first, empty, again, last)]
+        script(server, Reply(parts=[*parts, chunk(finish="tool_calls"), usage()]))
+        (call,) = opens().generate([ask(tools=[ADD])])[0].tool_calls
+        assert (call.id, call.name, call.arguments) == ("c0", "add", '{"a": {}}')
+
     def test_a_call_that_was_forced_is_an_end_like_any_other_call(
         self, server: Scripted, opens: Opens
     ) -> None:

@@ -104,7 +104,9 @@ def _parse(text: str, names: set[str]) -> tuple[ToolCall, ...]:
     while text := text.strip():
         try:
             call, end = decoder.raw_decode(text)
-            name, arguments = call["name"], call["arguments"]
+            name = call["name"]
+            # The templates of Llama 3 teach the other word.
+            arguments = call["arguments" if "arguments" in call else "parameters"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return ()
         if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):

@@ -94,6 +94,7 @@ def recovered(deltas: Sequence[Delta], tools: Sequence[Tool]) -> Iterator[Delta]
         f"{CALL}\n{CALL}",
         f"```json\n{CALL}\n```",
         f"```\n{CALL}\n{CALL}\n```\n",
+        '{"name": "add", "parameters": {"a": 1}}',
     ],
 )
 def test_an_answer_of_calls_becomes_calls(text: str) -> None:
@@ -110,6 +111,7 @@ def test_an_answer_of_calls_becomes_calls(text: str) -> None:
         "Hello {there}",
         '{"name": "sub", "arguments": {}}',
         '{"name": "add", "arguments": [1]}',
+        '{"name": "add", "parameters": "1"}',
         '{"name": ["add"], "arguments": {}}',
         '{"name": "add"}',
         '{"name": "add", "arg',

@@ -32,6 +32,7 @@ class Tagged:
     def __init__(self) -> None:
         self._held = ""
         self._calls = 0
+        self._spoken = True  # since the last call
 
     def __call__(self, delta: Delta) -> Delta:
         """Return the piece to pass on."""
@@ -51,6 +52,7 @@ class Tagged:
             if call is not None:
                 found.append(call)
                 self._calls += 1
+                self._spoken = bool(held.strip())
         if last:
             keep = len(held)
         elif held.find(_OPEN) >= 0:
@@ -58,8 +60,10 @@ class Tagged:
         else:
             keep = len(held) - begun(held, [_OPEN])
         shown, self._held = shown + held[:keep], held[keep:]
-        if self._calls:
+        if not self._spoken:  # what parts a call from the next one is no text
             shown = shown if shown.strip() else ""
+            shown = shown if found else shown.lstrip("\n")
+            self._spoken = bool(shown) and not found
         calls = last and self._calls and delta.finish_reason == "stop"
         piece = replace(delta, text=shown, tool_calls=(*delta.tool_calls, *found))
         return replace(piece, finish_reason="tool_calls") if calls else piece

@@ -66,6 +66,7 @@ DEEP = "<tool_call>" + '{"a":' * 2000 + "</tool_call>"
         (CALL, "", ['{"a": 1}']),
         ("I add." + CALL, "I add.", ['{"a": 1}']),
         (f"{CALL}\n{CALL}", "", ['{"a": 1}', '{"a": 1}']),
+        (f"{CALL}\nOne.\n\nTwo.", "One.\n\nTwo.", ['{"a": 1}']),
         (CALL.removesuffix("</tool_call>"), "", ['{"a": 1}']),
         ("<tool_call>no call</tool_call> x", "<tool_call>no call</tool_call> x", []),
         ("<tool_call>{'name'", "<tool_call>{'name'", []),

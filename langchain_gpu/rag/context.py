@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.messages import BaseMessage, get_buffer_string
+from langchain_core.messages import BaseMessage, HumanMessage, get_buffer_string
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
@@ -225,7 +225,12 @@ def _latest(history: list[BaseMessage], reader: _Reader, limit: int | None) -> s
     if limit is not None:
         most, last = limit // 2, len(history) - 1
         # By bisection: each count reads all of its text, and may be a request to a server.
-        first = bisect_left(range(last), 1, key=lambda at: reader.count(history[at:]) <= most)
+        # As the one message that it becomes: many templates refuse a chat that begins with an AI's.
+        first = bisect_left(
+            range(last),
+            1,
+            key=lambda at: reader.count([HumanMessage(get_buffer_string(history[at:]))]) <= most,
+        )
         history = history[first:]
     text = get_buffer_string(history)
     if len(history) == 1 and limit is not None:  # of one that alone is too long, the end

@@ -264,12 +264,35 @@ class Counter(Model):
 def test_a_long_history_is_counted_a_few_times(kept: int, shelf: Shelf) -> None:
     model = Counter(answers=["When?", "In 1969."])
     history = [("human", f"<{number}> " * 10) for number in range(200)]
-    chain = create_rag_chain(shelf, model, max_context_tokens=20 * kept + 100)
+    chain = create_rag_chain(shelf, model, max_context_tokens=22 * kept + 110)
     chain.invoke({"input": "When?", "chat_history": history})
     told = str(model.heard[0][-1].content)
     assert [f"<{n}>" in told for n in range(200)].count(True) == min(kept + 5, 200)
     assert f"<{max(0, 195 - kept)}>" in told
     assert len(model.counted) <= 12
+
+
+class Alternating(Counter):
+    """Its template refuses chats of which a model's answer is the first message, as Mistral's."""
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], *_: Any) -> int:
+        if messages[0].type == "ai":
+            raise ValueError("conversation roles must alternate user/assistant/...")
+        return super().get_num_tokens_from_messages(messages)
+
+
+@pytest.mark.parametrize("limit", [120, 1000])
+def test_a_history_is_counted_where_a_chat_must_begin_with_the_user(
+    limit: int, shelf: Shelf
+) -> None:
+    model = Alternating(answers=["When?", "In 1969."])
+    turns = [("human", f"<{number}> " * 10) for number in range(10)]
+    history = [message for turn in turns for message in (turn, ("ai", "yes"))]
+    chain = create_rag_chain(shelf, model, max_context_tokens=limit)
+    assert chain.invoke({"input": "When?", "chat_history": history})["answer"] == "In 1969."
+    told = str(model.heard[0][-1].content)
+    assert "<9>" in told
+    assert ("<0>" in told) == (limit == 1000)
 
 
 def test_of_a_last_message_too_long_the_end_is_read(shelf: Shelf) -> None:

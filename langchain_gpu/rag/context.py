@@ -164,6 +164,11 @@ class ContextWindow:
     ) -> list[Document]:
         if limit is None:
             return documents
+        if limit < 1:
+            raise ValueError(
+                "max_tokens is as long as the model's window, and leaves nothing of it to the "
+                "prompt: lower max_tokens, or make the window larger"
+            )
         empty = self._prompt.invoke(variables({**inputs, "context": []})).to_messages()
         sizes = [reader.count(_format(at, each)) for at, each in enumerate(documents, 1)]
         # A server may have to read the prompt to count it, and then reads it again to answer.

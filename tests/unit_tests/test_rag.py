@@ -433,6 +433,13 @@ def test_a_question_that_leaves_no_room_is_named(model: Model) -> None:
         chain.invoke("Who? " * 200)
 
 
+@pytest.mark.parametrize("most", [400, 500])
+def test_an_answer_as_long_as_the_window_is_named(most: int) -> None:
+    model = Model(answers=["x"], context_length=400, max_tokens=most)
+    with pytest.raises(ValueError, match="lower max_tokens"):
+        create_rag_chain(Shelf(documents=[MOON]), model).invoke("Who?")
+
+
 @pytest.mark.parametrize(
     ("limits", "bound"),
     [

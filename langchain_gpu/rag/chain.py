@@ -175,7 +175,13 @@ def _check_input(question: Any) -> dict[str, Any]:
         raise TypeError("ask with a string, or with a dict whose 'input' is one")
     if not inputs["input"].strip():
         raise ValueError("the question is empty")
-    return {**inputs, "chat_history": convert_to_messages(inputs.get("chat_history") or [])}
+    history = inputs.get("chat_history") or []
+    if isinstance(history, (str, Mapping)):  # LangChain would make a message of each letter or key
+        raise TypeError(
+            f"'chat_history' is a list of messages, not a {type(history).__name__}: "
+            "[('human', ...), ('ai', ...)]"
+        )
+    return {**inputs, "chat_history": convert_to_messages(history)}
 
 
 def _rerank(reranker: BaseDocumentCompressor) -> Runnable[Any, Any]:

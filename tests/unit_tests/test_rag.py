@@ -529,7 +529,14 @@ def test_a_wrong_build_is_named(
 
 @pytest.mark.parametrize(
     ("question", "error"),
-    [(None, TypeError), (7, TypeError), ({"question": "x"}, TypeError), (" \n", ValueError)],
+    [
+        (None, TypeError),
+        (7, TypeError),
+        ({"question": "x"}, TypeError),
+        (" \n", ValueError),
+        ({"input": "x", "chat_history": "Human: hi"}, TypeError),
+        ({"input": "x", "chat_history": {"role": "user", "content": "hi"}}, TypeError),
+    ],
 )
 async def test_what_is_no_question_is_named(
     question: Any, error: type[Exception], shelf: Shelf, model: Model

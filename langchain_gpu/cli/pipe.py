@@ -16,8 +16,11 @@ def ends_quietly() -> Iterator[None]:
     """Exit with `STATUS` and without a word where nobody reads the output any more.
 
     The signal itself stays ignored, as Python has it: it would also end the process where a server
-    closes its connection.
+    closes its connection. A stream that was closed beforehand (`>&-`) is no error.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
     try:
         try:
             yield

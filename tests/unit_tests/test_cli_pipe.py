@@ -20,6 +20,7 @@ from langchain_gpu.cli.output import Typewriter
 Typewriter().write("an answer " * 10)
 """
 DRAWN = "from langchain_gpu.cli.output import stdout; stdout().print('a table')"
+WARNED = "from langchain_gpu.cli.output import say; say('so far')"
 # A command of typer's, in place of the real ones.
 COMMAND = """
 import typer
@@ -60,8 +61,20 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(code: str) -> None:
 
 
 def test_a_message_that_nobody_reads_does_so_too() -> None:
-    done = ended("from langchain_gpu.cli.output import say; say('so far')", closed="stderr")
+    done = ended(WARNED, closed="stderr")
     assert (done.stdout, done.returncode) == (b"", STATUS)
+
+
+@pytest.mark.parametrize("code", [WRITTEN, STREAMED, DRAWN], ids=["written", "streamed", "drawn"])
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_stream_that_was_closed_beforehand_is_no_error(code: str, closed: int) -> None:
+    command = [sys.executable, "-c", COMMAND.format(code=f"{WARNED}\n{code}")]
+    shell = ["/bin/sh", "-c", f'"$@" {closed}>&-', "sh", *command]
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(  # noqa: S603
+        shell, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert [bool(done.stdout), done.stderr] == [closed == 2, b"" if closed == 2 else b"so far\n"]
 
 
 def test_an_error_keeps_its_status_and_its_message() -> None:

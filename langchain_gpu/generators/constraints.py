@@ -38,6 +38,21 @@ def schema_of(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
+def enforced(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the JSON schema that an answer is held to.
+
+    Raises:
+        ValueError: It is a format of an unknown type.
+    """
+    schema = schema_of(response_format)
+    if schema is None:
+        raise ValueError(
+            f"response_format of type {response_format.get('type')!r} is not known: take "
+            f"'json_schema' or 'json_object'"
+        )
+    return schema
+
+
 def forced_format(
     tools: Sequence[Tool], choice: str, answer: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -111,4 +126,4 @@ def _target(reference: Any, prefix: str) -> Any:
     return reference
 
 
-__all__ = ["constraint_of", "forced_format", "schema_of"]
+__all__ = ["constraint_of", "enforced", "forced_format", "schema_of"]

@@ -12,7 +12,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
-from langchain_gpu.generators.constraints import schema_of
+from langchain_gpu.generators.constraints import enforced
 
 
 class Grammars:
@@ -38,12 +38,7 @@ class Grammars:
         Raises:
             ValueError: An unknown format, or a schema that cannot be enforced.
         """
-        schema = schema_of(response_format)
-        if schema is None:
-            raise ValueError(
-                f"response_format of type {response_format.get('type')!r} is not known: take "
-                f"'json_schema' or 'json_object'"
-            )
+        schema = enforced(response_format)
         with self._lock:  # about a second for a large vocabulary, once
             if self._tokenizer is None:
                 self._tokenizer = self._make()

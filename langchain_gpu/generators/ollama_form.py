@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, FinishReason, Message, Request, ToolCall, Usage
-from langchain_gpu.generators.constraints import constraint_of, schema_of
+from langchain_gpu.generators.constraints import constraint_of, enforced
 from langchain_gpu.generators.images import split
 from langchain_gpu.generators.toolcalls import new_call_id, with_objects
 from langchain_gpu.servers.errors import BadAnswerError
@@ -58,7 +58,7 @@ def body_of(
 
     Raises:
         ValueError: An extra option that Ollama does not have, or that is set elsewhere; an empty
-            prompt.
+            prompt; a format of an unknown type.
     """
     beside, options = _sorted(request.extra)
     settings = request.settings
@@ -235,7 +235,7 @@ def _sorted(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _format(wanted: Mapping[str, Any]) -> Any:
     any_json = wanted.get("type") == "json_object" and not wanted.get("schema")
-    return "json" if any_json else schema_of(wanted)
+    return "json" if any_json else enforced(wanted)
 
 
 __all__ = ["LOADING", "LOAD_OPTIONS", "Pieces", "body_of", "messages_of", "path_of"]

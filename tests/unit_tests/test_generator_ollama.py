@@ -203,6 +203,12 @@ def test_structured_output_is_a_format(fake: FakeOllama, server: Scripted) -> No
     assert sent(server)["format"] == "json"
 
 
+def test_a_format_that_is_not_known_is_named(fake: FakeOllama, server: Scripted) -> None:
+    for asked in (chat(), chat().bind_tools([WEATHER])):
+        with pytest.raises(ValueError, match="response_format of type 'json' is not known"):
+            asked.invoke("x", response_format={"type": "json"})
+
+
 def test_a_format_leaves_tools_callable(fake: FakeOllama, server: Scripted) -> None:
     wanted = {"type": "json_object", "schema": {"type": "object", "required": ["name"]}}
     script(fake, line('{"name": "weather", "arguments": {"place": {}}}'), done())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_gpu.generators.base import Delta, Request
+from langchain_gpu.generators.constraints import enforced
 from langchain_gpu.generators.openai_form import Pieces, settings_of
 
 DEFAULT_TOKENS = 16
@@ -30,10 +31,15 @@ def plain_body_of(model: str, request: Request) -> dict[str, Any]:
 
 
 def with_schema(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body for llama-server, which reads over `response_format` on this route."""
+    """Return the body for llama-server, which reads over `response_format` on this route.
+
+    Raises:
+        ValueError: A format of an unknown type.
+    """
     changed = dict(body)
-    if (wanted := changed.pop("response_format", None)) is not None:
-        changed["json_schema"] = wanted.get("json_schema", {}).get("schema") or {"type": "object"}
+    wanted = changed.pop("response_format", None)
+    if wanted is not None and wanted["type"] != "text":
+        changed["json_schema"] = enforced(wanted)
     return changed
 
 

@@ -170,6 +170,23 @@ class TestLength:
         assert body["json_schema"] == schema
         assert not {"max_tokens", "response_format"} & set(body)
 
+    @pytest.mark.parametrize(
+        ("wanted", "sent"),
+        [
+            ({"type": "json_object", "schema": {"type": "array"}}, {"type": "array"}),
+            ({"type": "json_object"}, {"type": "object"}),
+            ({"type": "text"}, None),
+        ],
+    )
+    def test_llama_server_is_told_every_format(
+        self, server: Scripted, opens: Opens, wanted: dict[str, Any], sent: Any
+    ) -> None:
+        server.script = writing(lambda _: goes_on("a"), owner="llamacpp")
+        opens().generate([Request(prompt="x", response_format=wanted)])
+        assert server.of(PLAIN)[0].get("json_schema") == sent
+        with pytest.raises(ValueError, match="'regex' is not known"):
+            opens().generate([Request(prompt="x", response_format={"type": "regex"})])
+
 
 class TestTrouble:
     async def test_a_server_that_knows_only_chats(self, server: Scripted, llm: GPULLM) -> None:

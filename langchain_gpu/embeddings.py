@@ -155,7 +155,7 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
             part = items[start : start + stretch]
             try:
                 out[start : start + len(part)] = self._embed(part, "document")[0]
-            except (TypeError, ValueError) as error:
+            except Exception as error:
                 if start:
                     error.add_note(f"in the part of the texts that starts at text {start}")
                 raise
@@ -245,7 +245,7 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         for group in chunks(iterate(texts), pace):
             try:
                 rows = self.embed_with_report(group, on_error=on_error)
-            except (TypeError, ValueError) as error:
+            except Exception as error:  # a server's too, which names a text of the chunk
                 error.add_note(f"in the chunk that starts at text {start} of the stream")
                 raise
             yield rows

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langchain_gpu import GPUEmbeddings
 from langchain_gpu.engine.embedder import Embedder
 from langchain_gpu.engine.ladder import EngineOutOfMemoryError
 from langchain_gpu.engine.report import Rows
@@ -95,6 +96,25 @@ class TestBadItems:
         with pytest.raises(RefusedError, match="text 41 was refused: .*I will not read that"):
             run(embedder, texts)
         assert len(server.asked) - before <= 2 + 12, "found by halving"
+
+    def test_it_is_placed_in_a_stream_and_in_a_buffer(
+        self, server: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        instead(
+            server,
+            lambda body: refusal("I will not read that") if "poison" in body["input"] else None,
+        )
+        monkeypatch.setattr("langchain_gpu.embeddings._STRETCH", 20)
+        texts = [*TEXTS[:45], "poison", *TEXTS[45:]]
+        with GPUEmbeddings(
+            model="m", base_url="http://far.example", backend="openai", precision="float16"
+        ) as model:
+            with pytest.raises(RefusedError, match="text 5 was refused") as caught:
+                list(model.stream(texts, chunk=20))
+            assert caught.value.__notes__ == ["in the chunk that starts at text 40 of the stream"]
+            with pytest.raises(RefusedError, match="text 5 was refused") as caught:
+                model.embed_to_array(texts, out=np.empty((len(texts), 3), np.float16))
+            assert caught.value.__notes__ == ["in the part of the texts that starts at text 40"]
 
     @pytest.mark.parametrize("batch_size", [64, 32])
     def test_a_limit_on_the_number_is_found_and_remembered(

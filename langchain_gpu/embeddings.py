@@ -176,6 +176,7 @@ class GPUEmbeddings(RunsEmbedder, Embeddings):
         call = self._call("document")
         items: list[Any] = list(input_ids)
         with self._use() as embedder:
+            call.width(embedder.engine.dimension)  # raises before anything is computed
             read = embedder.encoder.from_ids
             rows = embedder.engine.run(
                 items,

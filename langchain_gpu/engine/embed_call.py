@@ -31,7 +31,12 @@ class EmbedCall:
     on_long: Literal["truncate", "mean", "error"]
 
     def options(self, embedder: Embedder) -> EmbedOptions:
-        """Return the engine's options, with the model's prompt for this kind of text."""
+        """Return the engine's options, with the model's prompt for this kind of text.
+
+        Raises:
+            ValueError: The model has no such prompt, or vectors of fewer dimensions than asked for.
+        """
+        self.width(embedder.engine.dimension)  # now, and not when all texts are embedded
         prompt = self.kwargs.resolve_prompt(embedder.encoder, self.kind)
         return EmbedOptions(prompt=prompt, task=self.kind, on_long=self.on_long)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import subprocess
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer
 
 from langchain_gpu import GPUEmbeddings
 from langchain_gpu.engine.runtimes.loading import load_embedder, load_reranker
+from langchain_gpu.events import Event
 from tests.unit_tests.tiny_models import WINDOW
 
 Tiny = Callable[[str], str]
@@ -61,6 +63,22 @@ def test_truncated_vectors_keep_their_norm(tiny: Tiny) -> None:
     assert len(short.embed_query(TEXTS[0])) == 8
     with pytest.raises(ValueError, match="truncate_dim=25, but the model's vectors have 24"):
         GPUEmbeddings(model=tiny("bert"), truncate_dim=25).embed_query("one")
+
+
+def test_more_dimensions_than_there_are_are_refused_before_anything_is_computed(tiny: Tiny) -> None:
+    events: list[Event] = []
+    wide = GPUEmbeddings(model=tiny("bert"), truncate_dim=25, on_event=events.append)
+    calls: list[Callable[[], object]] = [
+        lambda: wide.embed_documents(TEXTS),
+        lambda: wide.embed_to_array(TEXTS * 5),
+        lambda: wide.embed_with_report(TEXTS, on_error="skip"),
+        lambda: wide.embed_tokens([[2, 3]]),
+        lambda: asyncio.run(wide.aembed_query("one")),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="truncate_dim=25, but the model's vectors have 24"):
+            call()
+    assert events == []
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])

@@ -14,6 +14,8 @@ from llguidance.hf import from_tokenizer
 
 from langchain_gpu.generators.constraints import enforced
 
+_CHOICES = ("anyOf", "oneOf")
+
 
 class Grammars:
     """Makes grammars for one tokenizer.
@@ -39,12 +41,14 @@ class Grammars:
             ValueError: An unknown format, or a schema that cannot be enforced.
         """
         schema = enforced(response_format)
+        if not _composed(schema):
+            schema = _closed(schema)
         with self._lock:  # about a second for a large vocabulary, once
             if self._tokenizer is None:
                 self._tokenizer = self._make()
         # Small models would write blanks forever where a schema allows them.
         text = LLMatcher.grammar_from_json_schema(
-            json.dumps(_closed(schema)), defaults={"whitespace_flexible": False}
+            json.dumps(schema), defaults={"whitespace_flexible": False}
         )
         matcher = LLMatcher(self._tokenizer, text)
         if matcher.is_error():
@@ -63,6 +67,27 @@ def _closed(schema: Any) -> Any:
             closed.setdefault("additionalProperties", False)
         return closed
     return [_closed(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def _composed(schema: Any) -> bool:
+    """Say whether several parts describe one object, each of which would rule the others out."""
+    if isinstance(schema, Mapping):
+        return _parts(schema) > 1 or any(map(_composed, schema.values()))
+    return isinstance(schema, list) and any(map(_composed, schema))
+
+
+def _parts(schema: Any) -> int:
+    """Count what names properties of the same object."""
+    if not isinstance(schema, Mapping):
+        return 0
+    own = isinstance(schema.get("properties"), Mapping) + isinstance(schema.get("$ref"), str)
+    every = sum(map(_parts, _listed(schema, "allOf")))
+    return own + every + sum(any(map(_parts, _listed(schema, name))) for name in _CHOICES)
+
+
+def _listed(schema: Mapping[str, Any], name: str) -> list[Any]:
+    found = schema.get(name)
+    return found if isinstance(found, list) else []
 
 
 class Grammar:

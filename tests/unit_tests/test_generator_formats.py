@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -213,6 +214,27 @@ async def test_a_schema_is_enforced_in_any_company(chat: ChatGPU) -> None:
     assert isinstance(warm.with_structured_output(Person).invoke("hello"), Person)
     free = chat.invoke("hello", response_format={"type": "json_object"})
     assert str(free.content).startswith("{")
+
+
+PARTS: list[dict[str, Any]] = [
+    {"type": "object", "properties": {name: {"type": "boolean"}}, "required": [name]}
+    for name in "ab"
+]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": PARTS},
+        {"$defs": {"A": PARTS[0]}, "allOf": [{"$ref": "#/$defs/A"}], **PARTS[1]},
+        {**PARTS[0], "anyOf": PARTS[1:]},
+    ],
+)
+def test_the_parts_of_an_object_complete_each_other(chat: ChatGPU, schema: dict[str, Any]) -> None:
+    pytest.importorskip("llguidance")
+    wanted = {"type": "json_schema", "json_schema": {"name": "parts", "schema": schema}}
+    said = str(chat.invoke("hello", response_format=wanted).content)  # and then what it likes
+    assert re.match(r'\{"a":(true|false),"b":(true|false)[,}]', said)
 
 
 def test_what_cannot_be_enforced_is_named(chat: ChatGPU) -> None:
